@@ -1,0 +1,1 @@
+"""Long-tailed knowledge distillation for timm."""

@@ -1,0 +1,41 @@
+"""Plain knowledge distillation (Hinton et al. 2015)."""
+import torch
+import torch.nn.functional as F
+
+from .method import DistillMethod, Output, check_number, full_precision, register_method
+
+
+def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 4.) -> torch.Tensor:
+    """T² · KL(softmax(z_t / T) ‖ softmax(z_s / T)), mean over the batch.
+
+    Source: Hinton et al. 2015, arXiv 1503.02531. The teacher gets no gradient.
+
+    Args:
+        student_logits: z_s `[B, C]`.
+        teacher_logits: z_t `[B, C]`.
+        temperature: T > 0.
+
+    Returns:
+        Scalar, in float32 at least.
+    """
+    log_p = F.log_softmax(full_precision(student_logits) / temperature, dim=1)
+    log_q = F.log_softmax(full_precision(teacher_logits.detach()) / temperature, dim=1)
+    return F.kl_div(log_p, log_q, reduction='batchmean', log_target=True) * temperature ** 2
+
+
+@register_method('kd')
+class KD(DistillMethod):
+    """α · T² · KL between softened teacher and student (Hinton et al. 2015, arXiv 1503.02531).
+
+    Args:
+        temperature: Softens both distributions.
+        alpha: Weight of the term.
+    """
+
+    def __init__(self, *, temperature: float = 4., alpha: float = 1.):
+        super().__init__()
+        self.temperature = check_number('kd', 'temperature', temperature, above=0.)
+        self.alpha = check_number('kd', 'alpha', alpha, least=0.)
+
+    def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {'kd_loss': self.alpha * kd_loss(student.logits, teacher.logits, self.temperature)}

@@ -1,0 +1,143 @@
+"""Student, teacher and method as one timm training task."""
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import group_parameters
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .method import DistillMethod, Output, model_output
+from .teacher import Teacher
+
+
+class StudentWithMethod(nn.Module):
+    """The trainable part of a `DistillTask`: one forward, so that DDP and compile see all that gets gradients."""
+
+    def __init__(self, student: nn.Module, method: DistillMethod):
+        super().__init__()
+        self.student = student
+        self.method = method
+
+    def forward(self, input: torch.Tensor, teacher: Output, target: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        output = model_output(self.student, input, self.method.needs_features)
+        return output.logits, self.method(output, teacher, target)
+
+    def no_weight_decay(self) -> set[str]:
+        student = unwrap_model(self.student)
+        return {f'student.{name}' for name in student.no_weight_decay()} if hasattr(student, 'no_weight_decay') else set()
+
+    def group_matcher(self, coarse: bool = False):
+        """Layer of each parameter for timm's layer decay; what the method owns counts as the last layer."""
+        student = unwrap_model(self.student)
+        layers = group_parameters(student, student.group_matcher(coarse=coarse), reverse=True)
+        last = max(layers.values(), default=0)
+        return lambda name: layers.get(name.removeprefix('student.'), last)
+
+
+class DistillTask(TrainingTask):
+    """Distil a frozen teacher into a student; any timm models, any `DistillMethod`.
+
+    `task(input, target)` returns a dict: `loss` to call backward on, `output` (student logits `[B, C]`), `task_loss`
+    (the hard-label criterion) and the method's terms by name; `loss` is the sum of `task_loss` and the terms.
+    Optimise `task.get_trainable_module()`: the student and what the method owns, never the teacher.
+
+    Args:
+        student: The network to train.
+        teacher: The network to learn from, or a `Teacher`.
+        method: How, from `create_method`.
+        criterion: Hard-label loss of (logits, target); None is plain cross-entropy.
+        mean: Mean that inputs were normalised with; the student's own (its `pretrained_cfg`) if not given.
+        std: Likewise the standard deviation.
+        device: Where to put student, teacher and method; None leaves them.
+        dtype: Accepted for timm's interface; None leaves all as they are.
+        verbose: Accepted for timm's interface.
+
+    Raises:
+        UserError: Teacher and student have different numbers of classes.
+    """
+
+    def __init__(
+            self,
+            student: nn.Module,
+            teacher: nn.Module | Teacher,
+            method: DistillMethod,
+            criterion: nn.Module | None = None,
+            *,
+            mean: tuple[float, ...] | None = None,
+            std: tuple[float, ...] | None = None,
+            device: torch.device | None = None,
+            dtype: torch.dtype | None = None,
+            verbose: bool = True,
+    ):
+        super().__init__(device=device, dtype=dtype, verbose=verbose)
+        self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        raw_student = unwrap_model(student)
+        if hasattr(raw_student, 'num_classes'):
+            self.teacher.check_label_space(raw_student.num_classes)
+        cfg = getattr(raw_student, 'pretrained_cfg', None) or {}
+        self.teacher.expect_input(
+            mean if mean is not None else cfg.get('mean', IMAGENET_DEFAULT_MEAN),
+            std if std is not None else cfg.get('std', IMAGENET_DEFAULT_STD))
+        self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        self.trainable_module = StudentWithMethod(student, method)
+        if device is not None or dtype is not None:
+            self.to(device=device, dtype=dtype)
+
+    @property
+    def method(self) -> DistillMethod:
+        return unwrap_model(self.trainable_module).method
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the method (and the criterion, if it has a schedule) which epoch begins, counted from 0."""
+        self.method.set_epoch(epoch)
+        if hasattr(self.criterion, 'set_epoch'):
+            self.criterion.set_epoch(epoch)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        teacher = self.teacher(input, self.method.needs_features)
+        logits, terms = self.trainable_module(input, teacher, target)
+        task_loss = self.criterion(logits, target)
+        loss = task_loss + sum(terms.values())
+        return {'loss': loss, 'output': logits, 'task_loss': task_loss, **terms}
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> 'DistillTask':
+        """Wrap the trainable module, and only it, in DDP."""
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def compile(self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs) -> nn.Module:
+        """Compile student and teacher in place, so that no wrapper gets into names or checkpoints."""
+        student = self.get_eval_model()
+        for module in (student, unwrap_model(self.teacher.model)):
+            module.compile(backend=backend, mode=mode, **compile_kwargs)
+        return student
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """The student (or its moving average) alone."""
+        module = module if module is not None else self.get_trainable_module(ema=ema)
+        return None if module is None else unwrap_model(module).student
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
+        trainable = unwrap_model(self.trainable_module)
+        student = list(trainable.student.parameters())
+        return (student[:-2] if exclude_head else student) + list(trainable.method.parameters())
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """What the method owns, beside the student's weights."""
+        module = module if module is not None else self.get_trainable_module(ema=ema)
+        state = {} if module is None else unwrap_model(module).method.state_dict()
+        return {'method': state} if state else {}
+
+    def load_task_state(
+            self,
+            state: dict[str, Any] | None,
+            strict: bool = True,
+            module: nn.Module | None = None,
+            ema: bool = False,
+    ) -> None:
+        module = module if module is not None else self.get_trainable_module(ema=ema)
+        if state and module is not None:
+            unwrap_model(module).method.load_state_dict(state['method'], strict=strict)
