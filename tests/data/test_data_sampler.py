@@ -1,0 +1,84 @@
+"""Which image goes where: coverage, repeats, and independence of the number of processes."""
+import random
+
+import pytest
+
+from timm_ltkd.data import EpochBatchSampler, ShardSampler
+from timm_ltkd.errors import UserError
+
+
+def samplers(n, batch, world, **kwargs):
+    return [EpochBatchSampler(n, batch, seed=5, rank=r, world_size=world, **kwargs) for r in range(world)]
+
+
+def test_every_image_once_but_for_the_repeats():
+    rng = random.Random(0)
+    for _ in range(300):
+        n, batch, world = rng.randint(1, 70), rng.randint(1, 9), rng.randint(1, 5)
+        ranks = samplers(n, batch, world)
+        batches = [list(sampler) for sampler in ranks]
+        seen = [index for rank in batches for keys in rank for _, index in keys]
+        assert {len(rank) for rank in batches} == {len(sampler) for sampler in ranks} == {len(batches[0])}
+        assert len(batches[0]) >= 1
+        assert set(seen) == set(range(n))
+        assert len(seen) - n == ranks[0].repeats <= world * batch
+        sizes = [[len(keys) for keys in rank] for rank in batches]
+        assert all(size == sizes[0] for size in sizes), 'ranks have batches of the same size'
+        assert all(size == batch for size in sizes[0][:-1]) and min(batch, 2) <= sizes[0][-1] <= batch
+        if n % (world * batch) == 0:
+            assert ranks[0].repeats == 0
+
+
+def test_global_batches_do_not_depend_on_the_number_of_processes():
+    one, = samplers(64 * 3, 32, 1)
+    two = samplers(64 * 3, 16, 2)
+    four = samplers(64 * 3, 8, 4)
+    for sampler in (one, *two, *four):
+        sampler.set_epoch(4)
+    for k, keys in enumerate(one):
+        assert set(keys) == set(list(two[0])[k]) | set(list(two[1])[k])
+        assert set(keys) == {key for sampler in four for key in list(sampler)[k]}
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    first, again = EpochBatchSampler(50, 8, seed=1), EpochBatchSampler(50, 8, seed=1)
+    other = EpochBatchSampler(50, 8, seed=2)
+    epoch0 = list(first)
+    first.set_epoch(3)
+    again.set_epoch(3)
+    assert list(first) == list(again)
+    assert {epoch for keys in first for epoch, _ in keys} == {3}
+    flat = [index for keys in epoch0 for _, index in keys]
+    assert flat != [index for keys in first for _, index in keys]
+    assert flat != [index for keys in other for _, index in keys]
+    first.set_epoch(0)
+    assert list(first) == epoch0
+
+
+def test_unshuffled_order():
+    sampler = EpochBatchSampler(5, 2, seed=0, shuffle=False)
+    assert list(sampler) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4), (0, 0)]]
+    assert sampler.repeats == 1
+
+
+def test_a_last_batch_of_one_is_not_left_alone():
+    ranks = samplers(9, 4, 2)  # one image would be left for two processes
+    assert [len(list(sampler)[-1]) for sampler in ranks] == [2, 2]
+    assert ranks[0].repeats == 3
+    assert [len(keys) for keys in EpochBatchSampler(3, 1, seed=0)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize('n, world', [(0, 1), (1, 3), (10, 3), (9, 3)])
+def test_shards_cover_every_image_once(n, world):
+    shards = [ShardSampler(n, r, world) for r in range(world)]
+    assert sorted(index for shard in shards for index in shard) == list(range(n))
+    assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
+
+
+@pytest.mark.parametrize('make', [
+    lambda: EpochBatchSampler(0, 4, seed=0), lambda: EpochBatchSampler(4, 0, seed=0),
+    lambda: EpochBatchSampler(4, 2, seed=0, rank=2, world_size=2), lambda: ShardSampler(4, -1, 2),
+])
+def test_samplers_refuse(make):
+    with pytest.raises(UserError):
+        make()

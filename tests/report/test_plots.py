@@ -1,0 +1,105 @@
+"""Figures: they show the figures they were given, and leave matplotlib's global state alone."""
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from timm_ltkd.errors import UserError
+from timm_ltkd.prior import ClassPrior
+from timm_ltkd.report import plot_accuracy_by_frequency, plot_curves
+
+PRIOR = ClassPrior([30, 500, 120, 10])
+HISTORY = [
+    {'epoch': epoch, 'train_loss': 2. / (epoch + 1), 'eval_loss': 2.5 / (epoch + 1), 'eval_top1': 10. * epoch,
+     'eval_few': 5. * epoch, 'lr': 0.1 ** epoch} for epoch in range(4)]
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The figure that was saved, to look inside."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, 'savefig', lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw)))
+    return figures
+
+
+def assert_is_picture(path):
+    with Image.open(path) as image:
+        assert image.format == 'PNG' and image.width >= 800 and image.height >= 300
+        assert len(image.convert('RGB').getcolors(1 << 24)) > 10
+
+
+def test_accuracy_is_drawn_over_the_classes_by_training_images(tmp_path, saved):
+    rows = {'teacher $r_1$': {'per_class': [3., 1., 2., 4.]}, '_student': {'per_class': [30., 10., None, 40.]}}
+    plot_accuracy_by_frequency(tmp_path / 'a.png', rows, PRIOR)
+    assert_is_picture(tmp_path / 'a.png')
+    upper, lower = saved[0].axes
+    teacher, student = upper.lines
+    assert teacher.get_xdata().tolist() == [1, 2, 3, 4] and teacher.get_ydata().tolist() == [1., 2., 3., 4.]
+    assert student.get_xdata().tolist() == [1, 3, 4] and student.get_ydata().tolist() == [10., 30., 40.]
+    assert lower.lines[0].get_ydata().tolist() == [500., 120., 30., 10.]
+    assert lower.get_yscale() == 'log'
+    assert [text.get_text() for text in upper.texts] == ['many', 'medium', 'few']
+
+
+def test_the_legend_names_every_row(tmp_path, saved):
+    rows = {'_teacher': {'per_class': [1., 1., 2., 4.]}, 'a$b$': {'per_class': [1., 2., 3., 4.]}}
+    plot_accuracy_by_frequency(tmp_path / 'a.png', rows, PRIOR)
+    assert len(saved[0].legends[0].get_texts()) == 2
+
+
+def test_many_classes_get_a_running_mean(tmp_path, saved):
+    counts = np.linspace(500, 5, 100).astype(int)
+    accuracy = np.linspace(90, 0, 100)
+    plot_accuracy_by_frequency(tmp_path / 'a.png', {'student': {'per_class': accuracy.tolist()}}, ClassPrior(counts))
+    dots, mean = saved[0].axes[0].lines
+    assert dots.get_ydata() == pytest.approx(accuracy)
+    assert mean.get_ydata()[10:-10] == pytest.approx(accuracy[10:-10])  # the mean of a straight line is the line
+    assert 0 < mean.get_ydata()[-1] < accuracy[-6]
+
+
+def test_a_report_of_other_data_is_refused(tmp_path):
+    with pytest.raises(UserError, match='3 classes, the training set 4'):
+        plot_accuracy_by_frequency(tmp_path / 'a.png', {'student': {'per_class': [1., 2., 3.]}}, PRIOR)
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves(tmp_path, saved):
+    plot_curves(tmp_path / 'c.png', HISTORY)
+    assert_is_picture(tmp_path / 'c.png')
+    loss, accuracy, lr = saved[0].axes
+    assert [line.get_label() for line in loss.lines] == ['train_loss', 'eval_loss']
+    assert [line.get_label() for line in accuracy.lines] == ['eval_top1', 'eval_few']
+    assert accuracy.lines[1].get_ydata().tolist() == [0., 5., 10., 15.]
+    assert lr.get_yscale() == 'log'
+
+
+def test_curves_of_a_history_with_holes(tmp_path, saved):
+    plot_curves(tmp_path / 'c.png', [{'epoch': 3, 'train_loss': 1., 'lr': 0.}, {'epoch': 4, 'train_loss': None},
+                                     {'epoch': 5, 'train_loss': float('nan'), 'lr': 0.1}])
+    loss, lr = saved[0].axes
+    assert loss.lines[0].get_xdata().tolist() == [3, 5]
+    assert lr.get_yscale() == 'linear'  # a rate of 0 has no logarithm
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(UserError, match='no loss'):
+        plot_curves(tmp_path / 'c.png', [])
+
+
+def test_matplotlib_is_loaded_when_a_figure_is_drawn_and_pyplot_never(tmp_path):
+    code = (
+        'import sys, timm_ltkd.report as report\n'
+        'assert "matplotlib" not in sys.modules\n'
+        f'report.plot_curves({str(tmp_path / "c.png")!r}, [{{"lr": 0.1}}])\n'
+        'assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules\n')
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_curves_that_coincide_are_told_apart_without_colour(tmp_path, saved):
+    plot_curves(tmp_path / 'c.png', [{'epoch': 0, 'eval_top1': 5., 'eval_balanced': 5.}])
+    top1, balanced = saved[0].axes[0].lines
+    assert top1.get_linestyle() != balanced.get_linestyle()

@@ -1,0 +1,1 @@
+"""Command lines: options, YAML, and the three scripts."""

@@ -1,0 +1,257 @@
+"""The options of the three scripts, in groups they share; timm's names wherever timm has the option."""
+import argparse
+import ast
+
+from .. import distill
+from ..errors import UserError, nearest
+from .defaults import DEFAULTS_HELP
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one-line `UserError`s, with the nearest option for an unknown one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str):
+        raise UserError(message)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].split('=')[0]
+            raise UserError(f"unknown option '{unknown[0]}'{nearest(name, self._option_string_actions)}")
+        return parsed
+
+
+class KeyValues(argparse.Action):
+    """`k=v k2=v2` as a dict; values are read as Python literals where they are one."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        pairs = {}
+        for pair in values:
+            key, equals, value = pair.partition('=')
+            if not equals or not key.isidentifier():
+                raise argparse.ArgumentError(self, f"'{pair}' is not of the form key=value")
+            try:
+                pairs[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                pairs[key] = value
+        setattr(namespace, self.dest, pairs)
+
+
+def number(kind: type, least=None, above=None, most=None):
+    """An argparse type: an int or float within bounds."""
+    def convert(text: str):
+        value = kind(text)
+        if value != value or value in (float('inf'), -float('inf')):
+            raise argparse.ArgumentTypeError(f'{text} is not a finite number')
+        if least is not None and value < least:
+            raise argparse.ArgumentTypeError(f'must be at least {least}, got {text}')
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError(f'must be above {above}, got {text}')
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f'must be at most {most}, got {text}')
+        return value
+    convert.__name__ = kind.__name__
+    return convert
+
+
+COUNT, NATURAL = number(int, least=0), number(int, least=1)
+POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, least=0)
+SHARE = number(float, least=0, most=1)
+
+
+def _flag(group, name: str, help: str, default: bool | None = False):
+    group.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=help)
+
+
+def add_data(parser: Parser) -> None:
+    group = parser.add_argument_group('data')
+    add = group.add_argument
+    add('--dataset', metavar='NAME', default='lt/digits',
+        help="any name timm.data.create_dataset takes ('' or a folder reader for image folders), or lt/NAME to make "
+             'its training split long-tailed; lt/digits needs no download (default: %(default)s)')
+    add('--data-dir', metavar='DIR', help='root folder of the data')
+    add('--train-split', metavar='NAME', default='train', help='(default: %(default)s)')
+    add('--val-split', metavar='NAME', default='validation', help='(default: %(default)s)')
+    add('--class-map', metavar='FILE', help='class to index map, as timm reads it')
+    _flag(group, '--dataset-download', 'download torch/ datasets that are not there')
+    add('--imbalance-factor', metavar='F', type=number(float, least=1),
+        help='images of the largest class over images of the smallest, for lt/ datasets (default: no sub-selection; '
+             'the data set of lt/digits has its own)')
+    add('--imbalance-type', choices=('exp', 'step'), default='exp', help='profile over classes (default: %(default)s)')
+    add('--imbalance-seed', metavar='N', type=COUNT, default=0, help='selects the images (default: %(default)s)')
+    add('--max-per-class', metavar='N', type=NATURAL, help='images of the largest class (default: the smallest class of '
+                                                           'the whole set)')
+    add('--class-counts', metavar='FILE', help='training images per class from a file, instead of a factor')
+    add('-j', '--workers', metavar='N', type=COUNT,
+        help='loader workers per process (default: the data set\'s; see below)')
+    _flag(group, '--pin-mem', 'page-locked host memory for faster transfer to a GPU')
+
+
+def add_input(parser: Parser) -> None:
+    group = parser.add_argument_group('input', 'None means: the data set\'s own, else the model\'s')
+    add = group.add_argument
+    add('--img-size', metavar='N', type=NATURAL, help='side of the images in pixels')
+    add('--mean', type=float, nargs='+', metavar='M', help='mean that inputs are normalised with')
+    add('--std', type=POSITIVE, nargs='+', metavar='S', help='standard deviation that inputs are normalised with')
+    add('--interpolation', metavar='NAME', help='resize interpolation for evaluation')
+    add('--crop-pct', metavar='P', type=number(float, above=0, most=1), help='centre crop share for evaluation')
+    add('-vb', '--validation-batch-size', metavar='N', type=NATURAL, help='per process (default: the batch size)')
+
+
+def add_network(parser: Parser) -> None:
+    group = parser.add_argument_group('network')
+    add = group.add_argument
+    _flag(group, '--pretrained', 'start from the pretrained weights that timm knows')
+    add('--initial-checkpoint', metavar='FILE', help='start from these weights')
+    add('--num-classes', metavar='N', type=NATURAL, help='checked against the data, which decides')
+    add('--drop', metavar='P', type=SHARE, default=0., help='dropout of the classifier (default: %(default)s)')
+    add('--drop-path', metavar='P', type=SHARE, help='stochastic depth (default: the model\'s)')
+    add('--gp', metavar='POOL', help='global pooling type (default: the model\'s)')
+    add('--model-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the model')
+    _flag(group, '--channels-last', 'channels_last memory layout')
+    add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile (backend: inductor)')
+    add('--torchcompile-mode', metavar='MODE', help='mode of torch.compile')
+
+
+def add_optimisation(parser: Parser) -> None:
+    group = parser.add_argument_group('optimisation')
+    add = group.add_argument
+    add('--epochs', metavar='N', type=NATURAL, help='(default: the data set\'s; see below)')
+    add('-b', '--batch-size', metavar='N', type=NATURAL, help='per process (default: the data set\'s)')
+    add('--lr', metavar='LR', type=POSITIVE, help='learning rate of the global batch (default: the data set\'s)')
+    add('--weight-decay', metavar='W', type=NOT_NEGATIVE, help='(default: the data set\'s)')
+    add('--grad-accum-steps', metavar='N', type=NATURAL, default=1, help='batches per update (default: %(default)s)')
+    add('--opt', metavar='NAME', default='sgd', help='any timm optimizer; sgd is Nesterov, momentum is not '
+                                                     '(default: %(default)s)')
+    add('--momentum', metavar='M', type=SHARE, default=0.9, help='(default: %(default)s)')
+    add('--opt-eps', metavar='EPS', type=POSITIVE, help='(default: the optimizer\'s)')
+    add('--opt-betas', metavar='B', type=SHARE, nargs='+', help='(default: the optimizer\'s)')
+    add('--opt-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the optimizer')
+    _flag(group, '--filter-bias-and-bn', 'no weight decay on biases and norm layers', default=True)
+    add('--layer-decay', metavar='D', type=number(float, above=0, most=1), help='layer-wise learning rate decay')
+    add('--clip-grad', metavar='V', type=POSITIVE, help='clip gradients (default: no)')
+    add('--clip-mode', choices=('norm', 'value', 'agc'), default='norm', help='(default: %(default)s)')
+    add('--sched', metavar='NAME', default='cosine', choices=('cosine', 'tanh', 'step', 'multistep', 'plateau', 'poly'),
+        help='timm schedule: %(choices)s (default: %(default)s)')
+    _flag(group, '--sched-on-updates', 'step the schedule after each update, not each epoch')
+    add('--warmup-epochs', metavar='N', type=COUNT, default=5, help='(default: %(default)s)')
+    add('--warmup-lr', metavar='LR', type=NOT_NEGATIVE, default=1e-5, help='(default: %(default)s)')
+    _flag(group, '--warmup-prefix', 'the schedule starts after the warm-up')
+    add('--min-lr', metavar='LR', type=NOT_NEGATIVE, default=0., help='(default: %(default)s)')
+    add('--decay-milestones', metavar='N', type=COUNT, nargs='+', default=[90, 180, 270],
+        help='of multistep: N lowers the rate from epoch N on, counted from 1 (default: %(default)s)')
+    add('--decay-epochs', metavar='N', type=POSITIVE, default=90., help='of step (default: %(default)s)')
+    add('--decay-rate', metavar='R', type=POSITIVE, default=0.1, help='of step, multistep, plateau (default: %(default)s)')
+    add('--cooldown-epochs', metavar='N', type=COUNT, default=0, help='at the end, at min-lr (default: %(default)s)')
+    add('--patience-epochs', metavar='N', type=COUNT, default=10, help='of plateau (default: %(default)s)')
+    _flag(group, '--model-ema', 'keep a moving average of the weights; it is what is evaluated and exported')
+    add('--model-ema-decay', metavar='D', type=SHARE, default=0.9998, help='(default: %(default)s)')
+    _flag(group, '--model-ema-warmup', 'let the decay rise from 0')
+    add('--dist-bn', choices=('reduce', 'broadcast'), default='reduce',
+        help='several processes: average batch-norm statistics before evaluation, or take the first\'s '
+             '(default: %(default)s)')
+    add('--seed', metavar='N', type=COUNT, default=42, help='initial weights, order, augmentation (default: %(default)s)')
+
+
+def add_augmentation(parser: Parser) -> None:
+    group = parser.add_argument_group('augmentation and regularisation')
+    add = group.add_argument
+    _flag(group, '--no-aug', 'no augmentation at all')
+    add('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
+        help='pad: pad and crop, as usual for CIFAR; the others are timm\'s (default: the data set\'s)')
+    add('--crop-padding', metavar='N', type=COUNT, default=4, help='pixels, of pad (default: %(default)s)')
+    add('--scale', metavar='S', type=POSITIVE, nargs=2, help='area of random resized crops (default: 0.08 1)')
+    add('--ratio', metavar='R', type=POSITIVE, nargs=2, help='aspect of random resized crops (default: 0.75 1.33)')
+    add('--hflip', metavar='P', type=SHARE, help='horizontal flip (default: the data set\'s)')
+    add('--vflip', metavar='P', type=SHARE, default=0., help='vertical flip (default: %(default)s)')
+    add('--color-jitter', metavar='V', type=NOT_NEGATIVE, help='(default: the data set\'s)')
+    add('--aa', metavar='NAME', help='AutoAugment/RandAugment policy, e.g. original or rand-m9-mstd0.5')
+    add('--train-interpolation', metavar='NAME', default='random', help='(default: %(default)s)')
+    add('--reprob', metavar='P', type=SHARE, default=0., help='random erasing (default: %(default)s)')
+    add('--remode', choices=('const', 'rand', 'pixel'), default='pixel', help='(default: %(default)s)')
+    add('--recount', metavar='N', type=NATURAL, default=1, help='(default: %(default)s)')
+    add('--smoothing', metavar='S', type=number(float, least=0, most=1), default=0.,
+        help='label smoothing (default: %(default)s)')
+
+
+def add_loss(parser: Parser) -> None:
+    group = parser.add_argument_group('hard-label loss')
+    group.add_argument('--loss', metavar='NAME', default='ce',
+                       help=f'{", ".join(distill.list_losses())} (default: %(default)s)')
+    group.add_argument('--loss-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='its options')
+
+
+def add_distillation(parser: Parser) -> None:
+    group = parser.add_argument_group('distillation')
+    add = group.add_argument
+    add('--student', metavar='MODEL', default='resnet20', help='any timm model (default: %(default)s)')
+    add('--teacher', metavar='MODEL', default='resnet32', help='any timm model (default: %(default)s)')
+    add('--teacher-checkpoint', metavar='PATH',
+        help='a run\'s folder or a file of weights; without it the teacher is trained first, on the same data, and '
+             'kept in teachers/ under the output folder for the next run')
+    add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
+    _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if they can be had)', None)
+    add('--teacher-img-size', metavar='N', type=NATURAL, help='the teacher sees images of this side')
+    add('--kd', metavar='NAME', default='bkd', help=f'{", ".join(distill.list_methods())} (default: %(default)s)')
+    add('--kd-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='its options')
+
+
+def add_run(parser: Parser) -> None:
+    group = parser.add_argument_group('run')
+    add = group.add_argument
+    add('--output', metavar='DIR', default='output', help='where runs go (default: %(default)s)')
+    add('--experiment', metavar='NAME', help='this run\'s folder in it (default: date, time and names)')
+    add('--resume', metavar='PATH', help="continue the run in this folder; 'auto' finds the newest run with these "
+                                         'settings, and starts one if there is none')
+    _flag(group, '--overwrite', 'replace the run that is in the folder')
+    add('--val-interval', metavar='N', type=NATURAL, default=1, help='epochs between evaluations (default: %(default)s)')
+    add('--eval-metric', choices=('top1', 'balanced', 'few'), default='top1',
+        help='figure that names the best epoch (default: %(default)s)')
+    add('--log-interval', metavar='N', type=NATURAL, default=50,
+        help='batches between looks at the loss (default: %(default)s)')
+    add('--log-with', nargs='+', default=[], metavar='TRACKER', help='Accelerate\'s trackers: tensorboard, wandb, …')
+
+
+def train_parser() -> Parser:
+    """Options of train.py."""
+    parser = Parser(prog='train.py', description='Train a network on long-tailed data.', epilog=DEFAULTS_HELP)
+    _add_config(parser)
+    parser.add_argument('--model', metavar='MODEL', default='resnet32', help='any timm model (default: %(default)s)')
+    for add in (add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_run):
+        add(parser)
+    return parser
+
+
+def distill_parser() -> Parser:
+    """Options of distill.py."""
+    parser = Parser(
+        prog='distill.py', description='Distil a student from a teacher on long-tailed data.', epilog=DEFAULTS_HELP)
+    _add_config(parser)
+    for add in (add_distillation, add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_run):
+        add(parser)
+    return parser
+
+
+def validate_parser() -> Parser:
+    """Options of validate.py."""
+    parser = Parser(prog='validate.py', description='Measure checkpoints on long-tailed data, in one table.')
+    _add_config(parser)
+    add = parser.add_argument
+    add('checkpoint', nargs='*', metavar='CHECKPOINT',
+        help='a run\'s folder, a file of weights (with --model), or hf-hub:NAME')
+    add('--model', metavar='MODEL', help='network of checkpoints that do not name theirs; alone with --pretrained: the '
+                                         'weights that timm knows')
+    _flag(parser, '--pretrained', 'the weights that timm knows')
+    add('-b', '--batch-size', metavar='N', type=NATURAL, default=256, help='per process (default: %(default)s)')
+    add('--results-file', metavar='FILE', help='write the figures to a .json or .csv file')
+    _flag(parser, '--channels-last', 'channels_last memory layout')
+    add_data(parser)
+    add_input(parser)
+    return parser
+
+
+def _add_config(parser: Parser) -> None:
+    parser.add_argument('-c', '--config', metavar='FILE', help='YAML of defaults; the command line wins')

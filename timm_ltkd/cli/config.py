@@ -1,0 +1,134 @@
+"""Command line and YAML to one checked set of options, and back to YAML."""
+import argparse
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError, nearest
+from .arguments import KeyValues, Parser
+from .defaults import fill_defaults
+
+# where a run goes and how it is watched is no part of what it is
+NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite')
+
+
+def parse(parser: Parser, argv: Sequence[str] | None = None) -> Namespace:
+    """Options from the command line over those of a `--config` file over defaults, the data set's included.
+
+    Raises:
+        UserError: Unknown option or key (the nearest is named), or a value of the wrong kind.
+    """
+    finder = Parser(add_help=False)
+    finder.add_argument('-c', '--config')
+    config = finder.parse_known_args(argv)[0].config
+    if config:
+        parser.set_defaults(**read_config(parser, config))
+    args = parser.parse_args(argv)
+    fill_defaults(args)
+    return args
+
+
+def read_config(parser: Parser, path: str) -> dict[str, Any]:
+    """A YAML file's options, checked as the parser would check them.
+
+    Raises:
+        UserError: No such file, not YAML, an unknown key, a value of the wrong kind.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f'cannot read the config file {path}: {e}') from None
+    except yaml.YAMLError as e:
+        mark = getattr(e, 'problem_mark', None)
+        where = f' line {mark.line + 1}' if mark else ''
+        raise UserError(f'{path}{where}: not valid YAML ({getattr(e, "problem", None) or type(e).__name__})') from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: a config file holds "option: value" lines')
+    actions = {action.dest: action for action in parser._actions if action.dest not in ('help', 'config')}
+    checked = {}
+    for key, value in content.items():
+        dest = str(key).replace('-', '_')
+        if dest not in actions:
+            raise UserError(f"{path}: unknown key '{key}'{nearest(dest, actions)}")
+        try:
+            checked[dest] = _convert(parser, actions[dest], value)
+        except (ValueError, argparse.ArgumentTypeError, argparse.ArgumentError) as e:
+            raise UserError(f"{path}: {key}: {getattr(e, 'message', None) or e}") from None
+    return checked
+
+
+def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
+    """A YAML value as the option's own type, or a ValueError that says what was expected."""
+    if value is None:
+        return action.default
+    if isinstance(action, KeyValues):
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ValueError(f'expected a mapping, got {value!r}')
+        return value
+    if isinstance(action, argparse.BooleanOptionalAction):
+        if not isinstance(value, bool):
+            raise ValueError(f'expected true or false, got {value!r}')
+        return value
+    if action.nargs in ('+', '*') or isinstance(action.nargs, int):
+        if not isinstance(value, list) or (isinstance(action.nargs, int) and len(value) != action.nargs):
+            raise ValueError(f'expected a list{f" of {action.nargs}" if isinstance(action.nargs, int) else ""}, '
+                             f'got {value!r}')
+        return [_scalar(parser, action, item) for item in value]
+    return _scalar(parser, action, value)
+
+
+def _scalar(parser: Parser, action: argparse.Action, value: Any) -> Any:
+    if isinstance(value, (bool, dict, list)):
+        raise ValueError(f'expected a single value, got {value!r}')
+    value = parser._get_value(action, str(value))  # the option's own type and its message
+    parser._check_value(action, value)
+    return value
+
+
+def to_config(args: Namespace) -> dict[str, Any]:
+    """All options that make up the run, as a `--config` file holds them."""
+    return {key: value for key, value in sorted(vars(args).items()) if key not in NOT_IN_CONFIG}
+
+
+def dump_config(args: Namespace) -> str:
+    """`to_config` as YAML."""
+    return yaml.safe_dump(to_config(args), sort_keys=True, allow_unicode=True)
+
+
+def teacher_args(args: Namespace, parser: Parser) -> Namespace:
+    """Options of the teacher's own training: the student's recipe with plain cross-entropy, or its own file.
+
+    What is about the student's network or the run stays behind; data and input come from the student's run whatever
+    the file says, since both learn from the same images.
+
+    Args:
+        args: Options of distill.py.
+        parser: `train_parser()`.
+
+    Raises:
+        UserError: Bad `--teacher-config`, or one for another network.
+    """
+    own = parser.parse_args([])
+    student_only = {'model', 'loss', 'loss_kwargs', 'pretrained', 'initial_checkpoint', 'drop', 'drop_path', 'gp',
+                    'model_kwargs', 'experiment', 'resume', 'config'}
+    for key in vars(own):
+        if key not in student_only and key in args:
+            setattr(own, key, getattr(args, key))
+    own.model = args.teacher
+    if args.teacher_config:
+        recipe = read_config(parser, args.teacher_config)
+        if recipe.get('model', args.teacher) != args.teacher:
+            raise UserError(
+                f"{args.teacher_config} trains '{recipe['model']}' but --teacher is '{args.teacher}'; make them agree")
+        shared = _group_options(parser, 'data') | _group_options(parser, 'input') | _group_options(parser, 'run')
+        vars(own).update({key: value for key, value in recipe.items() if key not in shared})
+    return own
+
+
+def _group_options(parser: Parser, title: str) -> set[str]:
+    return {action.dest for group in parser._action_groups if group.title == title for action in group._group_actions}

@@ -1,0 +1,50 @@
+"""Defaults that belong to the data set rather than to the scripts."""
+from argparse import Namespace
+from typing import Any, NamedTuple
+
+
+class DatasetDefaults(NamedTuple):
+    """What to train with where nobody says otherwise; None leaves it to the model."""
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    workers: int
+    img_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    train_crop_mode: str = 'rrc'
+    hflip: float = 0.5
+    color_jitter: float = 0.4
+    crop_pct: float | None = None
+
+
+DIGITS = DatasetDefaults(
+    epochs=30, batch_size=32, lr=0.05, weight_decay=5e-4, workers=0, img_size=32,
+    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), train_crop_mode='pad', hflip=0., color_jitter=0., crop_pct=1.)
+CIFAR = DatasetDefaults(
+    epochs=200, batch_size=128, lr=0.1, weight_decay=2e-4, workers=4, img_size=32,
+    mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), train_crop_mode='pad', color_jitter=0., crop_pct=1.)
+OTHER = DatasetDefaults(epochs=100, batch_size=128, lr=0.1, weight_decay=5e-5, workers=4)
+
+DEFAULTS_HELP = 'Defaults that belong to the data set:\n' + '\n'.join(
+    f'  {name:<8}' + ', '.join(f'{key} {value}' for key, value in defaults._asdict().items() if value is not None)
+    for name, defaults in (('digits', DIGITS), ('cifar*', CIFAR), ('others', OTHER)))
+
+
+def dataset_defaults(dataset: str) -> DatasetDefaults:
+    """Defaults for a data set by its name, with or without lt/ and torch/."""
+    name = dataset.lower().rsplit('/', 1)[-1]
+    if name == 'digits':
+        return DIGITS
+    return CIFAR if name.startswith('cifar') else OTHER
+
+
+def fill_defaults(args: Namespace) -> dict[str, Any]:
+    """Give every option that is None its data set's default, in place; returns what was filled in."""
+    filled = {}
+    for key, value in dataset_defaults(args.dataset)._asdict().items():
+        if key in args and getattr(args, key) is None and value is not None:
+            filled[key] = list(value) if isinstance(value, tuple) else value
+    vars(args).update(filled)
+    return filled

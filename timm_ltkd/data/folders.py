@@ -1,0 +1,118 @@
+"""Image folders and tar files: where a split lies, and which classes have no image."""
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from timm.data import ImageDataset
+from timm.data.readers import get_img_extensions
+from timm.data.readers.reader_image_folder import ReaderImageFolder
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+
+from ..errors import UserError
+
+TRAIN_SPLITS = ('train', 'training')  # as timm's factory has them
+EVAL_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation')
+
+
+def is_train_split(split: str) -> bool:
+    """Whether a split is the one to train on: `train`, `train[:90%]`, `training`, `full/train`, `train.tar`."""
+    return split.split('/')[-1].split('[')[0].removesuffix('.tar') in TRAIN_SPLITS
+
+
+def find_split(root: str | os.PathLike, split: str) -> str:
+    """The folder or tar file of a split: below `root` as timm looks for it (`train` or `training`, `val` or
+    `validation`, ...), there also with `.tar` behind its name, or `root` itself where it holds no split of any name.
+
+    Raises:
+        UserError: No such root, or a root that has other splits but not this one.
+    """
+    if not os.path.exists(root):
+        raise UserError(f"the data folder '{root}' does not exist")
+    if os.path.isfile(root):
+        return str(root)
+    for name in _synonyms(split):
+        for path in (os.path.join(root, name), os.path.join(root, f'{name}.tar')):
+            if os.path.isdir(path) or path.endswith('.tar') and os.path.isfile(path):
+                return path
+    present = [entry for entry in sorted(os.listdir(root)) if is_split_name(entry)]
+    if present:
+        raise UserError(f"there is no split '{split}' in '{root}'; it has: {', '.join(present)}")
+    return str(root)
+
+
+def _synonyms(split: str) -> list[str]:
+    others = next((names for names in (TRAIN_SPLITS, EVAL_SPLITS) if split in names), ())
+    return [split, *(name for name in others if name != split)]
+
+
+def is_split_name(name: str) -> bool:
+    return name.removesuffix('.tar') in (*TRAIN_SPLITS, *EVAL_SPLITS, 'test')
+
+
+def split_folder(dataset: Dataset) -> str | None:
+    """The folder or tar file that a split's images were found in; None for other kinds of data."""
+    if classes_come_from_folders(dataset):
+        return dataset.reader.root
+    return dataset.root if isinstance(dataset, ImageFolder) else None
+
+
+def classes_come_from_folders(dataset: Dataset) -> bool:
+    """Whether timm numbered the classes by the folders it found images in (and takes a class map instead)."""
+    return isinstance(dataset, ImageDataset) and isinstance(dataset.reader, ReaderImageFolder | ReaderImageInTar)
+
+
+def check_class_folders(dataset: ImageDataset, path: str) -> None:
+    """Refuse a training split that has a folder without images: timm would drop the class and shift the others.
+
+    Folders inside a class folder, hidden ones, and those whose name is a class elsewhere are no concern.
+
+    Args:
+        dataset: timm's dataset over `path`.
+        path: The folder or tar file of the split.
+
+    Raises:
+        UserError: Names the folder. Also for images that lie in no class folder.
+    """
+    tar = os.path.isfile(path)
+    class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
+    if PurePosixPath('.') in class_folders:
+        raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
+    class_names = {folder.name for folder in class_folders}
+    above_class = {parent for folder in class_folders for parent in folder.parents}
+    for folder in sorted(_folders_in_tar(path) if tar else _folders_below(path)):
+        hidden = any(part.startswith(('.', '__')) for part in folder.parts)
+        in_class = any(parent in class_folders for parent in folder.parents)
+        if not (folder.name in class_names or folder in above_class or in_class or hidden):
+            extensions = ' '.join(get_img_extensions())
+            raise UserError(f"class '{folder}' in '{path}' has no image ({extensions}): add some, or remove the folder")
+
+
+def _class_folders(reader, path: str) -> set[PurePosixPath]:
+    """The folders that timm found images in."""
+    return {_posix(os.path.relpath(folder, path)) for folder in {os.path.dirname(file) for file, _ in reader.samples}}
+
+
+def _tar_class_folders(reader) -> set[PurePosixPath]:
+    """The same inside a tar file; the images of a tar inside it lie where that one lies, in a folder of its name."""
+    folders = set()
+    for image, _, inner_tar in reader.samples:
+        within = PurePosixPath(inner_tar.path).with_suffix('') if inner_tar is not None else PurePosixPath()
+        folders.add(within / PurePosixPath(image.path).parent)
+    return folders
+
+
+def _folders_below(path: str) -> Iterator[PurePosixPath]:
+    for folder, _, _ in os.walk(path, followlinks=True):
+        yield _posix(os.path.relpath(folder, path))
+
+
+def _folders_in_tar(path: str) -> Iterator[PurePosixPath]:
+    with tarfile.open(path) as archive:
+        yield from (PurePosixPath(member.name) for member in archive if member.isdir())
+
+
+def _posix(path: str) -> PurePosixPath:
+    return PurePosixPath(path.replace(os.sep, '/'))

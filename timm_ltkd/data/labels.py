@@ -1,0 +1,132 @@
+"""The labels and class names of any map-style dataset timm makes, without decoding an image."""
+from collections.abc import Iterable
+
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset
+
+from ..errors import UserError
+
+
+def dataset_targets(dataset: Dataset) -> np.ndarray:
+    """The class index of every image, read from what the dataset already knows.
+
+    Understood: timm's `ImageDataset` over a folder, tar or Hugging Face reader, torchvision's classification datasets,
+    and anything with `targets` or `labels`. A `target_transform` is not applied.
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        UserError: An iterable dataset; labels that cannot be read without decoding images; labels that are no class
+            indices (missing, negative, text, or several for one image).
+    """
+    name = type(dataset).__name__
+    if isinstance(dataset, IterableDataset):
+        raise UserError(f'{name} is an iterable dataset, its labels cannot be read ahead; use a map-style one')
+    source = getattr(dataset, 'reader', dataset)
+    if _is_hfds(source):
+        labels = _hfds_labels(source)
+    else:
+        labels = _stored_labels(source, len(dataset))
+    if labels is None:
+        raise UserError(f'the labels of {name} cannot be read without decoding every image; give it a list `targets`')
+    return _as_class_indices(labels, name)
+
+
+def dataset_class_names(dataset: Dataset) -> list[str]:
+    """The name of every class, by class index; the index itself where the dataset knows no name."""
+    source = getattr(dataset, 'reader', dataset)
+    if _is_hfds(source) and not source.remap_class:
+        names = getattr(_hfds_feature(source), 'names', None)
+    else:
+        names = _stored_names(source)
+    if names:
+        return names
+    targets = dataset_targets(dataset)
+    return [str(c) for c in range(targets.max() + 1)] if targets.size else []
+
+
+def _stored_labels(source, length: int) -> Iterable | None:
+    """Labels kept as a list: `targets` and its synonyms, or (file, label) pairs as timm and torchvision keep them."""
+    for attribute in ('targets', 'labels', '_labels', 'y'):
+        values = getattr(source, attribute, None)
+        if values is not None and len(values) == length and not callable(values):
+            if getattr(values, 'ndim', 1) == 2 and getattr(source, 'compat', False):
+                values = values[:, 0]  # QMNIST keeps the writer and more beside the class
+            return values
+    for attribute in ('samples', '_samples', 'imgs'):
+        pairs = getattr(source, attribute, None)
+        if pairs is not None and len(pairs) == length and all(len(pair) == 2 for pair in pairs[:1]):
+            return [pair[1] for pair in pairs]
+    if hasattr(source, 'categories_map') and hasattr(source, 'index'):
+        return _inaturalist_labels(source)
+    return None
+
+
+def _inaturalist_labels(source) -> list | None:
+    if len(source.target_type) != 1:
+        return None
+    kind = source.target_type[0]
+    return [category if kind == 'full' else source.categories_map[category][kind] for category, _ in source.index]
+
+
+def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(labels)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0, dtype=object)
+    if array.size == 0 and len(labels) == 0:
+        return np.empty(0, dtype=np.int64)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        example = next(iter(labels))
+        raise UserError(f'{name} needs one class index per image, but its first label is {example!r}')
+    if array.min() < 0:
+        at = int(array.argmin())
+        raise UserError(f'{name} has images without a class: image {at} has the label {array[at]}')
+    return array.astype(np.int64)
+
+
+def _stored_names(source) -> list[str] | None:
+    for attribute in ('class_names', 'wnids', 'classes', 'all_categories'):
+        names = getattr(source, attribute, None)
+        if names and not (attribute == 'all_categories' and source.target_type != ['full']):
+            return [str(name) for name in names]
+    for attribute in ('class_to_idx', 'class_name_to_idx'):
+        class_to_idx = getattr(source, attribute, None)
+        if class_to_idx:
+            return _names_by_index(class_to_idx)
+    return None
+
+
+def _names_by_index(class_to_idx: dict) -> list[str]:
+    """A map may skip an index, or give one to several names: the index itself, or the first of the names, then."""
+    names = {}
+    for name, index in class_to_idx.items():
+        names.setdefault(int(index), str(name))
+    return [names.get(index, str(index)) for index in range(max(names) + 1)]
+
+
+def _is_hfds(source) -> bool:
+    """Whether this is timm's reader of Hugging Face datasets (told by its name, to import `datasets` only if used)."""
+    return type(source).__name__ == 'ReaderHfds'
+
+
+def _hfds_feature(reader):
+    columns = reader.dataset.features
+    if reader.label_key not in columns:
+        images = [name for name, feature in columns.items() if type(feature).__name__ == 'Image']
+        others = ', '.join(name for name in columns if name not in images)
+        raise UserError(f"the data set has no label column '{reader.label_key}'; choose one of: {others} (target_key)")
+    return columns[reader.label_key]
+
+
+def _hfds_labels(reader) -> list:
+    _hfds_feature(reader)
+    labels = reader.dataset.select_columns([reader.label_key])[:][reader.label_key]
+    if not reader.remap_class:
+        return labels
+    source_names = getattr(reader, '_source_names', {})
+    try:
+        return [reader.class_to_idx[label if label in reader.class_to_idx else source_names[label]] for label in labels]
+    except KeyError as e:
+        raise UserError(f'the class map has no entry for the label {e.args[0]!r}') from e

@@ -1,0 +1,91 @@
+"""Loaders for training and evaluation: what turns a dataset and a transform into batches."""
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .dataset import LongTailedDataset
+from .sampler import EpochBatchSampler, ShardSampler
+from .seeded import SeededDataset
+
+
+def create_train_loader(
+        dataset: Dataset,
+        transform,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+) -> DataLoader:
+    """Shuffled, augmented batches whose pixels depend on (seed, epoch, sample) only.
+
+    Call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
+
+    Args:
+        dataset: A `LongTailedDataset`, or one that can be made one; left as it is, its transform too.
+        transform: From an image to a tensor, or None.
+        batch_size: Per process.
+        seed: Of order and augmentation.
+        rank: Of this process.
+        world_size: Number of processes.
+        workers: Loader processes; 0 loads in this one. They persist from epoch to epoch.
+        pin_memory: Page-locked batches, for copies to an accelerator.
+
+    Returns:
+        A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
+    """
+    sampler = EpochBatchSampler(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
+    seeded = SeededDataset(_view(dataset, transform), seed)
+    return DataLoader(seeded, batch_sampler=sampler, **_process_options(workers, pin_memory))
+
+
+def create_eval_loader(
+        dataset: Dataset,
+        transform,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+) -> DataLoader:
+    """Batches of this rank's share of the images, each image once over all ranks, in order.
+
+    Args: As `create_train_loader`.
+
+    Returns:
+        A loader of (float [B, 3, H, W], int64 [B], int64 [B]); the last is the position in `dataset`. A rank may get
+        one image, or one batch, less than another.
+    """
+    sampler = ShardSampler(len(dataset), rank, world_size)
+    indexed = _IndexedDataset(_view(dataset, transform))
+    return DataLoader(indexed, batch_size=batch_size, sampler=sampler, **_process_options(workers, pin_memory))
+
+
+class _IndexedDataset(Dataset):
+    """(image, target) -> (image, target, index)."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        return *self.dataset[index], index
+
+
+def _view(dataset: Dataset, transform) -> LongTailedDataset:
+    """The dataset with this transform, while the one given, which others may read, keeps its own."""
+    labelled = dataset if isinstance(dataset, LongTailedDataset) else LongTailedDataset(dataset)
+    return labelled.with_transform(transform)
+
+
+def _process_options(workers: int, pin_memory: bool) -> dict:
+    return dict(
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else every epoch draws the workers' base seed from the global generator
+    )

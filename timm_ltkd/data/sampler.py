@@ -1,0 +1,105 @@
+"""Which image goes to which process in which batch."""
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from ..errors import UserError
+from .seeded import derive_seed
+
+
+class EpochBatchSampler(Sampler):
+    """Batches of `(epoch, index)` keys for one of `world_size` processes; the keys are for a `SeededDataset`.
+
+    The order of an epoch is a permutation that depends on (seed, epoch) only. With B images a batch and W processes,
+    global batch k is `permutation[k * W * B:(k + 1) * W * B]` and rank r takes every W-th of it from the r-th on: two
+    processes with 64 each train on the same global batches as one with 128.
+
+    The last global batch is filled up from the start of the permutation, only so far that every rank gets the same
+    number of images, and at least 2 where B >= 2 (batch norm cannot train on one value per channel).
+
+    The epoch travels with the key, so persistent workers need no message when it changes.
+
+    Args:
+        num_samples: Images in the data set, N.
+        batch_size: Images per process and batch, B.
+        seed: Any integer.
+        rank: Of this process.
+        world_size: Number of processes, W.
+        shuffle: False keeps the order of the data set.
+
+    Attributes:
+        repeats: Images that are seen twice in an epoch (counted once per further time), at most W * B.
+    """
+
+    def __init__(
+            self,
+            num_samples: int,
+            batch_size: int,
+            *,
+            seed: int,
+            rank: int = 0,
+            world_size: int = 1,
+            shuffle: bool = True,
+    ):
+        _check_shard(rank, world_size)
+        if num_samples < 1 or batch_size < 1:
+            raise UserError(f'batches need at least one image, got {num_samples} images in batches of {batch_size}')
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+        self.epoch = 0
+
+        global_batch = world_size * batch_size
+        self._full_batches, rest = divmod(num_samples, global_batch)
+        smallest = min(batch_size, 2)
+        self._last_batch = max(-(-rest // world_size), smallest) if rest else 0  # per rank
+        self.repeats = self._last_batch * world_size - rest
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        return self._full_batches + (self._last_batch > 0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.epoch, self._order()
+        mine = order[self.rank::self.world_size].tolist()
+        for start in range(0, len(mine), self.batch_size):
+            yield [(epoch, index) for index in mine[start:start + self.batch_size]]
+
+    def _order(self) -> torch.Tensor:
+        """The permutation of this epoch with its repeats, int64 [N + repeats]."""
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+            order = torch.randperm(self.num_samples, generator=generator)
+        else:
+            order = torch.arange(self.num_samples)
+        return order[torch.arange(self.num_samples + self.repeats) % self.num_samples]
+
+
+class ShardSampler(Sampler):
+    """Every `world_size`-th index from `rank` on: each image exactly once over all ranks, without padding.
+
+    Ranks may differ by one image; gather their results accordingly.
+    """
+
+    def __init__(self, num_samples: int, rank: int = 0, world_size: int = 1):
+        _check_shard(rank, world_size)
+        self._indices = range(rank, num_samples, world_size)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)
+
+
+def _check_shard(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise UserError(f'rank must be from 0 to world_size - 1, got rank {rank} of {world_size}')

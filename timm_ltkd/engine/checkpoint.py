@@ -1,0 +1,72 @@
+"""Training state at epoch boundaries: written whole or not at all, found again, loaded without pickled code."""
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..errors import UserError, last_line
+from ..files import replace_file
+
+_logger = logging.getLogger(__name__)
+KEEP = 2  # the newest, and one more in case a disk damages it
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Checkpoints in a `last/` folder, the newest first."""
+    return sorted(folder.glob('checkpoint-*.pt'), key=lambda path: path.name, reverse=True)
+
+
+def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any], accelerator: Accelerator) -> None:
+    """Save the state after `epoch` epochs with the random states of all processes; older ones go."""
+    rng = [rng_state()] if accelerator.num_processes == 1 else gather_object([rng_state()])
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replace_file(folder / f'checkpoint-{epoch:06d}.pt') as aside:
+            torch.save({**state, 'epoch': epoch, 'rng': rng}, aside)
+        for old in checkpoint_files(folder)[KEEP:]:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest state that can be read; None where there is none.
+
+    Raises:
+        UserError: There are checkpoints, and none can be read.
+    """
+    files = checkpoint_files(folder)
+    for path in files:
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except Exception as e:  # truncated, damaged or unsafe: torch raises a dozen kinds
+            _logger.warning(f'{path} cannot be read ({last_line(e)[:120]}); trying the one before')
+    if files:
+        raise UserError(f'no checkpoint in {folder} can be read; start anew with --overwrite')
+    return None
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random generator of this process, in types that load without pickled code."""
+    kind, keys, *rest = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        'python': [version, list(internal), gauss],
+        'numpy': [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put the generators back to what `rng_state` returned."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state['numpy']
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state['cuda'])

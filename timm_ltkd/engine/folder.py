@@ -1,0 +1,110 @@
+"""The folder of a run: found, claimed, and never mixed with another run's files."""
+import json
+import shutil
+from argparse import Namespace
+from datetime import datetime
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import replace_file
+from .checkpoint import checkpoint_files
+
+MARK = 'run.json'  # in last/; says which settings the folder belongs to
+
+
+class RunFolder:
+    """Paths of a run's files, and which settings it belongs to.
+
+    Args:
+        path: The folder.
+        key: `recipe_key` of the settings.
+        resume: Whether to continue what is there.
+    """
+
+    def __init__(self, path: Path, key: str, resume: bool):
+        self.path, self.key, self.resume = path, key, resume
+        self.last = path / 'last'
+        self.summary = path / 'summary.csv'
+
+    def claim(self, config: str) -> None:
+        """Make the folder and write args.yaml and the mark into it; call on the main process, when all is checked."""
+        self.last.mkdir(parents=True, exist_ok=True)
+        with replace_file(self.path / 'args.yaml') as aside:
+            aside.write_text(config, encoding='utf-8')
+        with replace_file(self.last / MARK) as aside:
+            aside.write_text(json.dumps({'key': self.key}))
+
+
+def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
+    """Where this run goes, by --output, --experiment, --resume and --overwrite. Nothing is written yet, except that
+    --overwrite removes the run it replaces.
+
+    Args:
+        args: Options of the run.
+        name: What to call it without --experiment, after date and time.
+        key: `recipe_key` of the settings.
+
+    Raises:
+        UserError: The folder holds another run or foreign files, or there is nothing to resume.
+    """
+    root = Path(args.output)
+    if root.exists() and not root.is_dir():
+        raise UserError(f'--output {root} is a file; name a folder')
+    if args.resume == 'auto' and not args.experiment:
+        found = _newest_run(root, key)
+        return RunFolder(found, key, True) if found else RunFolder(_fresh(root, name), key, False)
+    if args.resume and args.resume != 'auto':
+        path = Path(args.resume)
+        path = path.parent if path.suffix == '.pt' else path
+        path = path.parent if path.name == 'last' else path
+        if not checkpoint_files(path / 'last'):
+            raise UserError(f'--resume {args.resume}: no checkpoint there; name the folder of a run, or use auto')
+        return RunFolder(path, key, True)
+    if not args.experiment:
+        return RunFolder(_fresh(root, name), key, False)
+    path = root / args.experiment
+    if path.is_file():
+        raise UserError(f'{path} is a file; choose another --experiment')
+    if not path.exists() or not any(path.iterdir()):
+        return RunFolder(path, key, False)
+    mark = _read_mark(path)
+    if args.resume == 'auto' and mark is not None:
+        return RunFolder(path, key, True)
+    if args.overwrite and mark is not None:
+        shutil.rmtree(path)
+        return RunFolder(path, key, False)
+    what = 'a run' if mark is not None else 'files that are no run of ours'
+    hint = '--resume auto continues it, --overwrite replaces it' if mark is not None else 'nothing there is touched'
+    raise UserError(f'{path} holds {what}; choose another --experiment ({hint})')
+
+
+def check_key(folder: RunFolder) -> None:
+    """Raise a UserError if the folder to resume belongs to other settings."""
+    mark = _read_mark(folder.path)
+    if folder.resume and mark is not None and mark != folder.key:
+        raise UserError(
+            f'{folder.path} was started with other settings or data; repeat them with -c {folder.path}/args.yaml, '
+            'or choose another --experiment')
+
+
+def _fresh(root: Path, name: str) -> Path:
+    stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
+    path, count = root / f'{stamp}-{name}', 1
+    while path.exists():
+        count += 1
+        path = root / f'{stamp}-{name}-{count}'
+    return path
+
+
+def _newest_run(root: Path, key: str) -> Path | None:
+    """The run under `root` with these settings whose newest checkpoint is newest."""
+    runs = [mark.parent.parent for mark in root.glob(f'*/last/{MARK}') if _read_mark(mark.parent.parent) == key]
+    runs = [run for run in runs if checkpoint_files(run / 'last')]
+    return max(runs, key=lambda run: checkpoint_files(run / 'last')[0].stat().st_mtime, default=None)
+
+
+def _read_mark(path: Path) -> str | None:
+    try:
+        return json.loads((path / 'last' / MARK).read_text())['key']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

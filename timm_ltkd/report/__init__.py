@@ -1,0 +1,18 @@
+"""What is told about a run: tables, summary.csv, figures and the report files."""
+from .plots import plot_accuracy_by_frequency, plot_curves
+from .profile import data_profile, group_classes
+from .summary import read_summary, write_summary
+from .table import format_table, markdown_table
+from .write import write_report
+
+__all__ = [
+    'data_profile',
+    'format_table',
+    'group_classes',
+    'markdown_table',
+    'plot_accuracy_by_frequency',
+    'plot_curves',
+    'read_summary',
+    'write_report',
+    'write_summary',
+]

@@ -1,0 +1,84 @@
+"""report.md: what a run came to, for people."""
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..prior import ClassPrior
+from .profile import data_profile, group_classes
+from .table import figure, markdown_grid, markdown_table
+from .text import markdown_escape
+
+
+def markdown_report(
+        rows: Mapping[str, Mapping[str, Any]],
+        prior: ClassPrior,
+        class_names: Sequence[str],
+        run: Mapping[str, Any],
+        files: Mapping[str, str],
+        many: int = 100,
+        few: int = 20,
+) -> str:
+    """The page as Markdown text.
+
+    Args:
+        rows: Reports by row name; with two of them, teacher then student, their difference by group is shown.
+        prior: Counts of the training set.
+        class_names: Names by class index, `[C]`.
+        run: Facts of the run; nested ones are shown as `outer.inner`.
+        files: What each file written beside the page holds, by file name.
+        many: A class with more training images is many-shot.
+        few: A class with fewer training images is few-shot.
+    """
+    sections = ['# Results', f'{markdown_table(rows)}\n\n{_legend(many, few)}']
+    if run.get('best'):
+        sections.append(_best(run['best']))
+    if len(rows) == 2:
+        sections += ['## Student minus teacher', _difference(*rows.values(), prior, many, few)]
+    sections += ['## Training data', _bullets(data_profile(prior, class_names, many, few).splitlines())]
+    facts = [f'{key}: {value}' for key, value in _flatten({k: v for k, v in run.items() if k != 'best'})]
+    if facts:
+        sections += ['## Run', _bullets(facts)]
+    sections += ['## Files', _bullets(f'{name}: {holds}' for name, holds in files.items())]
+    return '\n\n'.join(sections) + '\n'
+
+
+def _legend(many: int, few: int) -> str:
+    return markdown_escape(
+        f'Percent. balanced: mean over classes; many, medium, few: mean over the classes with more than {many}, '
+        f'{few} to {many} and fewer than {few} training images; worst: lowest class; ece: expected calibration error.')
+
+
+def _best(best: Mapping[str, Any]) -> str:
+    value = best.get('value')
+    value = f'{value:.2f}' if isinstance(value, int | float) else value
+    return markdown_escape(f"Best {best.get('metric')}: {value} at epoch {best.get('epoch')}, "
+                           f"chosen on {best.get('chosen_on')}.")
+
+
+def _difference(
+        teacher: Mapping[str, Any],
+        student: Mapping[str, Any],
+        prior: ClassPrior,
+        many: int,
+        few: int,
+) -> str:
+    """Teacher, student and their difference over all classes (balanced) and over those of each shot group."""
+    groups = {'balanced': list(range(prior.num_classes)), **group_classes(prior, many, few)}
+    lines = []
+    for name, classes in groups.items():
+        before, after = teacher.get(name), student.get(name)
+        gain = None if before is None or after is None else after - before
+        images = int(prior.counts[classes].sum())
+        lines.append([name, len(classes), images, figure(before), figure(after), figure(gain, sign=True)])
+    return markdown_grid(['', 'classes', 'training images', 'teacher', 'student', 'difference'], lines)
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def _bullets(lines: Sequence[str] | Iterator[str]) -> str:
+    return '\n'.join(f'- {markdown_escape(line)}' for line in lines)

@@ -1,0 +1,52 @@
+"""What a long-tailed training set looks like, in a few lines and as groups of classes."""
+from collections.abc import Sequence
+
+from ..errors import UserError
+from ..prior import ClassPrior
+from .text import printable
+
+
+def data_profile(prior: ClassPrior, class_names: Sequence[str] | None = None, many: int = 100, few: int = 20) -> str:
+    """Classes, images, largest and smallest class, imbalance factor and shot groups; a fact a line.
+
+    Args:
+        prior: Counts of the training set.
+        class_names: Names by class index, `[C]`; the index alone is shown without them.
+        many: A class with more training images is many-shot.
+        few: A class with fewer training images is few-shot.
+
+    Raises:
+        UserError: Another number of names than classes.
+    """
+    check_names(prior, class_names)
+    groups = group_classes(prior, many, few)
+    sizes = [f'{name} {len(classes)} ({_images(prior, classes)} images)' for name, classes in groups.items()]
+    return '\n'.join([
+        f'classes: {prior.num_classes}',
+        f'training images: {prior.num_samples}',
+        f'largest class: {_describe(prior, int(prior.counts.argmax()), class_names)}',
+        f'smallest class: {_describe(prior, int(prior.counts.argmin()), class_names)}',
+        f'imbalance factor: {prior.imbalance_factor:.4g}',
+        f"classes by training images (many > {many}, few < {few}): {', '.join(sizes)}",
+    ])
+
+
+def group_classes(prior: ClassPrior, many: int = 100, few: int = 20) -> dict[str, list[int]]:
+    """The class indices of each shot group that has any."""
+    masks = prior.shot_groups(many=many, few=few)
+    return {name: mask.nonzero()[:, 0].tolist() for name, mask in masks.items() if mask.any()}
+
+
+def check_names(prior: ClassPrior, class_names: Sequence[str] | None) -> None:
+    """Refuse names that cannot belong to the prior's classes."""
+    if class_names is not None and len(class_names) != prior.num_classes:
+        raise UserError(f'{len(class_names)} class names for {prior.num_classes} classes; give one name a class')
+
+
+def _images(prior: ClassPrior, classes: list[int]) -> int:
+    return int(prior.counts[classes].sum())
+
+
+def _describe(prior: ClassPrior, index: int, class_names: Sequence[str] | None) -> str:
+    name = f" '{printable(class_names[index])}'" if class_names is not None else ''
+    return f'{index}{name} ({int(prior.counts[index])} images)'

@@ -1,0 +1,137 @@
+"""The files that a finished run leaves in its folder to say how well it did."""
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import replace_file
+from ..prior import ClassPrior
+from .markdown import markdown_report
+from .plots import plot_accuracy_by_frequency, plot_curves
+from .profile import check_names, group_classes
+from .summary import write_csv
+
+FILES = {
+    'report.json': 'every figure, for programs',
+    'per_class.csv': 'training images and accuracy of each class',
+    'accuracy_by_frequency.png': 'accuracy of each class against its training images',
+    'curves.png': 'losses, accuracies and learning rate over the epochs',
+}
+
+
+def write_report(
+        folder: str | os.PathLike,
+        *,
+        student: Mapping[str, Any],
+        teacher: Mapping[str, Any] | None = None,
+        prior: ClassPrior,
+        class_names: Sequence[str],
+        history: Sequence[Mapping[str, Any]],
+        run: Mapping[str, Any],
+        many: int = 100,
+        few: int = 20,
+) -> list[Path]:
+    """Write report.json, report.md, per_class.csv, accuracy_by_frequency.png and curves.png, each whole or not at all.
+
+    Args:
+        folder: Where to; made if it is not there.
+        student: Report of `timm_ltkd.metrics.long_tail_report` of what was trained.
+        teacher: The same of its teacher.
+        prior: Counts of the training set.
+        class_names: Names by class index, `[C]`.
+        history: Rows of the summary, one an epoch; without any there is no curves.png.
+        run: Facts of the run, kept as they are under `run`. `student` and `teacher`, if text, name the models in
+            tables and plots; `best` (metric, value, epoch, chosen_on) is also put at the top of report.json.
+        many: A class with more training images is many-shot.
+        few: A class with fewer training images is few-shot.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: Names or reports of another number of classes than the prior.
+    """
+    reports = {'student': student} if teacher is None else {'teacher': teacher, 'student': student}
+    check_names(prior, class_names)
+    for role, report in reports.items():
+        if len(report['per_class']) != prior.num_classes:
+            raise UserError(f"the {role}'s report has {len(report['per_class'])} classes, the training set "
+                            f'{prior.num_classes}; they belong to different data')
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {_row_name(role, run): report for role, report in reports.items()}
+    groups = group_classes(prior, many, few)
+    files = {name: holds for name, holds in FILES.items() if history or name != 'curves.png'}
+
+    _write_text(folder / 'report.json', _as_json(reports, prior, class_names, groups, run))
+    _write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, many, few))
+    _write_per_class(folder / 'per_class.csv', reports, prior, class_names, groups)
+    plot_accuracy_by_frequency(folder / 'accuracy_by_frequency.png', rows, prior, many, few)
+    if history:
+        plot_curves(folder / 'curves.png', history)
+    return [folder / name for name in ('report.md', *files)]
+
+
+def _row_name(role: str, run: Mapping[str, Any]) -> str:
+    return f'{role} {run[role]}' if isinstance(run.get(role), str) else role
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replace_file(path) as aside:
+        aside.write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
+
+
+def _as_json(
+        reports: Mapping[str, Mapping[str, Any]],
+        prior: ClassPrior,
+        class_names: Sequence[str],
+        groups: Mapping[str, list[int]],
+        run: Mapping[str, Any],
+) -> str:
+    """Strict JSON with sorted keys: equal runs give equal text, and any parser reads it."""
+    document = {
+        **reports,
+        'data': {
+            'num_classes': prior.num_classes,
+            'num_train': prior.num_samples,
+            'imbalance_factor': prior.imbalance_factor,
+            'class_counts': [int(count) for count in prior.counts],
+            'class_names': [str(name) for name in class_names],
+            'groups': groups,
+        },
+        'run': run,
+    }
+    if run.get('best'):
+        document['best'] = run['best']
+    return json.dumps(_strict(document), indent=2, sort_keys=True, allow_nan=False) + '\n'
+
+
+def _strict(value: Any) -> Any:
+    """The value in JSON's own terms: NaN and infinities become null, what JSON has no form for becomes text."""
+    if hasattr(value, 'tolist'):  # numpy and torch, scalars too
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _write_per_class(
+        path: Path,
+        reports: Mapping[str, Mapping[str, Any]],
+        prior: ClassPrior,
+        class_names: Sequence[str],
+        groups: Mapping[str, list[int]],
+) -> None:
+    group_of = {index: group for group, classes in groups.items() for index in classes}
+    roles = [role for role in ('student', 'teacher') if role in reports]
+    write_csv(path, ['class', 'name', 'train_images', 'group', *roles], (
+        [index, class_names[index], int(prior.counts[index]), group_of[index],
+         *(reports[role]['per_class'][index] for role in roles)]
+        for index in range(prior.num_classes)))
