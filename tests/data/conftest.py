@@ -1,7 +1,6 @@
 """Tiny data sets in the formats that timm reads."""
 import hashlib
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
@@ -25,14 +24,6 @@ def write_class_folders(folder, sizes, first_seed=0):
             picture(seed).save(folder / name / f'{i:03d}.png')
             seed += 1
     return folder
-
-
-def pack(folder, tar_path):
-    """Put what lies in `folder` into a tar file."""
-    with tarfile.open(tar_path, 'w') as archive:
-        for entry in sorted(folder.iterdir()):
-            archive.add(entry, arcname=entry.name)
-    return tar_path
 
 
 @pytest.fixture

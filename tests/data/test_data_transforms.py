@@ -63,7 +63,8 @@ def test_other_modes_are_timms(crop_mode):
 
 def test_augmentation_works_with_the_padded_crop():
     transform = create_train_transform(
-        input_size=32, crop_mode='pad', color_jitter=(0.1, 0.2, 0.3, 0.1), reprob=0.25, remode='rand', recount=3, **COMMON)
+        input_size=32, crop_mode='pad', color_jitter=(0.1, 0.2, 0.3, 0.1), reprob=0.25, remode='rand', recount=3,
+        **COMMON)
     kinds = [type(step).__name__ for step in transform.transforms]
     assert kinds[:3] == ['Resize', 'RandomCrop', 'RandomHorizontalFlip'] and 'ColorJitter' in kinds
     erasing = transform.transforms[-1]
@@ -71,6 +72,21 @@ def test_augmentation_works_with_the_padded_crop():
     with_aa = create_train_transform(input_size=32, crop_mode='pad', aa='rand-m9-mstd0.5-inc1', **COMMON)
     assert 'RandAugment' in [type(step).__name__ for step in with_aa.transforms]
     assert drawn(with_aa).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize('aa', ['rand-m10-n16-inc1', 'v0', 'augmix-m10-w6-d4'])
+def test_the_strongest_posterize_gives_black_and_no_error(aa):
+    transform = create_train_transform(input_size=32, aa=aa, **COMMON)
+    step = next(s for s in transform.transforms if hasattr(s, 'ops') or hasattr(s, 'policy'))
+    ops = [*getattr(step, 'ops', ()), *(op for sequence in getattr(step, 'policy', ()) for op in sequence)]
+    posterizing = [op for op in ops if op.name.startswith('Posterize')]
+    assert posterizing
+    for op in posterizing:
+        assert op.aug_fn(IMAGE, 0).getextrema() == ((0, 0),) * 3
+        assert np.array_equal(op.aug_fn(IMAGE, 3), np.asarray(IMAGE) & 0b11100000)
+        assert op.aug_fn(IMAGE, 8) is IMAGE
+    for seed in range(20):
+        assert drawn(transform, seed=seed).isfinite().all()
 
 
 def test_no_aug_is_still():
@@ -102,7 +118,7 @@ def test_eval_transform_is_timms():
     (dict(color_jitter=-1.), 'colour jitter'),
     (dict(color_jitter=(0.4, 0.4)), 'colour jitter'),
     (dict(color_jitter=(0.4, 0.4, 0.4, 0.6)), 'colour jitter'),
-    (dict(aa='rand-x'), "auto-augment string 'rand-x'"),
+    (dict(aa='rand-q9'), "auto-augment string 'rand-q9'"),
     (dict(aa='nonsense'), "auto-augment string 'nonsense'"),
     (dict(input_size=0), 'input size'),
     (dict(input_size=(1, 2, 3, 4)), 'input size'),
@@ -116,7 +132,9 @@ def test_train_transform_refuses(change, message):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(crop_pct=0.), 'crop_pct'), (dict(interpolation='random'), 'interpolation'), (dict(crop_mode='pad'), 'crop mode'),
+    (dict(crop_pct=0.), 'crop_pct'),
+    (dict(interpolation='random'), 'interpolation'),
+    (dict(crop_mode='pad'), 'crop mode'),
 ])
 def test_eval_transform_refuses(change, message):
     with pytest.raises(UserError, match=message):

@@ -62,9 +62,10 @@ class LongTailedDataset(Dataset):
 
     @transform.setter
     def transform(self, value):
-        if value is not None and not hasattr(self.base, 'transform'):
+        if hasattr(self.base, 'transform'):
+            self.base.transform = value
+        elif value is not None:
             raise UserError(f'{type(self.base).__name__} takes no transform: it has no such attribute')
-        self.base.transform = value
 
     @property
     def target_transform(self):

@@ -165,6 +165,8 @@ def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: di
             name, root=None if root is None else str(root), split=split, class_map=class_map, **kwargs)
     except ImportError as e:
         raise UserError(f"'{name}' needs the package datasets: pip install datasets ({last_line(e)})") from e
+    except AttributeError as e:  # timm before it took a label column of plain integers
+        raise UserError(f"this timm reads '{name}' only with named classes or a class map; update timm") from e
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         raise UserError(f"cannot read split '{split}' of '{name}': {last_line(e)}") from e
 

@@ -58,7 +58,7 @@ def _broken_image(dataset: Dataset, index: int, error: Exception) -> UserError:
 
 def sample_name(dataset: Dataset, index: int, basename: bool = False, absolute: bool = False) -> str | None:
     """The file of a sample as timm names it, relative to the dataset's root unless asked otherwise; None if none."""
-    if hasattr(dataset, 'filename'):
+    if callable(getattr(dataset, 'filename', None)):  # torchvision's CIFAR keeps its archive's name there
         return dataset.filename(index, basename=basename, absolute=absolute)
     path = _stored_path(dataset, index)
     if path is None:

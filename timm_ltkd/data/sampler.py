@@ -67,6 +67,10 @@ class EpochBatchSampler(Sampler):
         """Batches of an epoch, the same on every rank."""
         return self._full_batches + (self._last_batch > 0)
 
+    def batch_sizes(self) -> list[int]:
+        """Images of each batch of an epoch, the same on every rank."""
+        return [self.batch_size] * self._full_batches + [self._last_batch] * (self._last_batch > 0)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order = self.epoch, self._order()
         mine = order[self.rank::self.world_size].tolist()

@@ -52,8 +52,8 @@ def long_tail_counts(
 
     if 0 in counts:
         raise UserError(
-            f'an imbalance factor of {factor:g} leaves class {counts.index(0)} with 0 of {max_count} images; '
-            f'the largest factor that leaves one is {max_count}')
+            f'an imbalance factor of {factor:g} leaves class {counts.index(0)} with 0 images where the largest class '
+            f'has {max_count}; lower the factor')
     return np.array(counts, dtype=np.int64)
 
 

@@ -97,7 +97,6 @@ def _file_names(dataset: LongTailedDataset) -> list[str] | None:
     """Where the dataset keeps a list of them; a Hugging Face table would have to be read for its."""
     if hasattr(dataset.base, 'reader') and not classes_come_from_folders(dataset.base):
         return None
-    names = [dataset.filename(i) for i in range(min(len(dataset), 1))]
-    if None in names:
+    if not len(dataset) or dataset.filename(0) is None:
         return None
     return [dataset.filename(i) for i in range(len(dataset))]

@@ -2,7 +2,9 @@
 import math
 from collections.abc import Sequence
 
+from PIL import Image
 from timm.data import create_transform
+from timm.data.auto_augment import posterize
 from timm.data.transforms import str_to_interp_mode
 from torchvision import transforms
 
@@ -100,6 +102,8 @@ def create_train_transform(
             raise
         raise UserError(f"timm cannot read the auto-augment string '{aa}'; one it can: 'rand-m9-mstd0.5-inc1'") from e
     steps = [step for stage in stages for step in stage.transforms]
+    for step in steps:
+        _allow_black_posterize(step)
     if crop_mode == 'pad':
         steps[:1] = _padded_crop(size, crop_padding, interpolation)
     return transforms.Compose(steps)
@@ -142,6 +146,19 @@ def _padded_crop(size: tuple[int, int], padding: int, interpolation: str) -> lis
         transforms.Resize(size, interpolation=mode),  # leaves an image of this size as it is
         transforms.RandomCrop(size, padding=padding),
     ]
+
+
+def _allow_black_posterize(step) -> None:
+    """Let timm's auto-augmentation keep 0 bits: it does at its strongest, and Pillow from 13 on raises then."""
+    for op in [*getattr(step, 'ops', ()), *(op for sequence in getattr(step, 'policy', ()) for op in sequence)]:
+        if op.name.startswith('Posterize'):
+            op.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **options) -> Image.Image:
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)  # black, as earlier versions of Pillow gave
+    return posterize(image, bits_to_keep, **options)
 
 
 def _checked_size(input_size) -> tuple[int, int]:

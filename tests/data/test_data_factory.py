@@ -1,0 +1,277 @@
+"""create_dataset: every kind of source, the same selection from each, and its refusals."""
+import importlib.util
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from timm_ltkd.data import create_dataset, long_tail_counts, long_tail_indices
+from timm_ltkd.errors import UserError
+
+CLASSES = ['ant', 'bee', 'cat']
+needs_datasets = pytest.mark.skipif(
+    importlib.util.find_spec('datasets') is None, reason='needs the package datasets')
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """Counts the images that are opened or decoded."""
+    calls = []
+    for owner, name in ((Image, 'open'), (ImageFile.ImageFile, 'load')):
+        original = getattr(owner, name)
+
+        def counted(*args, _original=original, **kwargs):
+            calls.append(args)
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def make_tar(image_root, tmp_path):
+    (tmp_path / 'tars').mkdir()
+    for split in ('train', 'val'):
+        with tarfile.open(tmp_path / 'tars' / f'{split}.tar', 'w') as archive:
+            archive.add(image_root / split, arcname='.')
+    return tmp_path / 'tars'
+
+
+def make_parquet(image_root, tmp_path):
+    import datasets
+    folder = tmp_path / 'parquet'
+    for split in ('train', 'val'):
+        files = sorted((image_root / split).glob('*/*.png'))
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=CLASSES))
+        rows = {'image': [str(f) for f in files], 'label': [CLASSES.index(f.parent.name) for f in files]}
+        table = datasets.Dataset.from_dict(rows, features=features)
+        name = 'train' if split == 'train' else 'validation'
+        folder.mkdir(exist_ok=True)
+        table.to_parquet(folder / f'{name}-00000-of-00001.parquet')
+    return folder
+
+
+SOURCES = {
+    'folder': lambda root, tmp: ('lt/', root),
+    'tar': lambda root, tmp: ('lt/folder', make_tar(root, tmp)),
+    'torchvision': lambda root, tmp: ('lt/torch/image_folder', root),
+    'hfds folder': lambda root, tmp: (f'lt/hfds/{root}', tmp / 'cache'),
+    'hfds parquet': lambda root, tmp: (f'lt/hfds/{make_parquet(root, tmp)}', tmp / 'cache'),
+}
+
+
+@pytest.mark.parametrize('source', [
+    pytest.param(name, marks=needs_datasets if name.startswith('hfds') else ()) for name in SOURCES])
+def test_the_same_images_from_every_source_without_decoding(source, image_root, tmp_path, no_decoding):
+    name, root = SOURCES[source](image_root, tmp_path)
+    no_decoding.clear()
+    dataset = create_dataset(name, root, imbalance_factor=4, seed=3)
+    whole = create_dataset(name, root)
+    val = create_dataset(name, root, split='validation', imbalance_factor=4)
+    assert not no_decoding, 'labels are read without opening an image'
+
+    targets = np.repeat(np.arange(3), 12)
+    counts = long_tail_counts(3, 12, 4)
+    assert dataset.class_names == CLASSES
+    assert whole.targets.tolist() == targets.tolist() and whole.indices.tolist() == list(range(36))
+    assert dataset.class_counts.tolist() == counts.tolist() == [12, 6, 3]
+    assert dataset.indices.tolist() == long_tail_indices(targets, counts, seed=3).tolist()
+    assert val.class_counts.tolist() == [4, 4, 4]
+
+    files = sorted((image_root / 'train').glob('*/*.png'))
+    for i in (0, 13, 20):
+        image, target = dataset[i]
+        assert image.tobytes() == Image.open(files[dataset.indices[i]]).tobytes()
+        assert target == dataset.targets[i] and isinstance(target, int)
+    assert pickle.loads(pickle.dumps(dataset))[13][0].tobytes() == dataset[13][0].tobytes()
+
+
+def test_cifar_short_names_and_timms_names(cifar_root):
+    short = create_dataset('lt/cifar10', cifar_root, imbalance_factor=5, imbalance_type='step')
+    full = create_dataset('LT/Torch/CIFAR10', cifar_root, imbalance_factor=5, imbalance_type='step')
+    assert short.class_counts.tolist() == [20] * 5 + [4] * 5
+    assert np.array_equal(short.indices, full.indices)
+    assert len(create_dataset('torch/cifar10', cifar_root)) == 200
+    assert create_dataset('lt/cifar100', cifar_root, split='val').class_counts.tolist() == [2] * 100
+
+
+def test_selection_options(image_root, tmp_path):
+    def counts(**kwargs):
+        return create_dataset('lt/folder', image_root, **kwargs).class_counts.tolist()
+
+    assert counts() == [12, 12, 12]
+    assert counts(imbalance_factor=4, max_per_class=8) == [8, 4, 2]
+    assert counts(imbalance_factor=1, max_per_class=5) == [5, 5, 5]
+    assert counts(class_counts=[2, 7, 1]) == [2, 7, 1]
+    (tmp_path / 'counts.json').write_text(json.dumps([2, 7, 1]))
+    for path in (tmp_path / 'counts.json', str(tmp_path / 'counts.json')):
+        assert counts(class_counts=path) == [2, 7, 1]
+    assert counts(split='validation', class_counts=[2, 7, 1]) == [4, 4, 4]
+    first, second = (create_dataset('lt/folder', image_root, imbalance_factor=4, seed=s).indices for s in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_the_smallest_class_is_the_largest_of_the_selection(image_root):
+    for file in sorted((image_root / 'train' / 'bee').iterdir())[:3]:
+        file.unlink()
+    assert create_dataset('lt/', image_root, imbalance_factor=3).class_counts.tolist() == [9, 5, 3]
+
+
+@pytest.mark.parametrize('kind', ['dict', 'file'])
+def test_a_class_map_orders_and_chooses_classes(image_root, kind):
+    class_map = {'cat': 0, 'ant': 1}
+    if kind == 'file':
+        class_map = image_root / 'classes.txt'
+        class_map.write_text('cat\nant\n')
+    dataset = create_dataset('lt/folder', image_root / 'train', class_map=class_map)
+    assert dataset.class_names == ['cat', 'ant'] and dataset.class_counts.tolist() == [12, 12]
+    assert dataset.filename(0).startswith('ant') and dataset.targets[0] == 1
+
+
+def test_splits_are_found_by_their_synonyms(image_root):
+    (image_root / 'train').rename(image_root / 'training')
+    assert len(create_dataset('folder', image_root, split='train')) == 36
+    assert len(create_dataset('folder', image_root, split='validation')) == 12
+    assert len(create_dataset('folder', image_root / 'training', split='train')) == 36
+    assert len(create_dataset('folder', image_root / 'val', split='validation')) == 12
+
+
+@needs_datasets
+def test_hugging_face_columns_and_class_maps(image_root, tmp_path):
+    import datasets
+    files = sorted((image_root / 'train').glob('*/*.png'))
+    rows = {'picture': [str(f) for f in files], 'kind': [0, 1, 2] * 12, 'text': ['a', 'b', 'c'] * 12}
+    table = datasets.Dataset.from_dict(
+        rows, features=datasets.Features(
+            picture=datasets.Image(), kind=datasets.Value('int64'), text=datasets.Value('string')))
+    (tmp_path / 'repo').mkdir()
+    table.to_parquet(tmp_path / 'repo' / 'train.parquet')
+    name, common = f'lt/hfds/{tmp_path}/repo', dict(root=tmp_path / 'cache', input_key='picture')
+
+    dataset = create_dataset(name, target_key='kind', imbalance_factor=4, **common)
+    assert dataset.class_names == ['0', '1', '2'] and dataset.class_counts.tolist() == [12, 6, 3]
+    mapped = create_dataset(name, target_key='text', class_map={'c': 0, 'a': 1, 'b': 2}, **common)
+    assert mapped.targets[:4].tolist() == [1, 2, 0, 1] and mapped.class_names == ['c', 'a', 'b']
+    assert mapped[2][1] == 0
+    for options, message in (
+            (dict(target_key='text'), "first label is 'a'"),
+            (dict(target_key='label'), "no label column 'label'; choose one of: kind, text"),
+            (dict(target_key='kind', split='test'), "cannot read split 'test'"),
+            (dict(target_key='text', class_map={'a': 0}), "no entry for the label 'b'"),
+    ):
+        with pytest.raises(UserError) as error:
+            create_dataset(name, **common | options)
+        assert message in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name, message', [
+    ('lt/digit', "unknown dataset 'lt/digit'; did you mean 'lt/digits'"),
+    ('lt/cifar1000', "did you mean 'lt/cifar100'"),
+    ('torch/mnst', "did you mean 'torch/mnist'"),
+    ('lt/torch/mnis', "did you mean 'torch/mnist'"),
+    ('foldr', "did you mean 'folder'"),
+    ('hfds/', "unknown dataset 'hfds/'"),
+    ('lt/wds/shards', 'iterable dataset'),
+    ('hfids/repo', 'iterable dataset'),
+])
+def test_unknown_names(name, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        create_dataset(name, tmp_path)
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(UserError) as error:
+        create_dataset(*args, **kwargs)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def test_missing_data(tmp_path, image_root):
+    assert f"'{tmp_path}/none' does not exist" in refusal('lt/folder', tmp_path / 'none')
+    assert 'need a data folder' in refusal('lt/folder')
+    assert 'needs a data folder' in refusal('lt/cifar10')
+    assert '--dataset-download' in refusal('lt/cifar10', tmp_path / 'none')
+    assert '--dataset-download' in refusal('lt/cifar10', tmp_path)
+    assert "no split 'test'" in refusal('lt/folder', image_root, 'test') and 'train, val' in refusal(
+        'lt/folder', image_root, 'test')
+    assert "no split 'tset'; did you mean 'test'" in refusal('torch/mnist', tmp_path, 'tset')
+    (tmp_path / 'file.txt').write_text('')
+    assert 'neither a folder nor a tar file' in refusal('folder', tmp_path / 'file.txt')
+    (tmp_path / 'bad.tar').write_text('no tar')
+    assert 'bad.tar' in refusal('folder', tmp_path / 'bad.tar')
+
+
+@needs_datasets
+def test_missing_hugging_face_data(tmp_path):
+    assert "cannot read split 'train'" in refusal(f'lt/hfds/{tmp_path}/none', tmp_path / 'cache')
+
+
+def test_a_folder_without_images(tmp_path):
+    (tmp_path / 'train' / 'cat').mkdir(parents=True)
+    (tmp_path / 'train' / 'cat' / 'notes.txt').write_text('')
+    message = refusal('lt/folder', tmp_path)
+    assert str(tmp_path / 'train') in message and '.png' in message
+
+
+@pytest.mark.parametrize('content', [[], ['notes.txt'], ['deeper/notes.txt'], ['picture.tiff']])
+@pytest.mark.parametrize('packed', [False, True])
+def test_a_training_class_without_images_is_named(image_root, tmp_path, content, packed):
+    folder = image_root / 'train' / 'bat'
+    folder.mkdir()
+    for file in content:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text('')
+    message = refusal('lt/folder', make_tar(image_root, tmp_path) if packed else image_root, imbalance_factor=2)
+    assert "class 'bat'" in message and 'no image' in message
+
+
+def test_folders_that_are_no_classes_do_no_harm(image_root):
+    for name in ('.cache/thumbnails', '__MACOSX', 'ant/empty'):
+        (image_root / 'train' / name).mkdir(parents=True)
+    assert create_dataset('folder', image_root).class_names == CLASSES
+
+
+def test_classes_in_nested_folders(tmp_path, image_root):
+    (image_root / 'train').rename(image_root / 'insects')
+    (image_root / 'train').mkdir()
+    (image_root / 'insects').rename(image_root / 'train' / 'insects')
+    assert create_dataset('folder', image_root).class_names == CLASSES
+    (image_root / 'train' / 'insects' / 'dragonfly').mkdir()
+    assert "class 'insects/dragonfly'" in refusal('folder', image_root)
+
+
+def test_images_outside_class_folders_are_refused(image_root):
+    (image_root / 'train' / 'ant' / '000.png').rename(image_root / 'train' / 'stray.png')
+    assert 'must lie in the folder of its class' in refusal('folder', image_root)
+
+
+def test_impossible_selections(image_root, cifar_root):
+    assert "write 'lt/folder'" in refusal('folder', image_root, imbalance_factor=2)
+    assert "write 'lt/folder'" in refusal('folder', image_root, class_counts=[1, 1, 1])
+    assert '>= 1, got 0.1' in refusal('lt/folder', image_root, imbalance_factor=0.1)
+    assert 'leaves class 2 with 0 images' in refusal('lt/folder', image_root, imbalance_factor=13)
+    assert "class 'ant' (index 0) has 12 images, but 13" in refusal(
+        'lt/folder', image_root, imbalance_factor=2, max_per_class=13)
+    assert 'goes with an imbalance factor' in refusal('lt/folder', image_root, max_per_class=13)
+    assert 'not both' in refusal('lt/folder', image_root, imbalance_factor=2, class_counts=[1, 1, 1])
+    assert '2 class counts are given for 3 classes' in refusal('lt/folder', image_root, class_counts=[1, 1])
+    assert "class 'bee' (index 1) would keep 0 images" in refusal('lt/folder', image_root, class_counts=[1, 0, 1])
+    assert "class 'cat' (index 2) has 12 images, but 99" in refusal('lt/folder', image_root, class_counts=[1, 1, 99])
+    assert "did you mean 'exp'" in refusal('lt/folder', image_root, imbalance_factor=2, imbalance_type='exq')
+    assert 'class map' in refusal('lt/cifar10', cifar_root, class_map={'a': 0})
+
+
+def test_bad_class_maps(image_root):
+    assert "for class 'dog' (index 1)" in refusal('lt/folder', image_root, class_map={'ant': 0, 'dog': 1})
+    assert 'none.txt' in refusal('lt/folder', image_root, class_map='none.txt')
+    assert 'a class index' in refusal('lt/folder', image_root, class_map={'ant': 'first'})
+    assert 'no images' in refusal('lt/folder', image_root, class_map={'dog': 0})
+
+
+def test_damaged_torchvision_files(cifar_root):
+    for file in (cifar_root / 'cifar-10-batches-py').iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    assert 'cifar10' in refusal('lt/cifar10', cifar_root)

@@ -1,0 +1,107 @@
+"""One class map for both splits, and the fingerprint."""
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from timm_ltkd.data import create_splits, fingerprint
+from timm_ltkd.errors import UserError
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(UserError) as error:
+        create_splits(*args, **kwargs)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def test_a_class_without_validation_images_keeps_its_index(image_root):
+    shutil.rmtree(image_root / 'val' / 'ant')
+    splits = create_splits('lt/folder', image_root, imbalance_factor=4)
+    assert splits.class_names == splits.train.class_names == splits.val.class_names == ['ant', 'bee', 'cat']
+    assert splits.val.class_counts.tolist() == [0, 4, 4]
+    for i in range(len(splits.val)):
+        assert splits.class_names[splits.val[i][1]] == splits.val.filename(i).split('/')[0]
+    assert splits.train.class_counts.tolist() == [12, 6, 3]
+
+
+def test_a_class_only_in_validation_is_named(image_root):
+    (image_root / 'val' / 'dog').mkdir()
+    Image.new('RGB', (8, 8)).save(image_root / 'val' / 'dog' / '0.png')
+    assert "training does not have: 'dog'" in refusal('lt/folder', image_root)
+    splits = create_splits('lt/folder', image_root, class_map={'ant': 1, 'bee': 0, 'cat': 2})
+    assert splits.class_names == ['bee', 'ant', 'cat'] and splits.val.class_counts.tolist() == [4, 4, 4]
+
+
+def test_an_empty_training_class_is_named(image_root):
+    for file in (image_root / 'train' / 'bee').iterdir():
+        file.rename(file.with_suffix('.gif'))
+    assert "class 'bee'" in refusal('lt/folder', image_root)
+
+
+def test_an_empty_validation_folder_is_allowed(image_root):
+    for file in (image_root / 'val' / 'bee').iterdir():
+        file.unlink()
+    assert create_splits('folder', image_root).val.class_counts.tolist() == [4, 0, 4]
+
+
+@pytest.mark.parametrize('name', ['lt/folder', 'lt/torch/folder'])
+def test_both_splits_may_not_be_the_same_images(image_root, name):
+    assert 'same images' in refusal(name, image_root / 'train')
+    shutil.rmtree(image_root / 'val')
+    assert "no split 'validation'" in refusal(name, image_root)
+
+
+@pytest.mark.parametrize('name, sizes', [('lt/digits', ([144, 103, 74, 53, 38, 27, 19, 14, 10, 7], [30] * 10)),
+                                         ('lt/cifar10', ([20, 15, 11, 9, 7, 5, 4, 3, 2, 2], [2] * 10))])
+def test_other_sources(name, sizes, cifar_root):
+    splits = create_splits(name, cifar_root, imbalance_factor=20 if name == 'lt/digits' else 10)
+    assert splits.train.class_counts.tolist() == sizes[0] and splits.val.class_counts.tolist() == sizes[1]
+    assert len(splits.class_names) == 10
+
+
+def test_torchvision_folders_that_number_classes_differently_are_refused(image_root):
+    shutil.rmtree(image_root / 'val' / 'ant')
+    assert 'differently' in refusal('torch/folder', image_root)
+    (image_root / 'val' / 'dog').mkdir()
+    Image.new('RGB', (8, 8)).save(image_root / 'val' / 'dog' / '0.png')
+    assert "'dog'" in refusal('torch/folder', image_root)
+
+
+def test_plain_integer_labels_of_hugging_face(image_root, tmp_path):
+    datasets = pytest.importorskip('datasets')
+    reader = pytest.importorskip('timm.data.readers.reader_hfds').ReaderHfds
+    if not hasattr(reader, 'iter_targets'):
+        pytest.skip('this timm reads named classes only')
+    files = [str(f) for f in sorted((image_root / 'train').glob('*/*.png'))]
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value('int64'))
+    (tmp_path / 'repo').mkdir()
+    for split, labels in (('train', [0, 1, 2]), ('validation', [1, 0, 1])):
+        rows = {'image': files[:3], 'label': labels}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / 'repo' / f'{split}.parquet')
+    splits = create_splits(f'hfds/{tmp_path}/repo', tmp_path / 'cache')
+    assert splits.class_names == splits.val.class_names == ['0', '1', '2']
+    assert splits.val.class_counts.tolist() == [1, 2, 0]
+    assert len(fingerprint(splits)) == 64
+
+
+def test_fingerprint_ignores_place_and_pixels_only(image_root, tmp_path):
+    def of(root=image_root, **kwargs):
+        return fingerprint(create_splits('lt/folder', root, **{'imbalance_factor': 4, **kwargs}))
+
+    first = of()
+    assert len(first) == 64 and of() == first
+    shutil.copytree(image_root, tmp_path / 'moved')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'moved' / 'train' / 'ant' / '003.png')
+    assert of(tmp_path / 'moved') == first
+    assert len({first, of(seed=1), of(imbalance_factor=3), of(imbalance_factor=None),
+                of(class_map={'bee': 0, 'ant': 1, 'cat': 2})}) == 5
+    (tmp_path / 'moved' / 'val' / 'cat' / '003.png').rename(tmp_path / 'moved' / 'val' / 'cat' / '004.png')
+    assert of(tmp_path / 'moved') != first
+
+
+def test_fingerprint_of_data_without_files():
+    first, again = (fingerprint(create_splits('lt/digits')) for _ in range(2))
+    assert first == again != fingerprint(create_splits('lt/digits', seed=1))
+    assert np.array_equal(create_splits('lt/digits').val.indices, np.arange(300))
