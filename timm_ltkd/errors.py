@@ -1,5 +1,6 @@
 """What a user can get wrong, told in one line."""
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -15,7 +16,13 @@ def nearest(name: str, options: Iterable[str]) -> str:
     options = sorted(options)
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.4)
     hint = f"; did you mean '{close[0]}'?" if close else '.'
-    return f"{hint} Known: {', '.join(options)}" if len(options) <= 40 else hint
+    return f"{hint} Known: {', '.join(options)}" if 0 < len(options) <= 40 else hint
+
+
+def unknown_keyword(error: BaseException) -> str | None:
+    """The keyword that a call did not take, where that is what an error says."""
+    said = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
+    return said and said[1]
 
 
 def last_line(error: BaseException) -> str:

@@ -39,8 +39,8 @@ def test_transforms_and_pickling():
 
 def test_default_selection_has_all_three_groups():
     dataset = create_dataset('lt/digits')
-    assert dataset.class_counts.tolist() == [144, 103, 74, 53, 38, 27, 19, 14, 10, 7]
-    assert DIGITS_IMBALANCE_FACTOR == 20
+    assert dataset.class_counts.tolist() == [144, 93, 60, 39, 25, 16, 10, 6, 4, 2]
+    assert DIGITS_IMBALANCE_FACTOR == 50
     groups = ClassPrior(dataset.class_counts).shot_groups()
     assert all(groups[name].any() for name in ('many', 'medium', 'few'))
     assert create_dataset('lt/digits', imbalance_factor=1).class_counts.tolist() == [144] * 10

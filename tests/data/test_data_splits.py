@@ -53,10 +53,10 @@ def test_both_splits_may_not_be_the_same_images(image_root, name):
     assert "no split 'validation'" in refusal(name, image_root)
 
 
-@pytest.mark.parametrize('name, sizes', [('lt/digits', ([144, 103, 74, 53, 38, 27, 19, 14, 10, 7], [30] * 10)),
+@pytest.mark.parametrize('name, sizes', [('lt/digits', ([144, 93, 60, 39, 25, 16, 10, 6, 4, 2], [30] * 10)),
                                          ('lt/cifar10', ([20, 15, 11, 9, 7, 5, 4, 3, 2, 2], [2] * 10))])
 def test_other_sources(name, sizes, cifar_root):
-    splits = create_splits(name, cifar_root, imbalance_factor=20 if name == 'lt/digits' else 10)
+    splits = create_splits(name, cifar_root, imbalance_factor=50 if name == 'lt/digits' else 10)
     assert splits.train.class_counts.tolist() == sizes[0] and splits.val.class_counts.tolist() == sizes[1]
     assert len(splits.class_names) == 10
 

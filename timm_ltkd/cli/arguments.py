@@ -19,6 +19,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            if not unknown[0].startswith('-'):
+                raise UserError(f"unexpected argument '{unknown[0]}'")
             name = unknown[0].split('=')[0]
             raise UserError(f"unknown option '{unknown[0]}'{nearest(name, self._option_string_actions)}")
         return parsed
@@ -80,10 +82,11 @@ def add_data(parser: Parser) -> None:
     add('--imbalance-factor', metavar='F', type=number(float, least=1),
         help='images of the largest class over images of the smallest, for lt/ datasets (default: no sub-selection; '
              'the data set of lt/digits has its own)')
-    add('--imbalance-type', choices=('exp', 'step'), default='exp', help='profile over classes (default: %(default)s)')
+    add('--imbalance-type', choices=('exp', 'step'), default='exp',
+        help='profile over classes (default: %(default)s)')
     add('--imbalance-seed', metavar='N', type=COUNT, default=0, help='selects the images (default: %(default)s)')
-    add('--max-per-class', metavar='N', type=NATURAL, help='images of the largest class (default: the smallest class of '
-                                                           'the whole set)')
+    add('--max-per-class', metavar='N', type=NATURAL,
+        help='images of the largest class (default: the smallest class of the whole set)')
     add('--class-counts', metavar='FILE', help='training images per class from a file, instead of a factor')
     add('-j', '--workers', metavar='N', type=COUNT,
         help='loader workers per process (default: the data set\'s; see below)')
@@ -144,7 +147,8 @@ def add_optimisation(parser: Parser) -> None:
     add('--decay-milestones', metavar='N', type=COUNT, nargs='+', default=[90, 180, 270],
         help='of multistep: N lowers the rate from epoch N on, counted from 1 (default: %(default)s)')
     add('--decay-epochs', metavar='N', type=POSITIVE, default=90., help='of step (default: %(default)s)')
-    add('--decay-rate', metavar='R', type=POSITIVE, default=0.1, help='of step, multistep, plateau (default: %(default)s)')
+    add('--decay-rate', metavar='R', type=POSITIVE, default=0.1,
+        help='of step, multistep, plateau; the power of poly (default: %(default)s)')
     add('--cooldown-epochs', metavar='N', type=COUNT, default=0, help='at the end, at min-lr (default: %(default)s)')
     add('--patience-epochs', metavar='N', type=COUNT, default=10, help='of plateau (default: %(default)s)')
     _flag(group, '--model-ema', 'keep a moving average of the weights; it is what is evaluated and exported')
@@ -153,13 +157,14 @@ def add_optimisation(parser: Parser) -> None:
     add('--dist-bn', choices=('reduce', 'broadcast'), default='reduce',
         help='several processes: average batch-norm statistics before evaluation, or take the first\'s '
              '(default: %(default)s)')
-    add('--seed', metavar='N', type=COUNT, default=42, help='initial weights, order, augmentation (default: %(default)s)')
+    add('--seed', metavar='N', type=COUNT, default=42,
+        help='initial weights, order, augmentation (default: %(default)s)')
 
 
 def add_augmentation(parser: Parser) -> None:
     group = parser.add_argument_group('augmentation and regularisation')
     add = group.add_argument
-    _flag(group, '--no-aug', 'no augmentation at all')
+    add('--no-aug', action='store_true', help='no augmentation at all')  # _flag would take the no- for a negation
     add('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
         help='pad: pad and crop, as usual for CIFAR; the others are timm\'s (default: the data set\'s)')
     add('--crop-padding', metavar='N', type=COUNT, default=4, help='pixels, of pad (default: %(default)s)')
@@ -193,7 +198,7 @@ def add_distillation(parser: Parser) -> None:
         help='a run\'s folder or a file of weights; without it the teacher is trained first, on the same data, and '
              'kept in teachers/ under the output folder for the next run')
     add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
-    _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if they can be had)', None)
+    _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
     add('--teacher-img-size', metavar='N', type=NATURAL, help='the teacher sees images of this side')
     add('--kd', metavar='NAME', default='bkd', help=f'{", ".join(distill.list_methods())} (default: %(default)s)')
     add('--kd-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='its options')
@@ -207,7 +212,8 @@ def add_run(parser: Parser) -> None:
     add('--resume', metavar='PATH', help="continue the run in this folder; 'auto' finds the newest run with these "
                                          'settings, and starts one if there is none')
     _flag(group, '--overwrite', 'replace the run that is in the folder')
-    add('--val-interval', metavar='N', type=NATURAL, default=1, help='epochs between evaluations (default: %(default)s)')
+    add('--val-interval', metavar='N', type=NATURAL, default=1,
+        help='epochs between evaluations (default: %(default)s)')
     add('--eval-metric', choices=('top1', 'balanced', 'few'), default='top1',
         help='figure that names the best epoch (default: %(default)s)')
     add('--log-interval', metavar='N', type=NATURAL, default=50,
@@ -230,7 +236,8 @@ def distill_parser() -> Parser:
     parser = Parser(
         prog='distill.py', description='Distil a student from a teacher on long-tailed data.', epilog=DEFAULTS_HELP)
     _add_config(parser)
-    for add in (add_distillation, add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_run):
+    for add in (
+            add_distillation, add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_run):
         add(parser)
     return parser
 

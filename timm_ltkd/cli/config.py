@@ -1,5 +1,6 @@
 """Command line and YAML to one checked set of options, and back to YAML."""
 import argparse
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,21 @@ from .defaults import fill_defaults
 NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite')
 
 
-def parse(parser: Parser, argv: Sequence[str] | None = None) -> Namespace:
+class _Loader(yaml.SafeLoader):
+    """YAML's safe part, where 1e-4 is a number as on the command line (YAML 1.1 wants 1.0e-4)."""
+
+
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float', re.compile(r'[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$'), list('-+.0123456789'))
+
+
+def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str] | None = None) -> Namespace:
     """Options from the command line over those of a `--config` file over defaults, the data set's included.
+
+    Args:
+        parser: Knows the options.
+        argv: The command line; that of the process if None.
+        fill: Options that take the data set's default; all that have one if None.
 
     Raises:
         UserError: Unknown option or key (the nearest is named), or a value of the wrong kind.
@@ -27,18 +41,31 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> Namespace:
     if config:
         parser.set_defaults(**read_config(parser, config))
     args = parser.parse_args(argv)
-    fill_defaults(args)
+    fill_defaults(args, fill)
     return args
 
 
-def read_config(parser: Parser, path: str) -> dict[str, Any]:
+def use_data_of_run(parser: Parser, folder: str) -> None:
+    """Make the data options of a finished run the defaults, if the folder is one with an args.yaml."""
+    path = Path(folder) / 'args.yaml'
+    if path.is_file():
+        data = _group_options(parser, 'data') - {'workers', 'pin_mem'}
+        parser.set_defaults(**read_config(parser, str(path), only=data))
+
+
+def read_config(parser: Parser, path: str, only: set[str] | None = None) -> dict[str, Any]:
     """A YAML file's options, checked as the parser would check them.
+
+    Args:
+        parser: Knows the options.
+        path: The file.
+        only: Read these and pass over all others, known or not.
 
     Raises:
         UserError: No such file, not YAML, an unknown key, a value of the wrong kind.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        content = yaml.load(Path(path).read_text(encoding='utf-8'), _Loader)
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f'cannot read the config file {path}: {e}') from None
     except yaml.YAMLError as e:
@@ -53,6 +80,8 @@ def read_config(parser: Parser, path: str) -> dict[str, Any]:
     checked = {}
     for key, value in content.items():
         dest = str(key).replace('-', '_')
+        if only is not None and dest not in only:
+            continue
         if dest not in actions:
             raise UserError(f"{path}: unknown key '{key}'{nearest(dest, actions)}")
         try:
@@ -70,7 +99,7 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError(f'expected a mapping, got {value!r}')
         return value
-    if isinstance(action, argparse.BooleanOptionalAction):
+    if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f'expected true or false, got {value!r}')
         return value
@@ -119,7 +148,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))
-    own.model = args.teacher
+    own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     if args.teacher_config:
         recipe = read_config(parser, args.teacher_config)
         if recipe.get('model', args.teacher) != args.teacher:
@@ -127,6 +156,8 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
                 f"{args.teacher_config} trains '{recipe['model']}' but --teacher is '{args.teacher}'; make them agree")
         shared = _group_options(parser, 'data') | _group_options(parser, 'input') | _group_options(parser, 'run')
         vars(own).update({key: value for key, value in recipe.items() if key not in shared})
+    if args.teacher_pretrained is not None:
+        own.pretrained = args.teacher_pretrained
     return own
 
 

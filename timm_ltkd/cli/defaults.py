@@ -1,5 +1,6 @@
 """Defaults that belong to the data set rather than to the scripts."""
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -20,7 +21,7 @@ class DatasetDefaults(NamedTuple):
 
 
 DIGITS = DatasetDefaults(
-    epochs=30, batch_size=32, lr=0.05, weight_decay=5e-4, workers=0, img_size=32,
+    epochs=20, batch_size=16, lr=0.02, weight_decay=5e-4, workers=0, img_size=32,
     mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), train_crop_mode='pad', hflip=0., color_jitter=0., crop_pct=1.)
 CIFAR = DatasetDefaults(
     epochs=200, batch_size=128, lr=0.1, weight_decay=2e-4, workers=4, img_size=32,
@@ -40,11 +41,11 @@ def dataset_defaults(dataset: str) -> DatasetDefaults:
     return CIFAR if name.startswith('cifar') else OTHER
 
 
-def fill_defaults(args: Namespace) -> dict[str, Any]:
-    """Give every option that is None its data set's default, in place; returns what was filled in."""
+def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> dict[str, Any]:
+    """Give options that are None (of `only`, or all) their data set's default, in place; returns what was filled in."""
     filled = {}
     for key, value in dataset_defaults(args.dataset)._asdict().items():
-        if key in args and getattr(args, key) is None and value is not None:
+        if key in args and getattr(args, key) is None and value is not None and (only is None or key in only):
             filled[key] = list(value) if isinstance(value, tuple) else value
     vars(args).update(filled)
     return filled

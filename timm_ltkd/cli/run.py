@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from ..errors import UserError, last_line
 from .arguments import distill_parser, train_parser, validate_parser
-from .config import dump_config, parse, teacher_args
+from .config import dump_config, parse, teacher_args, use_data_of_run
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -22,26 +22,34 @@ def distill(argv: Sequence[str] | None = None) -> None:
         args = parse(distill_parser(), argv)
         teacher = teacher_args(args, train_parser())
         from ..engine import jobs
-        jobs.distill(args, teacher, dump_config(args), dump_config(teacher))
+        jobs.distill(args, teacher, dump_config)
 
 
 def validate(argv: Sequence[str] | None = None) -> None:
     """validate.py"""
     with one_line_errors('validate.py'):
-        args = parse(validate_parser(), argv)
+        own = ('workers',)  # pixels as each checkpoint was trained with, not as the data set would have them
+        args, parser = parse(validate_parser(), argv, own), validate_parser()
+        if args.checkpoint:
+            use_data_of_run(parser, args.checkpoint[0])
+            args = parse(parser, argv, own)
         from ..engine import jobs
         jobs.validate(args)
 
 
 @contextmanager
 def one_line_errors(script: str):
-    """Tell a `UserError` in one line, from the main process, and exit with 2; exit with 130 on Ctrl-C."""
+    """Tell a `UserError` in one line and exit with 2; exit with 130 on Ctrl-C.
+
+    Further processes say their number: an image that cannot be read is met by one of them alone.
+    """
     try:
         yield
     except UserError as e:
         from accelerate import PartialState
-        if not PartialState._shared_state or PartialState().is_main_process:
-            print(f'{script}: error: {last_line(e)}', file=sys.stderr)
+        rank = PartialState().process_index if PartialState._shared_state else 0
+        who = f'{script}, process {rank}' if rank else script
+        print(f'{who}: error: {last_line(e)}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f'{script}: interrupted; the checkpoint of the last whole epoch stands', file=sys.stderr)

@@ -3,7 +3,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-DIGITS_IMBALANCE_FACTOR = 20  # 144 images of '0' down to 7 of '9': two many-shot, four medium, four few-shot classes
+DIGITS_IMBALANCE_FACTOR = 50  # 144 images of '0' down to 2 of '9': a many-shot, four medium, five few-shot classes
 TEST_IMAGES_PER_CLASS = 30
 _SPLIT_SEED = 1797  # our choice; has nothing to do with the imbalance seed, so the test images never change
 _SIZE = 32

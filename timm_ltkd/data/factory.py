@@ -46,7 +46,7 @@ def create_dataset(
     `lt/digits`. Without `lt/`, the whole set as timm has it.
 
     Only the training split is ever selected from, and only if a factor or class counts are given or the set has a
-    factor of its own (`lt/digits`: 20); evaluation splits are always whole.
+    factor of its own (`lt/digits`: 50); evaluation splits are always whole.
 
     Args:
         name: See above.

@@ -199,4 +199,6 @@ def _checked_color_jitter(value) -> float | tuple[float, ...] | None:
         raise UserError(
             'colour jitter must be one strength >= 0, or those of brightness, contrast, saturation and perhaps hue '
             f'(at most 0.5), got {value}')
+    if not any(strengths):
+        return None
     return strengths if len(strengths) > 1 else strengths[0]

@@ -18,9 +18,18 @@ def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperat
     Returns:
         Scalar, in float32 at least.
     """
-    log_p = F.log_softmax(full_precision(student_logits) / temperature, dim=1)
-    log_q = F.log_softmax(full_precision(teacher_logits.detach()) / temperature, dim=1)
+    log_p, log_q = soft_log_probs(student_logits, temperature), soft_log_probs(teacher_logits.detach(), temperature)
     return F.kl_div(log_p, log_q, reduction='batchmean', log_target=True) * temperature ** 2
+
+
+def soft_log_probs(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """log softmax(z / T) of `[B, C]`, in float32 at least."""
+    return F.log_softmax(full_precision(logits) / temperature, dim=1)
+
+
+def row_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """KL(q ‖ p) of each row `[B]`, of two matrices of log-probabilities `[B, C]`."""
+    return F.kl_div(log_p, log_q, reduction='none', log_target=True).sum(dim=1)
 
 
 @register_method('kd')

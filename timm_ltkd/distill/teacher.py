@@ -3,12 +3,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.models import get_pretrained_cfg
+from timm.models import get_pretrained_cfg, is_model, list_models
 from timm.task import DistillationTeacher
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .method import Output, model_output
 
 
@@ -25,7 +25,8 @@ class Teacher(DistillationTeacher):
         dtype: Precision of its weights; inputs are cast to it and outputs come back in float32.
 
     Raises:
-        UserError: A name whose pretrained head has another number of classes: timm would give it a random head.
+        UserError: A name that timm doesn't know or has no weights for, or whose pretrained head has another number of
+            classes: timm would give it a random head.
     """
 
     def __init__(
@@ -37,20 +38,18 @@ class Teacher(DistillationTeacher):
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
     ):
-        if isinstance(model, str) and not pretrained_path:
-            cfg = get_pretrained_cfg(model)
-            head = getattr(cfg, 'num_classes', None)
-            if num_classes is not None and head != num_classes:
-                raise UserError(
-                    f"the pretrained head of '{model}' has {head} classes and the data {num_classes}: it would be "
-                    'random; train the teacher on this data first, or pass its network')
-        super().__init__(model, num_classes=num_classes, pretrained_path=pretrained_path)
+        if isinstance(model, str) and not model.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
+            _check_name(model, num_classes, bool(pretrained_path))
+        super().__init__(model, num_classes=num_classes if pretrained_path else None, pretrained_path=pretrained_path)
+        if isinstance(model, str) and num_classes is not None:
+            self.check_label_space(num_classes)
         self.requires_grad_(False)
         self.to(device=device, dtype=dtype)
         self.dtype = dtype
         cfg = getattr(unwrap_model(self.model), 'pretrained_cfg', None) or {}
         if img_size is None and cfg.get('fixed_input_size'):
-            self.img_size = tuple(cfg['input_size'][-2:])
+            made_for = getattr(getattr(unwrap_model(self.model), 'patch_embed', None), 'img_size', None)
+            self.img_size = tuple(made_for or cfg['input_size'][-2:])  # its configuration may say another size
         else:
             self.img_size = (img_size, img_size) if img_size else None
         self.register_buffer('input_scale', None, persistent=False)
@@ -97,3 +96,19 @@ class Teacher(DistillationTeacher):
         if self.dtype is not None:
             logits, features = logits.float(), None if features is None else features.float()
         return Output(logits, features)
+
+
+def _check_name(name: str, num_classes: int | None, has_weights: bool) -> None:
+    """Refuse a model name that cannot become a teacher, before anything is downloaded for it."""
+    architecture = name.split('.')[0]
+    if not is_model(architecture):
+        raise UserError(f"unknown model '{name}'{nearest(architecture, list_models())}")
+    if has_weights:
+        return
+    cfg = get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        raise UserError(f"timm knows no weights for '{name}'; train the teacher first and pass its network")
+    if num_classes not in (None, cfg.num_classes):
+        raise UserError(
+            f"the pretrained head of '{name}' has {cfg.num_classes} classes and the data {num_classes}: it would be "
+            'random; train the teacher on this data first, or pass its network')

@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any], accelerator
         with replace_file(folder / f'checkpoint-{epoch:06d}.pt') as aside:
             torch.save({**state, 'epoch': epoch, 'rng': rng}, aside)
         for old in checkpoint_files(folder)[KEEP:]:
-            old.unlink()
+            old.unlink(missing_ok=True)  # a run beside this one may train the same teacher
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -41,7 +41,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     files = checkpoint_files(folder)
     for path in files:
         try:
-            return torch.load(path, map_location='cpu', weights_only=True)
+            state = torch.load(path, map_location='cpu', weights_only=True)
+            if 'rng' not in state:
+                raise ValueError('it holds no training state')
+            return state
         except Exception as e:  # truncated, damaged or unsafe: torch raises a dozen kinds
             _logger.warning(f'{path} cannot be read ({last_line(e)[:120]}); trying the one before')
     if files:

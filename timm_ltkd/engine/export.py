@@ -50,8 +50,9 @@ def export_network(folder: Path, network: nn.Module, data: Data) -> None:
         'label_names': list(data.splits.class_names),
         'class_counts': [int(count) for count in data.prior.counts],
     }
+    network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
     model_args = {key: value for key, value in network.model_args.items() if value is not None}
-    with tempfile.TemporaryDirectory(dir=folder, prefix='.export.') as aside:
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.export.tmp.') as aside:
         save_for_hf(network, aside, model_config=config, model_args=model_args, safe_serialization=True)
         for name in ('model.safetensors', 'config.json'):
             with replace_file(folder / name) as path:

@@ -1,4 +1,5 @@
 """A whole training run: from a network and data to a folder with weights and a report."""
+import inspect
 import logging
 from argparse import Namespace
 from typing import Any, NamedTuple
@@ -6,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import ClassificationTask, TrainingTask
 from timm.utils import distribute_bn, unwrap_model
@@ -14,12 +15,13 @@ from torch import nn
 
 from ..data import create_eval_loader, create_eval_transform, create_train_loader, create_train_transform
 from ..distill import DistillMethod, DistillTask, Teacher, create_loss
-from ..errors import UserError, last_line
+from ..errors import UserError, last_line, nearest, unknown_keyword
 from ..report import write_summary
 from .checkpoint import load_checkpoint, save_checkpoint, set_rng_state
 from .evaluate import evaluate
 from .export import finish
 from .folder import RunFolder
+from .launch import finish_trackers, on_main, start_trackers
 from .loop import eval_network, train_epoch
 from .recipe import Data, global_batch
 
@@ -66,7 +68,8 @@ class Training:
         criterion = create_criterion(args, data)
         task = ClassificationTask(network, criterion, verbose=False) if teacher is None else \
             DistillTask(network, teacher, method, criterion)
-        task.to(device=accelerator.device)
+        device = accelerator.device
+        task.to(device=device, dtype=torch.float32 if device.type == 'mps' else None)  # mps has no float64
         if args.channels_last:
             task.to(memory_format=torch.channels_last)
         if args.model_ema:  # from the raw network, before compile and DDP
@@ -91,6 +94,7 @@ class Training:
             'ema': task.get_trainable_module(ema=True).module.state_dict() if task.has_ema() else None,
             'optimizer': self.optimizer.state_dict(),
             'scheduler': self.scheduler.state_dict() if self.scheduler is not None else None,
+            'plateau': self._plateau().state_dict() if self._plateau() is not None else None,
             'scaler': scaler.state_dict() if scaler is not None else None,
             'updates': self.updates,
             'history': self.history,
@@ -106,6 +110,8 @@ class Training:
             self.optimizer.load_state_dict(state['optimizer'])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state['scheduler'])
+            if self._plateau() is not None:
+                self._plateau().load_state_dict(state['plateau'])
             if self.accelerator.scaler is not None and state['scaler'] is not None:
                 self.accelerator.scaler.load_state_dict(state['scaler'])
         except (RuntimeError, KeyError, ValueError, AttributeError, TypeError) as e:
@@ -121,6 +127,10 @@ class Training:
                 f'the checkpoint was written by {len(state["rng"])} processes and {self.accelerator.num_processes} '
                 'resume it: the run goes on, but not to the same last bit')
 
+    def _plateau(self) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
+        """torch's schedule inside timm's plateau, whose own state leaves out the epochs that were no better."""
+        return getattr(self.scheduler, 'lr_scheduler', None)
+
     def run_epoch(self) -> None:
         """Train one epoch, evaluate if it is due, and step the schedule."""
         args, epoch = self.args, self.epoch
@@ -134,10 +144,11 @@ class Training:
             self.scheduler)
         seconds = means.pop('seconds')
         self._share_batch_norm()
+        self._check_weights(epoch)
         row = {'epoch': epoch, 'train_loss': means.pop('loss')}
         report = None
         if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self.epochs:
-            report = self.evaluate()
+            report = self._evaluate_after(epoch)
             row |= {f'eval_{key}': report[key] for key in _TIMM_FIGURES if key in report}
         row['lr'] = lr
         row |= {f'train_{key}': value for key, value in means.items()}
@@ -156,6 +167,13 @@ class Training:
         return evaluate(
             eval_network(self.task), self.val_loader, self.accelerator, self.data.prior, self.args.channels_last)
 
+    def _evaluate_after(self, epoch: int) -> dict[str, Any]:
+        """`evaluate`, where an error says when: the epoch's last step may have ruined the weights."""
+        try:
+            return self.evaluate()
+        except UserError as e:
+            raise UserError(f'after epoch {epoch + 1}, step {len(self.train_loader)}: {last_line(e)}') from e
+
     def evaluate_teacher(self) -> dict[str, Any]:
         """Report of the teacher on the pixels that the student sees."""
         report = evaluate(
@@ -173,10 +191,16 @@ class Training:
                     self.task.get_trainable_module(ema=ema), self.accelerator.num_processes,
                     self.args.dist_bn == 'reduce')
 
+    def _check_weights(self, epoch: int) -> None:
+        """Stop before a checkpoint is written of weights that the epoch's last step ruined."""
+        weights = unwrap_model(self.task.trainable_module).state_dict().values()
+        if not torch.stack([value.isfinite().all() for value in weights]).all():
+            raise UserError(
+                f'the weights are NaN or infinite after epoch {epoch + 1}, step {len(self.train_loader)}; the last '
+                'checkpoint stands. Lower --lr, raise --warmup-epochs, or set --clip-grad')
+
     def _note_best(self, report: dict[str, Any], epoch: int) -> None:
         metric = self.args.eval_metric
-        if metric not in report:
-            raise UserError(f'--eval-metric {metric}: this data set has no such classes; choose top1 or balanced')
         if self.best is None or report[metric] > self.best['value']:
             self.best = {'metric': metric, 'value': report[metric], 'epoch': epoch, 'chosen_on': self.args.val_split}
 
@@ -215,12 +239,21 @@ def fit(
     if state is not None:
         training.restore(state, folder)
         _logger.info(f'resuming {folder.path} after epoch {training.epoch} of {training.epochs}')
-    if accelerator.is_main_process:
-        folder.claim(config)
-    accelerator.wait_for_everyone()
-    _start_trackers(accelerator, args, folder)
+    on_main(accelerator, lambda: folder.claim(config))
+    try:
+        return _run(training, folder)
+    except UserError:
+        if accelerator.is_main_process:
+            folder.abandon()
+        raise
+
+
+def _run(training: Training, folder: RunFolder) -> Result:
+    """From the folder being claimed to the report."""
+    args, accelerator, data = training.args, training.accelerator, training.data
+    start_trackers(accelerator, args.log_with, str(folder.path), vars(args))
     _log_plan(training)
-    teacher_report = training.evaluate_teacher() if teacher is not None else None
+    teacher_report = training.evaluate_teacher() if isinstance(training.task, DistillTask) else None
     while training.epoch < training.epochs:
         training.run_epoch()
         if accelerator.is_main_process:
@@ -233,7 +266,8 @@ def fit(
         write_summary(folder.summary, training.history)
         finish(folder, args, accelerator, data, eval_network(training.task), report, teacher_report,
                training.history, training.best)
-    accelerator.end_training()
+        folder.sweep()
+    finish_trackers(accelerator)
     accelerator.wait_for_everyone()
     return Result(report, teacher_report)
 
@@ -273,16 +307,48 @@ def create_criterion(args: Namespace, data: Data) -> nn.Module:
     return create_loss(args.loss, prior=data.prior, **{'smoothing': args.smoothing, **args.loss_kwargs})
 
 
+def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network: nn.Module) -> None:
+    """Make all that the options describe and throw it away: their mistakes are told before anything is trained.
+
+    Raises:
+        UserError: A name, option or value that is wrong, or that does not fit the data.
+    """
+    few = data.prior.shot_groups()['few'].numpy()
+    if args.eval_metric == 'few' and not data.splits.val.class_counts[few].any():
+        raise UserError('--eval-metric few: no class with test images has so few training images; choose balanced')
+    create_criterion(args, data)
+    create_loaders(args, accelerator, data, network.pretrained_cfg)
+    optimizer = create_optimizer(args, network)
+    create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=1)
+    if args.torchcompile:
+        check_backend(args.torchcompile)
+
+
+def check_backend(name: str) -> None:
+    """Raise a UserError for a backend that torch.compile doesn't know; the nearest is named."""
+    known = torch.compiler.list_backends(exclude_tags=())
+    if name not in known:
+        raise UserError(f"--torchcompile: unknown backend '{name}'{nearest(name, known)}")
+
+
 def create_optimizer(args: Namespace, module: nn.Module) -> torch.optim.Optimizer:
     """timm's optimizer for a module.
 
     Raises:
-        UserError: An unknown optimizer or option.
+        UserError: An unknown optimizer or option (the nearest is named).
     """
+    name = args.opt.lower()
+    if name.removeprefix('lookahead_') not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(name, list_optimizers())}")
+    if twice := optimizer_kwargs(args).keys() & args.opt_kwargs:
+        raise UserError(f"--opt-kwargs {min(twice)}: it has an option of its own, use that (see --help)")
     try:
         return create_optimizer_v2(
             module, **optimizer_kwargs(args), filter_bias_and_bn=args.filter_bias_and_bn, **args.opt_kwargs)
-    except (ValueError, TypeError, AssertionError, AttributeError, NotImplementedError) as e:
+    except Exception as e:  # whatever an optimizer raises for options that it cannot use
+        if (keyword := unknown_keyword(e)) is not None:
+            known = inspect.signature(get_optimizer_class(name.removeprefix('lookahead_'), bind_defaults=False)).parameters
+            raise UserError(f"--opt '{args.opt}' has no option '{keyword}'{nearest(keyword, known)}") from e
         raise UserError(f"--opt '{args.opt}': {last_line(e)}") from e
 
 
@@ -294,14 +360,6 @@ def compile_in_place(task: TrainingTask, backend: str, mode: str | None) -> None
         task.get_eval_model().compile(backend=backend, mode=mode)
     if task.has_ema():
         unwrap_model(task.get_eval_model(ema=True)).compile(backend=backend, mode=mode)
-
-
-def _start_trackers(accelerator: Accelerator, args: Namespace, folder: RunFolder) -> None:
-    if args.log_with:
-        accelerator.project_configuration.set_directories(str(folder.path))
-        plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value)
-                 for key, value in vars(args).items()}
-        accelerator.init_trackers('timm_ltkd', config=plain)
 
 
 def _log_plan(training: Training) -> None:

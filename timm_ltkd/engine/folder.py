@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import replace_file
+from ..files import is_aside, remove_asides, replace_file
 from .checkpoint import checkpoint_files
 
 MARK = 'run.json'  # in last/; says which settings the folder belongs to
@@ -19,25 +19,41 @@ class RunFolder:
         path: The folder.
         key: `recipe_key` of the settings.
         resume: Whether to continue what is there.
+        replace: Whether to remove what is there.
     """
 
-    def __init__(self, path: Path, key: str, resume: bool):
-        self.path, self.key, self.resume = path, key, resume
+    def __init__(self, path: Path, key: str, resume: bool, replace: bool = False):
+        self.path, self.key, self.resume, self.replace = path, key, resume, replace
         self.last = path / 'last'
         self.summary = path / 'summary.csv'
 
     def claim(self, config: str) -> None:
         """Make the folder and write args.yaml and the mark into it; call on the main process, when all is checked."""
-        self.last.mkdir(parents=True, exist_ok=True)
-        with replace_file(self.path / 'args.yaml') as aside:
-            aside.write_text(config, encoding='utf-8')
-        with replace_file(self.last / MARK) as aside:
-            aside.write_text(json.dumps({'key': self.key}))
+        try:
+            if self.replace and self.path.exists():
+                shutil.rmtree(self.path)
+            self.last.mkdir(parents=True, exist_ok=True)
+            with replace_file(self.last / MARK) as aside:  # first: without it the folder would be a stranger's
+                aside.write_text(json.dumps({'key': self.key}))
+            with replace_file(self.path / 'args.yaml') as aside:
+                aside.write_text(config, encoding='utf-8')
+        except OSError as e:
+            raise UserError(f'{self.path} cannot be written ({e.strerror}); choose another --output') from e
+
+    def abandon(self) -> None:
+        """Remove the folder of a run that failed before there was anything to resume."""
+        if not checkpoint_files(self.last):
+            shutil.rmtree(self.path)
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed before this run claimed the folder left half-written."""
+        claimed = (self.last / MARK).stat().st_mtime
+        for folder in (self.path, self.last):
+            remove_asides(folder, older_than=claimed)
 
 
 def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
-    """Where this run goes, by --output, --experiment, --resume and --overwrite. Nothing is written yet, except that
-    --overwrite removes the run it replaces.
+    """Where this run goes, by --output, --experiment, --resume and --overwrite; nothing is written or removed yet.
 
     Args:
         args: Options of the run.
@@ -65,14 +81,13 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
     path = root / args.experiment
     if path.is_file():
         raise UserError(f'{path} is a file; choose another --experiment')
-    if not path.exists() or not any(path.iterdir()):
+    if _is_empty(path):
         return RunFolder(path, key, False)
     mark = _read_mark(path)
     if args.resume == 'auto' and mark is not None:
         return RunFolder(path, key, True)
     if args.overwrite and mark is not None:
-        shutil.rmtree(path)
-        return RunFolder(path, key, False)
+        return RunFolder(path, key, False, replace=True)
     what = 'a run' if mark is not None else 'files that are no run of ours'
     hint = '--resume auto continues it, --overwrite replaces it' if mark is not None else 'nothing there is touched'
     raise UserError(f'{path} holds {what}; choose another --experiment ({hint})')
@@ -101,6 +116,11 @@ def _newest_run(root: Path, key: str) -> Path | None:
     runs = [mark.parent.parent for mark in root.glob(f'*/last/{MARK}') if _read_mark(mark.parent.parent) == key]
     runs = [run for run in runs if checkpoint_files(run / 'last')]
     return max(runs, key=lambda run: checkpoint_files(run / 'last')[0].stat().st_mtime, default=None)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether there is no file, or only what a run that was killed at its very start left half-written."""
+    return all(is_aside(entry) or entry.is_dir() for entry in path.rglob('*'))
 
 
 def _read_mark(path: Path) -> str | None:

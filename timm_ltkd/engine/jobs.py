@@ -2,9 +2,11 @@
 import json
 import logging
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -17,11 +19,11 @@ from ..files import replace_file
 from ..report import data_profile, format_table
 from ..report.summary import write_csv
 from .evaluate import evaluate
-from .fit import Result, create_criterion, fit
+from .fit import Result, check_recipe, fit
 from .folder import RunFolder, check_key, find_folder
 from .launch import create_accelerator, on_main, set_up_logging
 from .networks import (
-    check_model_name, create_network, load_weights, resolve_input, set_input, zoo_weights_within_reach)
+    check_model_name, check_takes_images, create_network, load_weights, resolve_input, set_input)
 from .recipe import Data, load_data, recipe_key
 
 _logger = logging.getLogger(__name__)
@@ -34,45 +36,46 @@ def train(args: Namespace, config: str) -> Result:
         args: Options of `train_parser`.
         config: The same as YAML.
     """
-    accelerator = create_accelerator(args.grad_accum_steps, args.log_with)
+    accelerator = create_accelerator(args.log_with)
     set_up_logging(accelerator.is_main_process)
     check_model_name(args.model, '--model')
     data = _open_data(args, accelerator)
-    network = _trainable_network(args, args.model, data, '--model')
+    network = _trainable_network(args, args.model, data, accelerator, '--model')
     folder = _open_folder(args, data, accelerator, f'{_short(args.model)}-{args.loss}')
     result = fit(args, accelerator, data, network, folder, config)
     _tell(accelerator, {args.model: result.student}, folder)
+    accelerator.end_training()
     return result
 
 
-def distill(args: Namespace, teacher_args: Namespace, config: str, teacher_config: str) -> Result:
+def distill(args: Namespace, teacher_args: Namespace, to_yaml: Callable[[Namespace], str]) -> Result:
     """Train the teacher if there is none, then distil the student; what distill.py does.
 
     Args:
         args: Options of `distill_parser`.
         teacher_args: Options of the teacher's own training.
-        config: `args` as YAML.
-        teacher_config: `teacher_args` as YAML.
+        to_yaml: Writes either of them; the teacher's are complete only when it is known whether its weights can be had.
     """
-    accelerator = create_accelerator(args.grad_accum_steps, args.log_with)
+    accelerator = create_accelerator(args.log_with)
     set_up_logging(accelerator.is_main_process)
     check_model_name(args.student, '--student')
     if not args.teacher_checkpoint:
         check_model_name(args.teacher, '--teacher')
     data = _open_data(args, accelerator)
-    student = _trainable_network(args, args.student, data, '--student')
+    student = _trainable_network(args, args.student, data, accelerator, '--student')
     method = create_method(args.kd, prior=data.prior, **args.kd_kwargs)
     if args.teacher_checkpoint:
         network = load_network(args.teacher_checkpoint, args.teacher, data, '--teacher-checkpoint')
     else:
-        if not args.overwrite:  # a folder that cannot be used is told before the teacher's hours, not after
-            _open_folder(args, data, accelerator, '')
-        network = _train_teacher(args, teacher_args, teacher_config, accelerator, data)
+        _open_folder(args, data, accelerator, '')  # one that cannot be used is told before the teacher's hours
+        network = _train_teacher(args, teacher_args, to_yaml, accelerator, data)
     folder = _open_folder(args, data, accelerator, f'{_short(args.student)}-{args.kd}')
+    _check_teacher_size(args, network)
     teacher = Teacher(network, img_size=args.teacher_img_size)
-    result = fit(args, accelerator, data, student, folder, config, teacher=teacher, method=method)
+    result = fit(args, accelerator, data, student, folder, to_yaml(args), teacher=teacher, method=method)
     _tell(accelerator, {
         f'teacher {_short(args.teacher)}': result.teacher, f'student {_short(args.student)}': result.student}, folder)
+    accelerator.end_training()
     return result
 
 
@@ -92,11 +95,14 @@ def validate(args: Namespace) -> dict[str, dict[str, Any]]:
     suffix = Path(args.results_file).suffix if args.results_file else None
     if suffix not in (None, '.json', '.csv'):
         raise UserError(f'--results-file {args.results_file}: name a .json or a .csv file')
+    if suffix is not None and not Path(args.results_file).resolve().parent.is_dir():
+        raise UserError(f'--results-file {args.results_file}: there is no such folder')
     data = _open_data(args, accelerator)
     rows = {}
     for source in args.checkpoint or [args.model]:
         network = load_network(source, args.model, data, 'checkpoint', pretrained=args.pretrained)
         pixels = resolve_input(args, network.pretrained_cfg)
+        check_takes_images(network, pixels['input_size'], source)
         transform = create_eval_transform(**{**pixels, 'input_size': tuple(pixels['input_size'][-2:])})
         loader = create_eval_loader(
             data.splits.val, transform, batch_size=args.validation_batch_size or args.batch_size,
@@ -149,9 +155,12 @@ def load_network(source: str, name: str | None, data: Data, what: str, pretraine
 def _network_of_folder(folder: Path, data: Data, what: str) -> nn.Module:
     try:
         config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-        name, kwargs = config['architecture'], config.get('model_args') or {}
-        cfg = config.get('pretrained_cfg') or {}
-    except (OSError, ValueError, KeyError, AttributeError) as e:
+        name, classes = config['architecture'], config.get('num_classes')
+        kwargs, cfg = config.get('model_args') or {}, config.get('pretrained_cfg') or {}
+        kinds = (name, str), (classes, int | None), (kwargs, dict), (cfg, dict)
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise ValueError('an entry is of the wrong kind')
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(
             f'{what}: {folder} is no finished run or timm model folder (config.json: {last_line(e)})') from None
     names = config.get('label_names')
@@ -160,7 +169,7 @@ def _network_of_folder(folder: Path, data: Data, what: str) -> nn.Module:
         raise UserError(
             f"{what}: class {at} is '{names[at]}' for {folder} and '{data.splits.class_names[at]}' in the data; "
             'give the data the same --class-map')
-    network = create_network(name, config.get('num_classes'), option=what, model_kwargs=kwargs)
+    network = create_network(name, classes, option=what, model_kwargs=kwargs)
     load_weights(network, folder / 'model.safetensors', what)
     network.pretrained_cfg = {**network.pretrained_cfg, **cfg}
     return network
@@ -169,24 +178,36 @@ def _network_of_folder(folder: Path, data: Data, what: str) -> nn.Module:
 def _train_teacher(
         args: Namespace,
         teacher_args: Namespace,
-        config: str,
+        to_yaml: Callable[[Namespace], str],
         accelerator: Accelerator,
         data: Data,
 ) -> nn.Module:
     """The teacher from teachers/ under the output folder; trained there first if it is not there yet."""
-    wanted = args.teacher_pretrained
-    pretrained = on_main(accelerator, lambda: zoo_weights_within_reach(args.teacher)) if wanted is None else wanted
-    key = recipe_key(teacher_args, data, accelerator, start='pretrained' if pretrained else 'scratch')
+    if teacher_args.pretrained is None:
+        teacher_args.pretrained = on_main(accelerator, lambda: _fetch_zoo_weights(args.teacher))
+    key = recipe_key(teacher_args, data, accelerator)
     path = Path(args.output) / 'teachers' / f'{_short(args.teacher)}-{key}'
     if on_main(accelerator, (path / 'report.json').is_file):
         _logger.info(f'teacher {args.teacher}: trained before, from {path}')
     else:
-        teacher_args.pretrained = pretrained
-        network = _trainable_network(teacher_args, args.teacher, data, '--teacher')
+        network = _trainable_network(teacher_args, args.teacher, data, accelerator, '--teacher')
+        _check_teacher_size(args, network)  # not after its training
         _logger.info(f'teacher {args.teacher}: training it first, in {path}')
-        fit(teacher_args, accelerator, data, network, RunFolder(path, key, resume=True), config)
+        fit(teacher_args, accelerator, data, network, RunFolder(path, key, resume=True), to_yaml(teacher_args))
         accelerator.free_memory()
     return load_network(str(path), None, data, '--teacher')
+
+
+def _fetch_zoo_weights(name: str) -> bool:
+    """Whether the weights that timm knows for a model can be had; fetches them, or warns that they can't."""
+    if timm.get_pretrained_cfg(name) is None or not timm.get_pretrained_cfg(name).has_weights:
+        return False
+    try:
+        create_network(name, None, option='--teacher', pretrained=True)
+    except UserError as e:
+        _logger.warning(f'{e}: the teacher starts from scratch')
+        return False
+    return True
 
 
 def _open_data(args: Namespace, accelerator: Accelerator) -> Data:
@@ -198,9 +219,16 @@ def _open_data(args: Namespace, accelerator: Accelerator) -> Data:
     return data
 
 
-def _trainable_network(args: Namespace, name: str, data: Data, option: str) -> nn.Module:
-    """A network as the options describe it, seeded, that knows how its images come; its loss is checked as well."""
-    create_criterion(args, data)
+def _check_teacher_size(args: Namespace, network: nn.Module) -> None:
+    """Whether a teacher can be shown images of the size that the options ask for."""
+    cfg = network.pretrained_cfg
+    side = args.teacher_img_size or (None if cfg.get('fixed_input_size') else args.img_size)
+    if side is not None:
+        check_takes_images(network, (cfg['input_size'][0], side, side), f"--teacher '{args.teacher}'")
+
+
+def _trainable_network(args: Namespace, name: str, data: Data, accelerator: Accelerator, option: str) -> nn.Module:
+    """A network as the options describe it, seeded, that knows how its images come; the whole recipe is checked."""
     set_seed(args.seed)
     network = create_network(
         name, data.prior.num_classes, option=option, pretrained=args.pretrained, img_size=args.img_size,
@@ -209,6 +237,8 @@ def _trainable_network(args: Namespace, name: str, data: Data, option: str) -> n
     if args.initial_checkpoint:
         load_weights(network, args.initial_checkpoint, '--initial-checkpoint')
     set_input(network, resolve_input(args, network.pretrained_cfg))
+    check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")
+    check_recipe(args, accelerator, data, network)
     return network
 
 
@@ -218,9 +248,9 @@ def _open_folder(args: Namespace, data: Data, accelerator: Accelerator, name: st
     def find():
         folder = find_folder(args, name, key)
         check_key(folder)
-        return folder.path, folder.resume
-    path, resume = on_main(accelerator, find)
-    return RunFolder(path, key, resume)
+        return folder.path, folder.resume, folder.replace
+    path, resume, replace = on_main(accelerator, find)
+    return RunFolder(path, key, resume, replace)
 
 
 def _tell(accelerator: Accelerator, rows: dict[str, dict[str, Any]], folder: RunFolder) -> None:

@@ -1,42 +1,58 @@
 """The Accelerator of a run, and how its processes agree."""
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from ..errors import UserError, nearest
 
 _logger = logging.getLogger(__name__)
+PRECISIONS = ('no', 'bf16', 'fp16')
 
 
-def create_accelerator(grad_accum_steps: int = 1, log_with: list[str] | None = None) -> Accelerator:
+def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
     """An Accelerator as `accelerate launch` (or its environment) configures it: precision, processes, devices.
 
     Batch-norm buffers are not broadcast at each step; the engine averages them before evaluation instead.
 
     Raises:
-        UserError: fp16 without an accelerator (Accelerate would quietly run float32), or an unknown tracker or one
-            that is not installed (Accelerate would quietly leave it out).
+        UserError: An unknown precision, or fp16 without a GPU (Accelerate would quietly run float32); an unknown
+            tracker, or one that is not installed (Accelerate would quietly leave it out).
     """
     available = {str(getattr(tracker, 'value', tracker)) for tracker in get_available_trackers()}
-    for name in log_with or ():
+    for name in log_with:
         if name not in LOGGER_TYPE_TO_CLASS and name != 'all':
             raise UserError(f"--log-with: unknown tracker '{name}'{nearest(name, map(str, LOGGER_TYPE_TO_CLASS))}")
         if name not in available and name != 'all':
             raise UserError(f"--log-with: the tracker '{name}' is not installed; pip install it, or leave it out")
-    accelerator = Accelerator(
-        gradient_accumulation_steps=grad_accum_steps,
-        log_with=log_with or None,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     wanted = os.environ.get('ACCELERATE_MIXED_PRECISION', accelerator.mixed_precision).lower()
+    if wanted not in PRECISIONS:
+        raise UserError(f"unknown precision '{wanted}'{nearest(wanted, PRECISIONS)}")
     if wanted == 'fp16' and accelerator.device.type == 'cpu':
         raise UserError('fp16 needs a GPU; on a CPU use bf16 (accelerate launch --mixed_precision bf16) or no')
     return accelerator
+
+
+def start_trackers(accelerator: Accelerator, names: Sequence[str], folder: str, config: dict[str, Any]) -> None:
+    """Start Accelerate's trackers; those that write files write below `folder`."""
+    if names:
+        accelerator.log_with = filter_trackers(list(names), folder)
+        accelerator.project_configuration.set_directories(folder)
+        plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value)
+                 for key, value in config.items()}
+        accelerator.init_trackers('timm_ltkd', config=plain)
+
+
+def finish_trackers(accelerator: Accelerator) -> None:
+    """As `Accelerator.end_training`, but the process group stays: after a teacher its student is trained."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
 
 
 def on_main(accelerator: Accelerator, function: Callable[[], Any]) -> Any:

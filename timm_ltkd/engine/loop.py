@@ -68,7 +68,7 @@ def train_epoch(
 
     Args:
         task: Its trainable module and the optimizer are prepared by the accelerator.
-        loader: Yields (input, target).
+        loader: Yields (input, target); from `create_train_loader`.
         optimizer: Of the task's trainable module.
         accelerator: Device, precision, processes, gradient accumulation.
         args: Options of the run: `clip_grad`, `clip_mode`, `channels_last`, `log_interval`, `sched_on_updates`.
@@ -87,6 +87,7 @@ def train_epoch(
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     watch, start = LossWatch(accelerator), time.perf_counter()
     batches, window = len(loader), accelerator.gradient_accumulation_steps
+    sizes = loader.batch_sampler.batch_sizes()
     bar = tqdm(  # None shows it on a terminal only
         total=batches, desc=f'epoch {epoch + 1}/{epochs}', leave=False,
         disable=None if accelerator.is_main_process else True)
@@ -98,8 +99,9 @@ def train_epoch(
         with nullcontext() if last_of_window else accelerator.no_sync(task.trainable_module):
             with accelerator.autocast():
                 result = task(input, target)
-            in_window = min(window, batches - step // window * window)  # the last window may be shorter
-            accelerator.backward(result['loss'] * (window / in_window))  # backward divides by `window`
+            first = step // window * window
+            share = len(target) / sum(sizes[first:first + window])  # the last batch and window may be smaller
+            accelerator.backward(result['loss'] * (share * window))  # backward divides by `window`
         watch.add(step + 1, {name: value for name, value in result.items() if name != 'output'}, len(target))
         if last_of_window:
             if args.clip_grad is not None:
@@ -114,7 +116,7 @@ def train_epoch(
             if args.sched_on_updates and scheduler is not None:
                 scheduler.step_update(num_updates=updates)
         bar.update()
-        if (step + 1) % args.log_interval == 0:
+        if step % args.log_interval == 0:
             watch.check(epoch + 1)
             rate = (step + 1) * len(target) * accelerator.num_processes / (time.perf_counter() - start)
             bar.set_postfix(

@@ -1,29 +1,36 @@
 """Networks and their weights: any timm model, loaded safely or refused with a reason."""
-import logging
-import os
-import pickle
+import inspect
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import constants as hub_constants
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils import get_session
-from safetensors import SafetensorError
 from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from torch import nn
 
-from ..errors import UserError, last_line, nearest
+from ..errors import UserError, last_line, nearest, unknown_keyword
 
-_logger = logging.getLogger(__name__)
 HUB_PATIENCE = 5.  # seconds
+_WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
 def check_model_name(name: str, option: str) -> None:
-    """Raise a UserError for a model that timm doesn't know; the nearest is named."""
-    if not name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) and not timm.is_model(name.split('.')[0]):
-        raise UserError(f"{option}: unknown model '{name}'{nearest(name.split('.')[0], timm.list_models())}")
+    """Raise a UserError for a model that timm doesn't know, or not with these weights; the nearest is named."""
+    if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
+        return
+    architecture, dot, _ = name.partition('.')
+    if not timm.is_model(architecture):
+        raise UserError(f"{option}: unknown model '{name}'{nearest(architecture, timm.list_models())}")
+    tagged = timm.list_pretrained(f'{architecture}.*')
+    if dot and name not in tagged:
+        raise UserError(f"{option}: timm knows no weights '{name}'{nearest(name, tagged)}")
 
 
 def create_network(
@@ -59,36 +66,58 @@ def create_network(
         kwargs.setdefault('img_size', img_size)
     if num_classes is not None:
         kwargs['num_classes'] = num_classes
-    if pretrained and cfg is not None and not (cfg.has_weights or cfg.file):
-        raise UserError(f"{option}: timm knows no pretrained weights for '{name}'; leave pretrained out")
+    if pretrained and cfg is not None and (reason := why_no_zoo_weights(name)):
+        raise UserError(f"{option}: no pretrained weights for '{name}' ({reason})")
     try:
         network = timm.create_model(name, pretrained=pretrained, **kwargs)
-    except (TypeError, AssertionError, ValueError, RuntimeError, OSError) as e:
+    except Exception as e:  # whatever a model's own code raises for options that it cannot use
+        if (keyword := unknown_keyword(e)) is not None:
+            hint = nearest(keyword, _model_options(name, e))
+            raise UserError(f"{option} '{name}' has no option '{keyword}'{hint}") from e
         what = 'its pretrained weights cannot be had' if pretrained else 'it cannot be made with these options'
         raise UserError(f"{option} '{name}': {what} ({last_line(e)})") from e
     network.model_args = {key: value for key, value in kwargs.items() if key != 'num_classes'}
     return network
 
 
-def zoo_weights_within_reach(name: str) -> bool:
-    """Whether timm has weights for this model and they can be fetched; says in the log why not.
+def _model_options(name: str, error: Exception) -> list[str]:
+    """Options of the class that refused one; the error names the class, which lives where the model is defined."""
+    said = re.search(r'(\w+)\.__init__\(\)', str(error))
+    if said is None or not timm.is_model(name.split('.')[0]):
+        return []
+    module = sys.modules[timm.models.model_entrypoint(name.split('.')[0]).__module__]
+    return [key for key in inspect.signature(getattr(module, said[1], object)).parameters if key != 'self']
+
+
+@torch.no_grad()
+def check_takes_images(network: nn.Module, input_size: Sequence[int], what: str) -> None:
+    """Raise a UserError if a network cannot run on one image of `input_size` (channels, height, width)."""
+    training = network.training
+    try:
+        network.eval()(torch.zeros(1, *input_size))
+    except Exception as e:  # a convolution, a pooling or an assertion somewhere inside
+        height, width = input_size[-2:]
+        raise UserError(f'{what} takes no images of {height}x{width} pixels ({last_line(e)[:120]})') from e
+    network.train(training)
+
+
+def why_no_zoo_weights(name: str) -> str | None:
+    """Why the weights that timm knows for a model cannot be had, or None if they can (as far as one sees).
 
     An unreachable hub costs `HUB_PATIENCE` seconds here, not the minute of the hub client's retries.
     """
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not (cfg.has_weights or cfg.file):
-        return False
-    if cfg.file:
-        return os.path.exists(cfg.file)
+        return 'timm knows none'
+    if cfg.file or not cfg.hf_hub_id:
+        return None
+    if any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, file), str) for file in _WEIGHT_FILES):
+        return None
     try:
-        if hub_constants.HF_HUB_OFFLINE:
-            raise OSError('HF_HUB_OFFLINE is set')
         get_session().head(hub_constants.ENDPOINT, timeout=HUB_PATIENCE)
     except Exception as e:  # whatever the hub's HTTP client raises, it is out of reach
-        _logger.warning(
-            f"no pretrained weights for '{name}': the hub cannot be reached ({last_line(e)}); starting from scratch")
-        return False
-    return True
+        return f'the hub cannot be reached: {last_line(e)}'
+    return None
 
 
 def load_weights(network: nn.Module, path: str | Path, what: str) -> None:
@@ -101,11 +130,11 @@ def load_weights(network: nn.Module, path: str | Path, what: str) -> None:
         state = load_state_dict(str(path), weights_only=True)
     except FileNotFoundError:
         raise UserError(f'{what}: there is no file {path}') from None
-    except pickle.UnpicklingError as e:
-        raise UserError(
-            f'{what}: {path} is not safe to load or no checkpoint (it holds more than weights: '
-            f'{str(e).splitlines()[0][:80]}); save its state_dict alone') from None
-    except (RuntimeError, SafetensorError, EOFError, OSError, KeyError, ValueError) as e:
+    except AttributeError:  # something that was saved by torch, but no dict
+        raise UserError(f'{what}: {path} holds no weights by name') from None
+    except Exception as e:  # torch raises a dozen kinds
+        if 'allowlisted' in str(e) or 'nsupported' in str(e):
+            raise UserError(f'{what}: {path} is not safe to load (it holds more than data); save its state_dict alone') from None
         raise UserError(f'{what}: {path} is truncated or no checkpoint ({last_line(e)[:120]})') from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f'{what}: {path} holds no weights by name')

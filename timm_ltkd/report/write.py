@@ -66,12 +66,12 @@ def write_report(
     groups = group_classes(prior, many, few)
     files = {name: holds for name, holds in FILES.items() if history or name != 'curves.png'}
 
-    _write_text(folder / 'report.json', _as_json(reports, prior, class_names, groups, run))
     _write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, many, few))
     _write_per_class(folder / 'per_class.csv', reports, prior, class_names, groups)
     plot_accuracy_by_frequency(folder / 'accuracy_by_frequency.png', rows, prior, many, few)
     if history:
         plot_curves(folder / 'curves.png', history)
+    _write_text(folder / 'report.json', _as_json(reports, prior, class_names, groups, run))  # last: the run is done
     return [folder / name for name in ('report.md', *files)]
 
 

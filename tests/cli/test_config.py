@@ -1,0 +1,267 @@
+"""Options from defaults, data set, YAML and command line: who wins, what is refused, and the way back to YAML."""
+import re
+
+import pytest
+import yaml
+
+from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
+from timm_ltkd.cli.config import NOT_IN_CONFIG, dump_config, parse, teacher_args
+from timm_ltkd.cli.defaults import CIFAR, DIGITS, OTHER
+from timm_ltkd.errors import UserError
+
+PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A function that writes YAML text and returns the file's name."""
+    def write(text, name='config.yaml'):
+        path = tmp_path / name
+        path.write_text(text, encoding='utf-8')
+        return str(path)
+    return write
+
+
+def train(*argv):
+    return parse(train_parser(), argv)
+
+
+def distill(*argv):
+    return parse(distill_parser(), argv)
+
+
+class TestPrecedence:
+    """defaults < data set < YAML < command line"""
+
+    def test_an_option_no_data_set_cares_about(self, config):
+        file = config('min_lr: 0.2\n')
+        assert train().min_lr == 0.
+        assert train('-c', file).min_lr == 0.2
+        assert train('-c', file, '--min-lr', '0.3').min_lr == train('--min-lr', '0.3', '--config', file).min_lr == 0.3
+
+    def test_an_option_of_the_data_set(self, config):
+        file = config('lr: 0.2\n')
+        assert train_parser().parse_args([]).lr is None
+        assert train().lr == DIGITS.lr
+        assert train('--dataset', 'torch/cifar10_lt100').lr == CIFAR.lr
+        assert train('--dataset', 'torch/cifar10_lt100', '-c', file).lr == 0.2
+        assert train('--dataset', 'torch/cifar10_lt100', '-c', file, '--lr', '0.3').lr == 0.3
+
+    def test_the_data_set_may_come_from_the_file(self, config):
+        file = config('dataset: lt/cifar100\n')
+        assert (train('-c', file).epochs, train('-c', file).mean) == (CIFAR.epochs, list(CIFAR.mean))
+        assert train('-c', file, '--dataset', 'lt/digits').epochs == DIGITS.epochs
+        assert train('-c', file, '--dataset', '').epochs == OTHER.epochs
+
+    @pytest.mark.parametrize('how', ['file', 'command line'])
+    def test_zero_is_a_choice_not_a_gap(self, config, how):
+        argv = ['-c', config('hflip: 0\nweight_decay: 0.0\nworkers: 0\n')] if how == 'file' else \
+            ['--hflip', '0', '--weight-decay', '0', '--workers', '0']
+        args = train('--dataset', 'torch/cifar10', *argv)
+        assert (args.hflip, args.weight_decay, args.workers) == (0, 0, 0)
+
+    def test_null_leaves_the_default(self, config):
+        args = train('-c', config('lr: null\nmin_lr: ~\ncolor_jitter:\n'))
+        assert (args.lr, args.min_lr, args.color_jitter) == (DIGITS.lr, 0., DIGITS.color_jitter)
+
+    def test_a_later_parse_does_not_remember_a_file(self, config):
+        train('-c', config('min_lr: 0.2\n'))
+        assert train().min_lr == 0.
+
+    def test_an_empty_file_says_nothing(self, config):
+        assert vars(train('-c', config('# nothing\n'))) | {'config': None} == vars(train())
+
+
+class TestValues:
+    @pytest.mark.parametrize('text, expected', [
+        ('1e-4', 1e-4), ('1E-4', 1e-4), ('1.0e-4', 1e-4), ('.5e-3', 5e-4), ('2', 2.), ('0.5', 0.5), ("'0.5'", 0.5)])
+    def test_floats(self, config, text, expected):
+        lr = train('-c', config(f'lr: {text}\n')).lr
+        assert lr == expected and isinstance(lr, float)
+
+    def test_numbers_inside_mappings_and_lists(self, config):
+        args = distill('-c', config('kd_kwargs: {temperature: 4, alpha: 1e-1}\nmean: [5e-1, .5, 1]\n'))
+        assert args.kd_kwargs == {'temperature': 4, 'alpha': 0.1}
+        assert args.mean == [0.5, 0.5, 1.]
+
+    def test_bools(self, config):
+        args = train('-c', config('model_ema: true\nfilter_bias_and_bn: no\n'))
+        assert args.model_ema is True and args.filter_bias_and_bn is False
+        args = train('-c', config('model_ema: true\n'), '--no-model-ema')
+        assert args.model_ema is False
+
+    def test_lists(self, config):
+        file = config('decay_milestones: [3, 5]\nlog_with: [tensorboard]\nscale: [0.5, 1]\n')
+        assert train('-c', file).decay_milestones == [3, 5]
+        assert train('-c', file).log_with == ['tensorboard']
+        assert train('-c', file).scale == [0.5, 1.]
+        assert train('-c', file, '--decay-milestones', '7').decay_milestones == [7]
+
+    def test_mappings_are_replaced_not_merged(self, config):
+        file = config('kd: kd\nkd_kwargs:\n  temperature: 2.0\n')
+        assert distill('-c', file).kd_kwargs == {'temperature': 2.}
+        assert distill('-c', file, '--kd-kwargs', 'alpha=0.5').kd_kwargs == {'alpha': 0.5}
+        assert distill('-c', file, '--kd-kwargs').kd_kwargs == {}
+
+    def test_key_values_of_the_command_line(self):
+        kwargs = train('--model-kwargs', 'a=1', 'b=1e-3', 'c=True', 'd=None', 'e=text', 'f=[1,2]', 'g=x=y').model_kwargs
+        assert kwargs == {'a': 1, 'b': 1e-3, 'c': True, 'd': None, 'e': 'text', 'f': [1, 2], 'g': 'x=y'}
+
+    def test_dashes_and_underscores_are_one(self, config):
+        assert train('-c', config('weight-decay: 0.25\n')).weight_decay == 0.25
+
+    def test_checkpoints_of_validate(self, config):
+        file = config('checkpoint: [a, b]\n')
+        assert parse(validate_parser(), ['-c', file]).checkpoint == ['a', 'b']
+        assert parse(validate_parser(), ['c', '-c', file]).checkpoint == ['c']
+
+    def test_text_that_looks_like_a_number(self, config):
+        assert train('-c', config('train_split: 2018\n')).train_split == '2018'
+
+
+class TestRefusals:
+    @pytest.mark.parametrize('line, message', [
+        ('epoch: 3', "unknown key 'epoch'; did you mean 'epochs'"),
+        ('wieght-decay: 3', "unknown key 'wieght-decay'; did you mean 'weight_decay'"),
+        ('config: other.yaml', "unknown key 'config'"),
+        ('help: true', "unknown key 'help'"),
+        ('student: resnet20', "unknown key 'student'"),  # of distill.py
+        ('epochs: many', "epochs: invalid int value: 'many'"),
+        ('epochs: 2.5', "epochs: invalid int value: '2.5'"),
+        ('epochs: 0', 'epochs: must be at least 1, got 0'),
+        ('epochs: true', 'epochs: expected a single value, got True'),
+        ('epochs: [3]', 'epochs: expected a single value, got [3]'),
+        ('lr: -1', 'lr: must be above 0, got -1'),
+        ('lr: .nan', 'lr: nan is not a finite number'),
+        ('lr: .inf', 'lr: inf is not a finite number'),
+        ('hflip: 1.5', 'hflip: must be at most 1, got 1.5'),
+        ('sched: cosin', "sched: invalid choice: 'cosin'"),
+        ('model_ema: 1', 'model_ema: expected true or false, got 1'),
+        ("model_ema: 'yes'", "model_ema: expected true or false, got 'yes'"),
+        ('scale: [1]', 'scale: expected a list of 2, got [1]'),
+        ('mean: 0.5', 'mean: expected a list, got 0.5'),
+        ('mean: [a]', "mean: invalid float value: 'a'"),
+        ('mean: [[1]]', 'mean: expected a single value, got [1]'),
+        ('model_kwargs: [a]', "model_kwargs: expected a mapping, got ['a']"),
+        ('model_kwargs: {1: 2}', 'model_kwargs: expected a mapping, got {1: 2}'),
+    ])
+    def test_a_bad_line(self, config, line, message):
+        file = config(f'seed: 1\n{line}\n')
+        with pytest.raises(UserError, match=re.escape(f'{file}: {message}')) as e:
+            train('-c', file)
+        assert '\n' not in str(e.value)
+
+    @pytest.mark.parametrize('tag', [
+        '!!python/object/apply:os.system ["echo > {}"]', '!!python/name:os.system', '!!python/tuple [1, 2]', '!mine 3'])
+    def test_tags_are_not_obeyed(self, config, tmp_path, tag):
+        proof = tmp_path / 'proof'
+        with pytest.raises(UserError, match='line 1: not valid YAML'):
+            train('-c', config(f'epochs: {tag.format(proof)}\n'))
+        assert not proof.exists()
+
+    @pytest.mark.parametrize('argv, message', [
+        (['--epochs', '0'], 'argument --epochs: must be at least 1'),
+        (['--epochs', 'x'], "argument --epochs: invalid int value: 'x'"),
+        (['--epoch', '3'], "unknown option '--epoch'; did you mean '--epochs'"),
+        (['--wieght-decay=3'], "unknown option '--wieght-decay=3'; did you mean '--weight-decay'"),
+        (['--model-kwargs', 'a'], "'a' is not of the form key=value"),
+        (['--model-kwargs', '1a=3'], "'1a=3' is not of the form key=value"),
+        (['--lr', 'nan'], 'nan is not a finite number'),
+    ])
+    def test_the_command_line(self, argv, message):
+        with pytest.raises(UserError, match=re.escape(message)):
+            train(*argv)
+
+
+class TestRoundTrip:
+    ARGV = ['--dataset', 'torch/cifar10', '--lr', '1e-05', '--mean', '0.1', '0.2', '1e-3', '--no-filter-bias-and-bn',
+            '--model-ema', '--model-kwargs', 'a=1', "b='1'", 'c=True', 'd=None', 'e=[1, 2]', 'f=1e-7', '--aa', 'rand',
+            '--decay-milestones', '3', '5', '--log-with', 'tensorboard', '--sched', 'multistep', '--torchcompile',
+            '--class-map', 'no', '--data-dir', '2018', '--hflip', '0']
+
+    @pytest.mark.parametrize('script, argv', [
+        ('train', []), ('distill', []), ('validate', []), ('train', ARGV), ('distill', ARGV),
+        ('distill', ['--teacher-pretrained', '--kd', 'kd', '--kd-kwargs', 'temperature=3', '--teacher-img-size', '8']),
+        ('distill', ['--no-teacher-pretrained']),
+        ('validate', ['a', 'b', '--pretrained', '--std', '1', '--crop-pct', '0.9']),
+    ])
+    def test_the_same_options_come_back(self, config, script, argv):
+        args = parse(PARSERS[script](), argv)
+        again = parse(PARSERS[script](), ['-c', config(dump_config(args))])
+        assert vars(again) | {'config': None} == vars(args)
+
+    def test_where_a_run_goes_is_not_in_it(self):
+        args = distill('--output', 'o', '--experiment', 'e', '--resume', 'auto', '--overwrite')
+        written = yaml.safe_load(dump_config(args))
+        assert written.keys() == vars(args).keys() - set(NOT_IN_CONFIG)
+        assert set(NOT_IN_CONFIG) == {'config', 'output', 'experiment', 'resume', 'overwrite'}
+
+    def test_the_command_line_still_wins(self, config):
+        file = config(dump_config(train('--epochs', '7', '--lr', '0.3')))
+        args = train('-c', file, '--lr', '0.4')
+        assert (args.epochs, args.lr) == (7, 0.4)
+
+
+class TestTeacherArgs:
+    def test_the_students_recipe_with_plain_cross_entropy(self):
+        args = distill(
+            '--student', 'resnet20', '--teacher', 'resnet56', '--loss', 'balanced_softmax', '--loss-kwargs',
+            'smoothing=0.1', '--drop', '0.1', '--drop-path', '0.1', '--gp', 'max', '--model-kwargs', 'a=1',
+            '--pretrained', '--initial-checkpoint', 'x', '--epochs', '7', '--lr', '0.3', '--seed', '5',
+            '--imbalance-factor', '9', '--mean', '0.5',
+            '--opt-kwargs', 'nesterov=False', '--experiment', 'e', '--resume', 'auto', '--output', 'o')
+        teacher, default = teacher_args(args, train_parser()), train()
+        assert teacher.model == 'resnet56'
+        for key in ('loss', 'loss_kwargs', 'drop', 'drop_path', 'gp', 'model_kwargs', 'initial_checkpoint',
+                    'experiment', 'resume'):
+            assert getattr(teacher, key) == getattr(default, key), key
+        for key in ('epochs', 'lr', 'seed', 'imbalance_factor', 'mean', 'opt_kwargs', 'output', 'batch_size'):
+            assert getattr(teacher, key) == getattr(args, key), key
+        assert vars(teacher).keys() == vars(default).keys()
+
+    def test_its_own_file_wins_over_the_students_recipe(self, config):
+        file = config('model: resnet56\nepochs: 3\nloss: balanced_softmax\nlr: 1e-2\ndrop: 0.2\nmodel_kwargs: {a: 1}\n')
+        args = distill('--teacher', 'resnet56', '--teacher-config', file, '--epochs', '7', '--momentum', '0.8')
+        teacher = teacher_args(args, train_parser())
+        assert (teacher.epochs, teacher.loss, teacher.lr, teacher.drop) == (3, 'balanced_softmax', 0.01, 0.2)
+        assert teacher.model_kwargs == {'a': 1}
+        assert teacher.momentum == 0.8  # not in the file
+        assert args.epochs == 7
+
+    def test_data_input_and_run_stay_the_students(self, config):
+        file = config('dataset: torch/cifar10\nmean: [0.1]\nimg_size: 64\noutput: elsewhere\neval_metric: few\n')
+        args = distill('--teacher-config', file, '--output', 'o')
+        teacher = teacher_args(args, train_parser())
+        for key in ('dataset', 'mean', 'img_size', 'output', 'eval_metric', 'lr'):
+            assert getattr(teacher, key) == getattr(args, key), key
+
+    @pytest.mark.parametrize('text, argv, expected', [
+        ('', [], None), ('', ['--teacher-pretrained'], True), ('', ['--no-teacher-pretrained'], False),
+        ('pretrained: true', [], True), ('pretrained: false', [], False),
+        ('pretrained: true', ['--no-teacher-pretrained'], False)])
+    def test_pretrained(self, config, text, argv, expected):
+        args = distill('--pretrained', '--teacher-config', config(text), *argv)  # --pretrained is the student's
+        assert teacher_args(args, train_parser()).pretrained is expected
+
+    def test_a_file_for_another_network_or_with_a_bad_key(self, config):
+        with pytest.raises(UserError, match="trains 'resnet44' but --teacher is 'resnet56'; make them agree"):
+            args = distill('--teacher', 'resnet56', '--teacher-config', config('model: resnet44'))
+            teacher_args(args, train_parser())
+        with pytest.raises(UserError, match="unknown key 'epoch'; did you mean 'epochs'"):
+            teacher_args(distill('--teacher-config', config('epoch: 1')), train_parser())
+
+
+@pytest.mark.parametrize('make', PARSERS.values())
+def test_help_names_every_option(make):
+    text = make().format_help()
+    for action in make()._actions:
+        names = action.option_strings or [action.metavar]
+        assert any(name in text for name in names)
+        assert action.help, names
+
+
+def test_help_shows_the_defaults_of_every_data_set():
+    text = train_parser().format_help()
+    for defaults in (DIGITS, CIFAR, OTHER):
+        for key, value in defaults._asdict().items():
+            assert value is None or f'{key} {value}' in text

@@ -1,0 +1,768 @@
+"""Every option of the three scripts changes what it says: a tensor, a schedule, a message or a file.
+
+Most cases go through the real front door up to the point where training (or evaluation) would begin, and look at what
+would be trained. `COVERED` collects what is tested; an option without a test fails the last test here.
+"""
+import dataclasses
+import json
+import math
+from argparse import Namespace
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.models import _registry
+from timm.utils import unwrap_model
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import InterpolationMode
+
+import timm_ltkd  # noqa: F401
+from timm_ltkd.cli import run
+from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
+from timm_ltkd.cli.config import dump_config, parse
+from timm_ltkd.data import long_tail_indices
+from timm_ltkd.engine import fit, jobs, loop
+
+PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
+COVERED = {script: {'help'} for script in PARSERS}
+CLASSES = ('ant', 'bee', 'cat')
+DIFFERS = object()  # any other value will do
+
+
+def covers(scripts: str, *options: str):
+    """Say which options of which scripts a test is about."""
+    for script in scripts.split():
+        COVERED[script].update(PARSERS[script]()._option_string_actions[option].dest for option in options)
+    return lambda test: test
+
+
+# ---- what would be trained -------------------------------------------------------------------------------------------
+
+class Reached(Exception):
+    """Raised where training or evaluation would begin."""
+
+
+@dataclasses.dataclass
+class Seen:
+    """What the front door handed over."""
+    args: Namespace
+    accelerator: Any = None
+    data: Any = None
+    network: Any = None
+    folder: Any = None
+    teacher: Any = None
+    method: Any = None
+    val_loader: Any = None
+
+    @cached_property
+    def training(self) -> fit.Training:
+        return fit.Training(self.args, self.accelerator, self.data, self.network, self.teacher, self.method)
+
+    @property
+    def loaders(self):
+        return [self.val_loader] if self.val_loader else [self.training.train_loader, self.training.val_loader]
+
+
+def reach(script: str, argv: list[str]) -> Seen:
+    """Go through `script`'s door with `argv` up to training or evaluation."""
+    seen = Seen(parse(PARSERS[script](), argv))
+
+    def stop(args, accelerator, data, network, folder, config, teacher=None, method=None):
+        seen.__dict__.update(
+            args=args, accelerator=accelerator, data=data, network=network, folder=folder, teacher=teacher,
+            method=method)
+        raise Reached
+
+    def stop_evaluation(network, loader, accelerator, prior, channels_last=False):
+        seen.__dict__.update(network=network, val_loader=loader, accelerator=accelerator, channels_last=channels_last)
+        raise Reached
+
+    def note_data(args, accelerator):
+        seen.data = load(args, accelerator)
+        return seen.data
+
+    load = jobs.load_data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, 'fit', stop)
+        if script == 'validate':
+            patch.setattr(jobs, 'evaluate', stop_evaluation)
+            patch.setattr(jobs, 'load_data', note_data)
+        with pytest.raises(Reached):
+            getattr(run, script)(argv)
+    return seen
+
+
+def save_pictures(folder: Path, sizes: dict[str, int], seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    for name, size in sizes.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(size):
+            Image.fromarray(rng.randint(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f'{i:02d}.png')
+
+
+@pytest.fixture(scope='module')
+def paths(tmp_path_factory):
+    """Files that the cases name: data of 12 (and other) images a class, weights, a class map, YAML."""
+    root = tmp_path_factory.mktemp('flags')
+    data = root / 'data'
+    save_pictures(data / 'train', dict.fromkeys(CLASSES, 12), seed=0)
+    save_pictures(data / 'small', dict.fromkeys(CLASSES, 5), seed=1)
+    save_pictures(data / 'val', dict.fromkeys(CLASSES, 3), seed=2)
+    save_pictures(data / 'test', dict.fromkeys(CLASSES, 2), seed=3)
+    save_pictures(root / 'other' / 'train', dict.fromkeys(('x', 'y', 'z'), 12), seed=4)
+    save_pictures(root / 'other' / 'val', dict.fromkeys(('x', 'y', 'z'), 3), seed=5)
+    (root / 'map.txt').write_text('cat\nant\nbee\n')
+    (root / 'counts.txt').write_text('9\n5\n2\n')
+    for name in ('resnet20', 'test_resnet'):
+        torch.manual_seed(1)
+        torch.save(timm.create_model(name, num_classes=3).state_dict(), root / f'{name}.pt')
+    files = {path.name.replace('.', '_'): path for path in root.iterdir() if path.is_file()}
+    return dict(root=root, data=data, **files)
+
+
+@pytest.fixture(scope='module')
+def base(paths, tmp_path_factory):
+    """A function: the options that every case of a script starts from."""
+    data = ['--dataset', 'lt/', '--data-dir', str(paths['data']), '--img-size', '8', '--workers', '0', '-b', '12']
+    where = ['--epochs', '4', '--output', str(tmp_path_factory.mktemp('output'))]
+    return {
+        'train': [*data, *where, '--model', 'resnet20'],
+        'distill': [*data, *where, '--student', 'resnet20', '--teacher', 'resnet20', '--teacher-checkpoint',
+                    str(paths['resnet20_pt'])],
+        'validate': [str(paths['resnet20_pt']), *data, '--model', 'resnet20'],
+    }
+
+
+@pytest.fixture
+def zoo(paths, monkeypatch):
+    """timm "knows" weights of test_resnet: a local file, 3 classes."""
+    cfg = dataclasses.replace(
+        timm.get_pretrained_cfg('test_resnet'), file=str(paths['test_resnet_pt']), hf_hub_id=None, num_classes=3)
+    for name in ('test_resnet', 'test_resnet.r160_in1k'):
+        monkeypatch.setitem(_registry._model_pretrained_cfgs, name, cfg)
+    return torch.load(paths['test_resnet_pt'], weights_only=True)
+
+
+# ---- ways to look at it ----------------------------------------------------------------------------------------------
+
+def student(seen):
+    return unwrap_model(seen.training.task.get_eval_model())
+
+
+def counts(seen):
+    return seen.data.splits.train.class_counts.tolist()
+
+
+def indices(seen):
+    return seen.data.splits.train.indices.tolist()
+
+
+def class_names(seen):
+    return seen.data.splits.class_names
+
+
+def num_val(seen):
+    return len(seen.data.splits.val)
+
+
+def of_loaders(attribute):
+    return lambda seen: [getattr(loader, attribute) for loader in seen.loaders]
+
+
+def batch_sizes(seen):
+    sampler = seen.training.train_loader.batch_sampler
+    return {len(batch) for batch in sampler}
+
+
+def eval_batch_size(seen):
+    return seen.loaders[-1].batch_size
+
+
+def eval_image(seen):
+    return seen.loaders[-1].dataset[0][0]
+
+
+def eval_size(seen):
+    return list(eval_image(seen).shape[-2:])
+
+
+def eval_range(seen):
+    """Black and white as evaluation shows them to the network, by channel."""
+    normalize = eval_steps(seen)['Normalize']
+    black_and_white = torch.stack([torch.zeros(3, 1, 1), torch.ones(3, 1, 1)])
+    return pytest.approx(normalize(black_and_white).flatten().tolist(), abs=1e-6)
+
+
+def steps_of(loader):
+    dataset = loader.dataset.dataset
+    return {type(step).__name__: step for step in dataset.transform.transforms}
+
+
+def train_steps(seen):
+    return steps_of(seen.training.train_loader)
+
+
+def eval_steps(seen):
+    return steps_of(seen.loaders[-1])
+
+
+def step(kind: str, attribute: str) -> Callable:
+    """An attribute of one step of the training transform; None without the step."""
+    return lambda seen: getattr(train_steps(seen).get(kind), attribute, None)
+
+
+def step_names(seen):
+    return list(train_steps(seen))
+
+
+def eval_interpolation(seen):
+    return eval_steps(seen)['Resize'].interpolation.value
+
+
+def eval_resize(seen):
+    return eval_steps(seen)['Resize'].size
+
+
+def is_random(seen):
+    """Whether two training passes of one image differ: dropout, stochastic depth."""
+    network = student(seen).train()
+    image = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return not torch.equal(network(image), network(image))
+
+
+def is_channels_last(seen):
+    network = seen.network if seen.val_loader else student(seen)
+    return network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def first_weights(seen):
+    return student(seen).conv1.weight.flatten()[:5].tolist()
+
+
+def order(seen):
+    return list(seen.training.train_loader.batch_sampler)[0]
+
+
+def hard_loss(seen):
+    """Of even logits by class."""
+    criterion = seen.training.task.criterion
+    losses = [float(criterion(torch.tensor([[2., 0., 0.]]), torch.tensor([c]))) for c in range(3)]
+    return [round(loss, 4) for loss in losses]
+
+
+def cross_entropy(logits, smoothing=0.):
+    logits = np.array(logits)
+    loss = np.log(np.exp(logits).sum()) - logits
+    return [round(float(value), 4) for value in (1 - smoothing) * loss + smoothing * loss.mean()]
+
+
+def group(key: str) -> Callable:
+    """The values that the optimizer's groups have for `key`."""
+    def look(seen):
+        values = [g.get(key) for g in seen.training.optimizer.param_groups]
+        return {tuple(value) if isinstance(value, list) else value for value in values}
+    return look
+
+
+def optimizer_name(seen):
+    return type(seen.training.optimizer.optimizer).__name__
+
+
+def rates(seen):
+    """The learning rate of each epoch, for figures that never improve."""
+    training = seen.training
+    found = []
+    for epoch in range(training.epochs):
+        found.append(training.optimizer.param_groups[-1]['lr'])
+        training.scheduler.step(epoch + 1, 50.)
+    return pytest.approx(found, abs=1e-12)
+
+
+def rates_within_epoch(seen):
+    """The learning rate of each update of the first epoch."""
+    found = []
+    seen.training.optimizer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: found.append(optimizer.param_groups[-1]['lr']))
+    seen.training.run_epoch()
+    return pytest.approx(found, abs=1e-12)
+
+
+def updates(seen):
+    seen.training.run_epoch()
+    return seen.training.updates
+
+
+def weights(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()]).double()
+
+
+def clipping(seen):
+    """Which bound of 0.01 the gradient of the first update keeps (its step is the gradient itself, at a rate of 1)."""
+    before = [p.detach().clone() for p in student(seen).parameters()]
+    seen.training.run_epoch()
+    moves = [old - p.detach() for old, p in zip(before, student(seen).parameters(), strict=True)]
+    if float(torch.cat([move.flatten() for move in moves]).norm()) == pytest.approx(0.01, rel=1e-3):
+        return 'norm'
+    if max(float(move.abs().max()) for move in moves) == pytest.approx(0.01, rel=1e-3):
+        return 'value'
+    norm = timm.utils.agc.unitwise_norm
+    fits = [bool((norm(move) <= 0.0101 * norm(old).clamp(min=1e-3)).all())
+            for move, old in zip(moves[:-2], before[:-2], strict=True)]
+    return 'agc' if all(fits) else None
+
+
+def ema_decay(seen):
+    """The decay that the moving average shows after the second update; None without one."""
+    task, states = seen.training.task, []
+    for _ in range(2):
+        seen.training.run_epoch()
+        states.append(weights(student(seen)))
+    if not task.has_ema():
+        return None
+    average = weights(unwrap_model(task.get_eval_model(ema=True)))
+    move = states[0] - states[1]
+    return round(float((average - states[1]) @ move / (move @ move)), 3)
+
+
+def evaluated(seen):
+    seen.training.run_epoch()
+    return 'eval_top1' in seen.training.history[0]
+
+
+def best_metric(seen):
+    seen.training.run_epoch()
+    return seen.training.best['metric']
+
+
+def stages(seen):
+    return [len(getattr(student(seen), name)) for name in ('layer1', 'layer2', 'layer3')]
+
+
+# ---- the cases -------------------------------------------------------------------------------------------------------
+
+class Case(NamedTuple):
+    option: str
+    values: str
+    look: Callable
+    expected: Any
+    given: str = ''
+    scripts: str = 'train distill'
+
+
+ALL = 'train distill validate'
+FLAT = '--lr 1 --warmup-epochs 0 --sched step '  # a learning rate of 1 throughout
+COSINE = '--lr 1 --warmup-epochs 0 --sched cosine '
+PLAIN = '--opt momentum --momentum 0 --weight-decay 0 --warmup-epochs 0 --lr 1 -b 36 --sched step '  # w -= gradient
+RRC = '--train-crop-mode rrc '
+CROP = 'RandomResizedCropAndInterpolation'
+
+
+def cosine(*t, least=0.):
+    return [least + (1 - least) * 0.5 * (1 + math.cos(math.pi * x / 4)) for x in t]
+
+
+CASES = [
+    # data
+    Case('--dataset', 'lt/digits', class_names, list('0123456789'), scripts='train'),
+    Case('--data-dir', '{root}/other', class_names, ['x', 'y', 'z'], scripts=ALL),
+    Case('--train-split', 'small', counts, [5, 5, 5], scripts=ALL),
+    Case('--val-split', 'test', num_val, 6, scripts=ALL),
+    Case('--class-map', '{map_txt}', class_names, ['cat', 'ant', 'bee'], scripts=ALL),
+    Case('--imbalance-factor', '4', counts, [12, 6, 3], scripts=ALL),
+    Case('--imbalance-type', 'step', counts, [12, 3, 3], '--imbalance-factor 4', ALL),
+    Case('--imbalance-seed', '1', indices,
+         long_tail_indices(np.repeat(range(3), 12), [12, 6, 3], 1).tolist(), '--imbalance-factor 4', ALL),
+    Case('--max-per-class', '8', counts, [8, 4, 2], '--imbalance-factor 4', ALL),
+    Case('--class-counts', '{counts_txt}', counts, [9, 5, 2], scripts=ALL),
+    Case('--workers', '1', of_loaders('num_workers'), [1, 1]),
+    Case('--workers', '1', of_loaders('num_workers'), [1], scripts='validate'),
+    Case('--pin-mem', '', of_loaders('pin_memory'), [True, True]),
+    Case('--pin-mem', '', of_loaders('pin_memory'), [True], scripts='validate'),
+    # input
+    Case('--img-size', '12', eval_size, [12, 12], scripts=ALL),
+    Case('--mean', '0.1 0.2 0.4', eval_range, [-0.1, -0.2, -0.4, 0.9, 0.8, 0.6], '--std 1', ALL),
+    Case('--std', '0.5 0.2 0.1', eval_range, [0., 0., 0., 2., 5., 10.], '--mean 0', ALL),
+    Case('--interpolation', 'nearest', eval_interpolation, 'nearest', scripts=ALL),
+    Case('--crop-pct', '0.5', eval_resize, 16, scripts=ALL),
+    Case('--validation-batch-size', '7', eval_batch_size, 7, scripts=ALL),
+    # network
+    Case('--model', 'resnet32', stages, [5, 5, 5], scripts='train'),
+    Case('--student', 'resnet32', stages, [5, 5, 5], scripts='distill'),
+    Case('--drop', '0.5', is_random, True),
+    Case('--drop-path', '0.5', is_random, True),
+    Case('--gp', 'max', lambda seen: student(seen).global_pool.pool_type, 'max'),
+    Case('--model-kwargs', 'channels=(8,8,8)', lambda seen: student(seen).fc.in_features, 8),
+    Case('--channels-last', '', is_channels_last, True, scripts=ALL),
+    # hard-label loss, of logits 2 0 0
+    Case('--loss', 'balanced_softmax', hard_loss,
+         cross_entropy([2 + math.log(12), math.log(6), math.log(3)]), '--imbalance-factor 4'),
+    Case('--loss-kwargs', 'smoothing=0.3', hard_loss, cross_entropy([2, 0, 0], 0.3)),
+    Case('--smoothing', '0.6', hard_loss, cross_entropy([2, 0, 0], 0.6)),
+    # optimisation
+    Case('--epochs', '7', lambda seen: seen.training.epochs, 7),
+    Case('--batch-size', '9', batch_sizes, {9}),
+    Case('--batch-size', '9', eval_batch_size, 9, scripts='validate'),
+    Case('--lr', '0.25', rates, [0.25] * 4, '--warmup-epochs 0 --sched step'),
+    Case('--weight-decay', '0.25', group('weight_decay'), {0., 0.25}),
+    Case('--grad-accum-steps', '3', updates, 1),
+    Case('--grad-accum-steps', '2', updates, 2),
+    Case('--opt', 'adamw', optimizer_name, 'AdamW'),
+    Case('--opt', 'momentum', group('nesterov'), {False}),
+    Case('--momentum', '0.5', group('momentum'), {0.5}),
+    Case('--opt-eps', '0.01', group('eps'), {0.01}, '--opt adamw'),
+    Case('--opt-betas', '0.5 0.6', group('betas'), {(0.5, 0.6)}, '--opt adamw'),
+    Case('--opt-kwargs', 'maximize=True', group('maximize'), {True}),
+    Case('--no-filter-bias-and-bn', '', group('weight_decay'), {0.25}, '--weight-decay 0.25'),
+    Case('--layer-decay', '0.5', group('lr_scale'), {0.5 ** k for k in range(11)}),  # stem, 9 blocks, head
+    Case('--clip-grad', '0.01', clipping, 'norm', PLAIN),
+    Case('--clip-mode', 'value', clipping, 'value', PLAIN + '--clip-grad 0.01'),
+    Case('--clip-mode', 'agc', clipping, 'agc', PLAIN + '--clip-grad 0.01'),
+    Case('--sched', 'cosine', rates, cosine(0, 1, 2, 3), FLAT),
+    Case('--sched', 'tanh', rates, [1, *(0.5 * (1 - math.tanh(-7 + 10 * t / 4)) for t in range(1, 4))], FLAT),
+    Case('--sched', 'multistep', rates, [1, 0.1, 0.1, 0.01], FLAT + '--decay-milestones 2 4'),
+    Case('--sched', 'poly', rates, [(1 - t / 4) ** 0.5 for t in range(4)], FLAT + '--decay-rate 0.5'),
+    Case('--sched', 'plateau', rates, [1, 1, 1, 0.1], FLAT + '--patience-epochs 1'),
+    Case('--sched-on-updates', '', rates_within_epoch, cosine(0, 1 / 3, 2 / 3), COSINE),
+    Case('--warmup-epochs', '2', rates, [0.5, 0.75, 1, 1], FLAT + '--warmup-lr 0.5'),
+    Case('--warmup-lr', '0.2', rates, [0.2, 0.6, 1, 1], FLAT + '--warmup-epochs 2'),
+    Case('--warmup-prefix', '', rates, [0.5, 0.75, *cosine(0, 1, 2, 3)], COSINE + '--warmup-epochs 2 --warmup-lr 0.5'),
+    Case('--min-lr', '0.5', rates, cosine(0, 1, 2, 3, least=0.5), COSINE),
+    Case('--decay-milestones', '3', rates, [1, 1, 0.1, 0.1], FLAT + '--sched multistep'),
+    Case('--decay-epochs', '2', rates, [1, 1, 0.1, 0.1], FLAT),
+    Case('--decay-rate', '0.5', rates, [1, 1, 0.5, 0.5], FLAT + '--decay-epochs 2'),
+    Case('--cooldown-epochs', '2', rates, [*cosine(0, 1, 2, 3, least=0.1), 0.1, 0.1], COSINE + '--min-lr 0.1'),
+    Case('--patience-epochs', '0', rates, [1, 1, 0.1, 0.01], FLAT + '--sched plateau'),
+    Case('--model-ema', '', ema_decay, 0.9, PLAIN + '--lr 0.01 --model-ema-decay 0.9'),
+    Case('--model-ema-decay', '0.5', ema_decay, 0.5, PLAIN + '--lr 0.01 --model-ema'),
+    Case('--model-ema-warmup', '', ema_decay, round(1 - 2 ** (-2 / 3), 3), PLAIN + '--lr 0.01 --model-ema'),
+    Case('--seed', '7', first_weights, DIFFERS),
+    Case('--seed', '7', order, DIFFERS),
+    # augmentation
+    Case('--no-aug', '', step_names, ['Resize', 'CenterCrop', 'MaybeToTensor', 'Normalize']),
+    Case('--train-crop-mode', 'pad', step('RandomCrop', 'padding'), 4),
+    Case('--train-crop-mode', 'rkrc', lambda seen: step_names(seen)[:2], ['ResizeKeepRatio', 'CenterCropOrPad']),
+    Case('--train-crop-mode', 'rkrr', lambda seen: step_names(seen)[:2], ['ResizeKeepRatio', 'RandomCropOrPad']),
+    Case('--train-crop-mode', 'rrc', lambda seen: step_names(seen)[0], CROP, '--train-crop-mode pad'),
+    Case('--crop-padding', '2', step('RandomCrop', 'padding'), 2, '--train-crop-mode pad'),
+    Case('--scale', '0.5 0.6', step(CROP, 'scale'), (0.5, 0.6)),
+    Case('--ratio', '1 2', step(CROP, 'ratio'), (1., 2.)),
+    Case('--hflip', '0.25', step('RandomHorizontalFlip', 'p'), 0.25),
+    Case('--vflip', '0.25', step('RandomVerticalFlip', 'p'), 0.25),
+    Case('--color-jitter', '0.25', step('ColorJitter', 'contrast'), (0.75, 1.25)),
+    Case('--aa', 'rand-m9', lambda seen: 'RandAugment' in step_names(seen), True),
+    Case('--aa', 'original', lambda seen: 'AutoAugment' in step_names(seen), True),
+    Case('--train-interpolation', 'nearest', step(CROP, 'interpolation'), InterpolationMode.NEAREST),
+    Case('--reprob', '0.5', step('RandomErasing', 'probability'), 0.5),
+    Case('--remode', 'const', step('RandomErasing', 'per_pixel'), False, '--reprob 1'),
+    Case('--remode', 'rand', step('RandomErasing', 'rand_color'), True, '--reprob 1'),
+    Case('--recount', '3', step('RandomErasing', 'max_count'), 3, '--reprob 1'),
+    # distillation
+    Case('--kd', 'kd', lambda seen: type(seen.method).__name__, 'KD', scripts='distill'),
+    Case('--kd-kwargs', 'temperature=3', lambda seen: seen.method.temperature, 3, scripts='distill'),
+    Case('--teacher-img-size', '16', lambda seen: seen.training.task.teacher.img_size, (16, 16), scripts='distill'),
+    # run
+    Case('--output', 'elsewhere', lambda seen: str(seen.folder.path.parent), 'elsewhere'),
+    Case('--experiment', 'name', lambda seen: seen.folder.path.name, 'name'),
+    Case('--val-interval', '2', evaluated, False),
+    Case('--eval-metric', 'balanced', best_metric, 'balanced'),
+    Case('--eval-metric', 'few', best_metric, 'few'),
+]
+AUGMENTATION = [case for case in CASES if case.option in {
+    name for action_group in train_parser()._action_groups if action_group.title.startswith('augmentation')
+    for action in action_group._group_actions for name in action.option_strings} - {'--smoothing'}]
+
+
+def one_per_script(cases):
+    return [pytest.param(script, case, id=f'{script} {case.option} {case.values}'.strip())
+            for case in cases for script in case.scripts.split()]
+
+
+for _case in CASES:
+    covers(_case.scripts, _case.option)
+
+
+# ---- the tests -------------------------------------------------------------------------------------------------------
+
+def argv_of(base, paths, script, case, with_option=True):
+    words = f'{case.given} {case.option} {case.values}' if with_option else case.given
+    return base[script] + words.format(**paths).split()
+
+
+@pytest.mark.parametrize('script, case', one_per_script(CASES))
+def test_option(script, case, base, paths):
+    argv = argv_of(base, paths, script, case)
+    seen, without = case.look(reach(script, argv)), case.look(reach(script, argv_of(base, paths, script, case, False)))
+    if case.expected is not DIFFERS:
+        assert seen == case.expected
+    assert without != seen if case.expected is DIFFERS else without != case.expected
+
+
+@pytest.mark.parametrize('script, case', one_per_script(CASES))
+def test_option_from_yaml(script, case, base, paths, tmp_path):
+    args = parse(PARSERS[script](), argv_of(base, paths, script, case))
+    (tmp_path / 'args.yaml').write_text(dump_config(args))
+    assert dump_config(parse(PARSERS[script](), ['-c', str(tmp_path / 'args.yaml')])) == dump_config(args)
+
+
+@pytest.mark.parametrize('script, case', [c for c in one_per_script(AUGMENTATION) if c.values[0] == 'train'])
+def test_augmentation_changes_pixels(script, case, base, paths):
+    def pixels(with_option):
+        dataset = reach(script, argv_of(base, paths, script, case, with_option)).training.train_loader.dataset
+        return torch.stack([dataset[0, i][0] for i in range(len(dataset))])
+    assert not torch.equal(pixels(True), pixels(False))
+    assert torch.equal(pixels(True), pixels(True))
+
+
+def fails(capsys, script, argv):
+    """The one line with which a script ends."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e:
+        getattr(run, script)(argv)
+    assert e.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@covers('train distill validate', '--config')
+@pytest.mark.parametrize('script', PARSERS)
+def test_config_file(script, base, paths, tmp_path):
+    (tmp_path / 'config.yaml').write_text('val_split: test\n')
+    assert num_val(reach(script, base[script])) == 9
+    assert num_val(reach(script, [*base[script], '-c', str(tmp_path / 'config.yaml')])) == 6
+
+
+@covers('distill validate', '--dataset')
+def test_dataset_of_distill_and_validate(base, tmp_path):
+    digits = ['--dataset', 'lt/digits']
+    assert class_names(reach('distill', [*base['distill'], *digits, '--teacher-checkpoint', ''])) == list('0123456789')
+    torch.save(timm.create_model('resnet20', num_classes=10).state_dict(), tmp_path / 'ten.pt')
+    seen = reach('validate', [str(tmp_path / 'ten.pt'), '--model', 'resnet20', *digits])
+    assert class_names(seen) == list('0123456789') and seen.data.prior.num_classes == 10
+
+
+@covers('train distill validate', '--dataset-download')
+@pytest.mark.parametrize('script', PARSERS)
+def test_dataset_download(script, base, monkeypatch, capsys, tmp_path):
+    fetched = []
+
+    def init(self, root, train=True, download=False, **kwargs):
+        if download:
+            fetched.append(root)
+        elif not fetched:
+            raise RuntimeError('Dataset not found or corrupted.')
+        self.classes, self.targets = list(CLASSES), [0, 1, 2] * 4
+        self.data, self.transform = np.zeros((12, 8, 8, 3), np.uint8), None
+
+    monkeypatch.setattr(CIFAR10, '__init__', init)
+    argv = [*base[script], '--dataset', 'torch/cifar10', '--data-dir', str(tmp_path), '--train-split', 'train']
+    assert '--dataset-download' in fails(capsys, script, argv)
+    assert class_names(reach(script, [*argv, '--dataset-download'])) == list(CLASSES)
+    assert set(fetched) == {str(tmp_path)}
+
+
+@covers('train distill', '--num-classes')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_num_classes_is_checked(script, base, capsys):
+    assert '--num-classes 4: the data have 3 classes' in fails(capsys, script, [*base[script], '--num-classes', '4'])
+    assert reach(script, [*base[script], '--num-classes', '3']).network.num_classes == 3
+
+
+@covers('train distill', '--initial-checkpoint')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_initial_checkpoint(script, base, paths):
+    wanted = torch.load(paths['resnet20_pt'], weights_only=True)
+    seen = reach(script, [*base[script], '--initial-checkpoint', str(paths['resnet20_pt'])])
+    assert all(torch.equal(value, wanted[key]) for key, value in student(seen).state_dict().items())
+    assert not torch.equal(reach(script, base[script]).network.conv1.weight, wanted['conv1.weight'])
+
+
+@covers('train distill', '--pretrained')
+@pytest.mark.parametrize('script, name', [('train', '--model'), ('distill', '--student')])
+def test_pretrained(script, name, base, zoo):
+    argv = [*base[script], name, 'test_resnet']
+    key = 'layer1.0.conv1.weight'
+    assert torch.equal(reach(script, [*argv, '--pretrained']).network.state_dict()[key], zoo[key])
+    assert not torch.equal(reach(script, argv).network.state_dict()[key], zoo[key])
+
+
+@covers('train distill', '--torchcompile', '--torchcompile-mode')
+@pytest.mark.parametrize('script, networks', [('train', 1), ('distill', 2)])
+def test_torchcompile(script, networks, base, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, **kwargs: calls.append(kwargs))
+    for words, expected in (
+            ([], []),
+            (['--torchcompile'], [dict(backend='inductor', mode=None)]),
+            (['--torchcompile', 'eager'], [dict(backend='eager', mode=None)]),
+            (['--torchcompile', '--torchcompile-mode', 'default'], [dict(backend='inductor', mode='default')]),
+    ):
+        calls.clear()
+        assert reach(script, [*base[script], *words]).training and calls == expected * networks
+
+
+@covers('train distill', '--dist-bn')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_dist_bn(script, base, monkeypatch):
+    calls = []
+    monkeypatch.setattr(fit, 'distribute_bn', lambda module, processes, reduce: calls.append((processes, reduce)))
+    for words in ([], ['--dist-bn', 'reduce'], ['--dist-bn', 'broadcast']):
+        training = reach(script, [*base[script], *words]).training
+        training.accelerator = Namespace(num_processes=2)
+        training._share_batch_norm()
+    assert calls == [(2, True), (2, True), (2, False)]
+
+
+@covers('train distill', '--log-interval')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_log_interval(script, base, monkeypatch):
+    checks = []
+    monkeypatch.setattr(loop.LossWatch, 'check', lambda self, epoch: checks.append(epoch))
+    counts = []
+    for words in ([], ['--log-interval', '2'], ['--log-interval', '1']):  # of 3 batches
+        checks.clear()
+        reach(script, [*base[script], *words]).training.run_epoch()
+        counts.append(len(checks))
+    assert counts[0] < counts[1] < counts[2] == 3 + 1  # and at the end
+
+
+def tree(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+
+
+@covers('train distill', '--resume', '--overwrite', '--log-with')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_resume_overwrite_and_trackers(script, base, tmp_path, capsys, caplog):
+    folder = tmp_path / 'run'
+    argv = [*base[script], '--epochs', '1', '--output', str(tmp_path), '--experiment', 'run']
+    getattr(run, script)([*argv, '--log-with', 'tensorboard'])
+    assert list(folder.rglob('events.out.tfevents*'))
+    before = tree(folder)
+    assert '--resume auto continues it, --overwrite replaces it' in fails(capsys, script, argv)
+    assert tree(folder) == before
+
+    for words in (['--resume', 'auto'], ['--experiment', 'other', '--resume', str(folder)]):
+        caplog.clear()
+        getattr(run, script)([*argv, *words])
+        assert f'resuming {folder} after epoch 1 of 1' in caplog.messages
+    checkpoint = Path('last/checkpoint-000001.pt')
+    assert tree(folder)[checkpoint] == before[checkpoint] and not (tmp_path / 'other').exists()
+
+    (folder / 'of the old run').touch()
+    getattr(run, script)([*argv, '--overwrite'])
+    assert not (folder / 'of the old run').exists() and not list(folder.rglob('events.out*'))
+    assert (folder / 'report.json').is_file() and tree(folder)[checkpoint] != before[checkpoint]
+
+
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_args_yaml_repeats_the_run(script, base, tmp_path):
+    argv = [*base[script], '--epochs', '1', '--output', str(tmp_path), '--lr', '1e-5', '--loss-kwargs', 'smoothing=0.1']
+    getattr(run, script)([*argv, '--experiment', 'one'])
+    getattr(run, script)(['-c', str(tmp_path / 'one' / 'args.yaml'), '--output', str(tmp_path), '--experiment', 'two'])
+    for name in ('args.yaml', 'summary.csv', 'model.safetensors', 'per_class.csv'):
+        assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes(), name
+
+
+class TestTeacher:
+    """What `distill` trains first, or loads."""
+
+    @pytest.fixture
+    def argv(self, base):
+        return [*base['distill'], '--teacher-checkpoint', '']
+
+    @covers('distill', '--teacher')
+    def test_teacher(self, argv):
+        stage = reach('distill', [*argv, '--teacher', 'resnet32', '--no-teacher-pretrained'])
+        assert stage.method is None and stages(stage) == [5, 5, 5]
+        assert stages(reach('distill', argv)) == [3, 3, 3]
+
+    @covers('distill', '--teacher-checkpoint')
+    def test_teacher_checkpoint(self, base, argv, paths):
+        seen = reach('distill', base['distill'])
+        wanted = torch.load(paths['resnet20_pt'], weights_only=True)
+        assert all(torch.equal(value, wanted[key]) for key, value in seen.teacher.model.state_dict().items())
+        assert reach('distill', argv).teacher is None  # the teacher itself is trained
+
+    @covers('distill', '--teacher-config')
+    def test_teacher_config(self, argv, tmp_path):
+        (tmp_path / 'teacher.yaml').write_text('epochs: 9\nopt: adamw\n')
+        stage = reach('distill', [*argv, '--teacher-config', str(tmp_path / 'teacher.yaml')])
+        assert stage.training.epochs == 9 and optimizer_name(stage) == 'AdamW'
+        stage = reach('distill', argv)
+        assert stage.training.epochs == 4 and optimizer_name(stage) == 'SGD'
+
+    @covers('distill', '--teacher-pretrained')
+    def test_teacher_pretrained(self, argv, zoo):
+        key = 'layer1.0.conv1.weight'
+        for words, expected in (([], True), (['--teacher-pretrained'], True), (['--no-teacher-pretrained'], False)):
+            stage = reach('distill', [*argv, '--teacher', 'test_resnet', *words])
+            assert torch.equal(stage.network.state_dict()[key], zoo[key]) is expected, words
+
+    def test_teacher_pretrained_where_there_are_no_weights(self, argv, capsys):
+        assert reach('distill', argv).method is None
+        assert "no pretrained weights for 'resnet20'" in fails(capsys, 'distill', [*argv, '--teacher-pretrained'])
+
+    def test_its_args_yaml_says_what_it_started_from(self, argv, zoo, tmp_path):
+        argv = [*argv, '--teacher', 'test_resnet', '--epochs', '1', '--output', str(tmp_path)]
+        for words, expected in (([], True), (['--no-teacher-pretrained'], False)):
+            run.distill([*argv, *words, '--experiment', 'run', '--overwrite'])
+            newest = max(tmp_path.glob('teachers/*/args.yaml'), key=lambda path: path.stat().st_mtime_ns)
+            assert parse(train_parser(), ['-c', str(newest)]).pretrained is expected
+
+    def test_its_folder_tells_recipes_apart(self, argv):
+        names = [reach('distill', [*argv, *words]).folder.path.name for words in (
+            [], ['--epochs', '5'], ['--student', 'resnet32'], ['--workers', '1'], ['--no-teacher-pretrained'])]
+        assert names[1] != names[0] == names[2] == names[3] == names[4]
+
+
+class TestValidate:
+    @covers('validate', '--model')
+    def test_weights_of_a_network(self, base, paths, capsys):
+        nameless = [word for word in base['validate'] if word not in ('--model', 'resnet20')]
+        assert 'say of which network with --model' in fails(capsys, 'validate', nameless)
+        seen, wanted = reach('validate', base['validate']), torch.load(paths['resnet20_pt'], weights_only=True)
+        assert all(torch.equal(value, wanted[key]) for key, value in seen.network.state_dict().items())
+        assert 'resnet20.pt' in fails(capsys, 'validate', [*base['validate'], '--model', 'resnet32'])
+
+    @covers('validate', '--pretrained')
+    def test_pretrained(self, base, zoo, capsys):
+        argv = [*base['validate'][1:], '--model', 'test_resnet']
+        assert 'name a checkpoint' in fails(capsys, 'validate', argv)
+        seen = reach('validate', [*argv, '--pretrained'])
+        assert torch.equal(seen.network.state_dict()['layer1.0.conv1.weight'], zoo['layer1.0.conv1.weight'])
+
+    @covers('validate', '--results-file')
+    def test_results_file_and_checkpoints(self, base, tmp_path, monkeypatch, capsys):
+        torch.manual_seed(2)
+        torch.save(timm.create_model('resnet20', num_classes=3).state_dict(), tmp_path / 'b.pt')
+        argv = [str(tmp_path / 'b.pt'), *base['validate']]
+        monkeypatch.chdir(tmp_path)
+        run.validate(argv)
+        out = capsys.readouterr().out
+        assert [path.name for path in tmp_path.iterdir()] == ['b.pt']
+        assert all(f'\n{path} ' in out for path in argv[:2])
+        run.validate([*argv, '--results-file', 'r.json'])
+        figures = json.loads((tmp_path / 'r.json').read_text())
+        assert list(figures) == argv[:2] and {'top1', 'balanced', 'few', 'per_class'} <= figures[argv[0]].keys()
+        assert figures[argv[0]]['loss'] != figures[argv[1]]['loss']
+        run.validate([*argv, '--results-file', 'r.csv'])
+        header, *rows = (tmp_path / 'r.csv').read_text().splitlines()
+        assert header.startswith('checkpoint,top1') and [row.split(',')[0] for row in rows] == argv[:2]
+
+
+    def test_a_run_brings_its_data(self, base, paths, tmp_path):
+        where = ['--output', str(tmp_path), '--experiment', 'run']
+        run.train([*base['train'], '--epochs', '1', '--imbalance-factor', '4', *where])
+        argv = [str(tmp_path / 'run'), '--workers', '0']
+        assert counts(reach('validate', argv)) == [12, 6, 3]
+        assert num_val(reach('validate', [*argv, '--val-split', 'test'])) == 6
+
+
+def test_every_option_is_covered():
+    COVERED['validate'].add('checkpoint')  # TestValidate.test_results_file_and_checkpoints
+    for script, parser in PARSERS.items():
+        assert {action.dest for action in parser()._actions} == COVERED[script], script
