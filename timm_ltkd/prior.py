@@ -26,7 +26,7 @@ class ClassPrior:
     def __init__(self, counts: Sequence[int] | torch.Tensor, class_names: Sequence[str] | None = None):
         counts = torch.as_tensor(counts).detach().to('cpu', torch.float64)
         if counts.ndim != 1 or not counts.numel():
-            raise UserError(f'class counts must be a non-empty list, one number a class; got shape {list(counts.shape)}')
+            raise UserError(f'class counts must be a non-empty list, a number a class; got shape {list(counts.shape)}')
         if not torch.isfinite(counts).all() or (counts != counts.round()).any() or (counts < 0).any():
             raise UserError('class counts must be whole numbers of images, 0 or more')
         if (counts == 0).any():

@@ -1,8 +1,11 @@
 """The options of the three scripts, in groups they share; timm's names wherever timm has the option."""
 import argparse
 import ast
+import sys
+from collections.abc import Callable
 
 from .. import distill
+from ..data import CLASS_SAMPLINGS, HOLDOUT_TYPES
 from ..errors import UserError, nearest
 from .defaults import DEFAULTS_HELP
 
@@ -42,6 +45,35 @@ class KeyValues(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
+class OneOrMore(argparse.Action):
+    """One value as itself, several as a list."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(option_strings, dest, nargs='+', **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, self.unwrap(values))
+
+    @staticmethod
+    def unwrap(values: list):
+        return values[0] if len(values) == 1 else values
+
+
+class PrintLines(argparse.Action):
+    """Print a name and a line about it for each entry of a dict, and exit; like --help it is part of no run."""
+
+    def __init__(self, option_strings, dest, describe: Callable[[], dict[str, str]], help: str):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.describe = describe
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        lines = self.describe()
+        width = max(map(len, lines))
+        text = ''.join(f'{name:<{width}}  {line}\n' for name, line in lines.items())
+        parser._print_message(text, sys.stdout)  # as --help does, which minds no closed pipe
+        parser.exit()
+
+
 def number(kind: type, least=None, above=None, most=None):
     """An argparse type: an int or float within bounds."""
     def convert(text: str):
@@ -60,8 +92,17 @@ def number(kind: type, least=None, above=None, most=None):
 
 
 COUNT, NATURAL = number(int, least=0), number(int, least=1)
+SEED = number(int, least=0, most=2 ** 31 - 1)
 POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, least=0)
 SHARE = number(float, least=0, most=1)
+
+
+def _tau(text: str) -> float | str:
+    """An argparse type: strength of a post-hoc fix, or the word for trying many."""
+    return text if text == 'sweep' else NOT_NEGATIVE(text)
+
+
+_tau.__name__ = 'number (or sweep)'
 
 
 def _flag(group, name: str, help: str, default: bool | None = False):
@@ -84,10 +125,16 @@ def add_data(parser: Parser) -> None:
              'the data set of lt/digits has its own)')
     add('--imbalance-type', choices=('exp', 'step'), default='exp',
         help='profile over classes (default: %(default)s)')
-    add('--imbalance-seed', metavar='N', type=COUNT, default=0, help='selects the images (default: %(default)s)')
+    add('--imbalance-seed', metavar='N', type=SEED, default=0, help='selects the images (default: %(default)s)')
     add('--max-per-class', metavar='N', type=NATURAL,
         help='images of the largest class (default: the smallest class of the whole set)')
     add('--class-counts', metavar='FILE', help='training images per class from a file, instead of a factor')
+    add('--holdout', metavar='P', type=number(float, least=0, most=0.5), default=0.,
+        help='hold this share of the training images out of training: it is evaluated after each epoch and chooses the '
+             'best one, which is exported; the --val-split is then evaluated at the end only (default: no holdout)')
+    add('--holdout-type', choices=HOLDOUT_TYPES, default='proportional',
+        help='the share of each class, at least one image (proportional), or the same number of each class, at most '
+             'half of it (balanced); --imbalance-seed selects the images (default: %(default)s)')
     add('-j', '--workers', metavar='N', type=COUNT,
         help='loader workers per process (default: the data set\'s; see below)')
     _flag(group, '--pin-mem', 'page-locked host memory for faster transfer to a GPU')
@@ -108,7 +155,7 @@ def add_network(parser: Parser) -> None:
     group = parser.add_argument_group('network')
     add = group.add_argument
     _flag(group, '--pretrained', 'start from the pretrained weights that timm knows')
-    add('--initial-checkpoint', metavar='FILE', help='start from these weights')
+    add('--initial-checkpoint', metavar='FILE', help='start from these weights, or those in a run\'s folder')
     add('--num-classes', metavar='N', type=NATURAL, help='checked against the data, which decides')
     add('--drop', metavar='P', type=SHARE, default=0., help='dropout of the classifier (default: %(default)s)')
     add('--drop-path', metavar='P', type=SHARE, help='stochastic depth (default: the model\'s)')
@@ -126,6 +173,9 @@ def add_optimisation(parser: Parser) -> None:
     add('-b', '--batch-size', metavar='N', type=NATURAL, help='per process (default: the data set\'s)')
     add('--lr', metavar='LR', type=POSITIVE, help='learning rate of the global batch (default: the data set\'s)')
     add('--weight-decay', metavar='W', type=NOT_NEGATIVE, help='(default: the data set\'s)')
+    add('--class-sampling', choices=CLASS_SAMPLINGS, default='instance',
+        help='an epoch shows each image once (instance), all classes equally often (class), classes by the square root '
+             'of their size (sqrt), or goes from the first to the second over the epochs (default: %(default)s)')
     add('--grad-accum-steps', metavar='N', type=NATURAL, default=1, help='batches per update (default: %(default)s)')
     add('--opt', metavar='NAME', default='sgd', help='any timm optimizer; sgd is Nesterov, momentum is not '
                                                      '(default: %(default)s)')
@@ -157,14 +207,14 @@ def add_optimisation(parser: Parser) -> None:
     add('--dist-bn', choices=('reduce', 'broadcast'), default='reduce',
         help='several processes: average batch-norm statistics before evaluation, or take the first\'s '
              '(default: %(default)s)')
-    add('--seed', metavar='N', type=COUNT, default=42,
+    add('--seed', metavar='N', type=SEED, default=42,
         help='initial weights, order, augmentation (default: %(default)s)')
 
 
 def add_augmentation(parser: Parser) -> None:
     group = parser.add_argument_group('augmentation and regularisation')
     add = group.add_argument
-    add('--no-aug', action='store_true', help='no augmentation at all')  # _flag would take the no- for a negation
+    add('--no-aug', action='store_true', help='no augmentation of single images')  # _flag would take no- for a negation
     add('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
         help='pad: pad and crop, as usual for CIFAR; the others are timm\'s (default: the data set\'s)')
     add('--crop-padding', metavar='N', type=COUNT, default=4, help='pixels, of pad (default: %(default)s)')
@@ -182,26 +232,48 @@ def add_augmentation(parser: Parser) -> None:
         help='label smoothing (default: %(default)s)')
 
 
+def add_mixing(parser: Parser) -> None:
+    group = parser.add_argument_group('mixup and cutmix', 'timm\'s; the teacher sees the mixed images too')
+    add = group.add_argument
+    add('--mixup', metavar='A', type=NOT_NEGATIVE, default=0., help='alpha of mixup; 0 for none (default: %(default)s)')
+    add('--cutmix', metavar='A', type=NOT_NEGATIVE, default=0., help='the same of cutmix (default: %(default)s)')
+    add('--cutmix-minmax', metavar='S', type=SHARE, nargs=2,
+        help='cutmix with boxes whose sides are between these shares of the image\'s, instead of by alpha')
+    add('--mixup-prob', metavar='P', type=SHARE, default=1.,
+        help='share of batches (pairs, images) that are mixed (default: %(default)s)')
+    add('--mixup-switch-prob', metavar='P', type=SHARE, default=0.5,
+        help='share of cutmix where both are on (default: %(default)s)')
+    add('--mixup-mode', choices=('batch', 'pair', 'elem'), default='batch',
+        help='draw anew for each batch, pair of images, or image (default: %(default)s)')
+    add('--mixup-off-epoch', metavar='N', type=COUNT, default=0,
+        help='mix no more from epoch N on, counted from 0; 0 for never (default: %(default)s)')
+
+
 def add_loss(parser: Parser) -> None:
     group = parser.add_argument_group('hard-label loss')
     group.add_argument('--loss', metavar='NAME', default='ce',
                        help=f'{", ".join(distill.list_losses())} (default: %(default)s)')
     group.add_argument('--loss-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='its options')
+    group.add_argument('--list-losses', action=PrintLines, describe=distill.describe_losses,
+                       help='print the losses with their papers, and exit')
 
 
 def add_distillation(parser: Parser) -> None:
     group = parser.add_argument_group('distillation')
     add = group.add_argument
     add('--student', metavar='MODEL', default='resnet20', help='any timm model (default: %(default)s)')
-    add('--teacher', metavar='MODEL', default='resnet32', help='any timm model (default: %(default)s)')
-    add('--teacher-checkpoint', metavar='PATH',
-        help='a run\'s folder or a file of weights; without it the teacher is trained first, on the same data, and '
-             'kept in teachers/ under the output folder for the next run')
+    add('--teacher', metavar='MODEL', action=OneOrMore, default='resnet32',
+        help='any timm model; several teach the mean of their logits (default: %(default)s)')
+    add('--teacher-checkpoint', metavar='PATH', action=OneOrMore,
+        help='a run\'s folder or a file of weights, for each teacher; without it the teacher is trained first, on the '
+             'same data, and kept in teachers/ under the output folder for the next run')
     add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
     _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
     add('--teacher-img-size', metavar='N', type=NATURAL, help='the teacher sees images of this side')
     add('--kd', metavar='NAME', default='bkd', help=f'{", ".join(distill.list_methods())} (default: %(default)s)')
     add('--kd-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='its options')
+    add('--list-kd', action=PrintLines, describe=distill.describe_methods,
+        help='print the methods with their papers, and exit')
 
 
 def add_run(parser: Parser) -> None:
@@ -226,7 +298,11 @@ def train_parser() -> Parser:
     parser = Parser(prog='train.py', description='Train a network on long-tailed data.', epilog=DEFAULTS_HELP)
     _add_config(parser)
     parser.add_argument('--model', metavar='MODEL', default='resnet32', help='any timm model (default: %(default)s)')
-    for add in (add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_run):
+    parser.add_argument(
+        '--stage', choices=('crt', 'lws'),
+        help='second stage, on the frozen network of --initial-checkpoint and with all classes shown equally often: '
+             'train a new classifier (crt), or a scale for each class of the old one (lws)')
+    for add in (add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_mixing, add_run):
         add(parser)
     return parser
 
@@ -237,7 +313,8 @@ def distill_parser() -> Parser:
         prog='distill.py', description='Distil a student from a teacher on long-tailed data.', epilog=DEFAULTS_HELP)
     _add_config(parser)
     for add in (
-            add_distillation, add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_run):
+            add_distillation, add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation,
+            add_mixing, add_run):
         add(parser)
     return parser
 
@@ -254,6 +331,13 @@ def validate_parser() -> Parser:
     _flag(parser, '--pretrained', 'the weights that timm knows')
     add('-b', '--batch-size', metavar='N', type=NATURAL, default=256, help='per process (default: %(default)s)')
     add('--results-file', metavar='FILE', help='write the figures to a .json or .csv file')
+    add('--tau-norm', metavar='TAU', type=_tau, nargs='+', default=[],
+        help='also with class weights divided by their length to the power TAU; of several values, or sweep (0 to 2), '
+             'the one that is best on the --holdout')
+    add('--logit-adjust', metavar='TAU', type=_tau, nargs='+', default=[],
+        help='also with TAU times the log prior taken from the logits; several values and sweep as above')
+    add('--eval-metric', choices=('top1', 'balanced', 'few'), default='balanced',
+        help='figure that chooses TAU on the holdout (default: %(default)s)')
     _flag(parser, '--channels-last', 'channels_last memory layout')
     add_data(parser)
     add_input(parser)

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, nearest
-from .arguments import KeyValues, Parser
-from .defaults import fill_defaults
+from .arguments import KeyValues, OneOrMore, Parser
+from .defaults import fill_defaults, fill_stage
 
 # where a run goes and how it is watched is no part of what it is
 NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite')
@@ -76,7 +76,9 @@ def read_config(parser: Parser, path: str, only: set[str] | None = None) -> dict
         return {}
     if not isinstance(content, dict):
         raise UserError(f'{path}: a config file holds "option: value" lines')
-    actions = {action.dest: action for action in parser._actions if action.dest not in ('help', 'config')}
+    actions = {  # what --help and its like do instead of a run, they do on the command line alone
+        action.dest: action for action in parser._actions
+        if action.dest != 'config' and action.default is not argparse.SUPPRESS}
     checked = {}
     for key, value in content.items():
         dest = str(key).replace('-', '_')
@@ -99,6 +101,11 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError(f'expected a mapping, got {value!r}')
         return value
+    if isinstance(action, OneOrMore):
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise ValueError('expected a value or a list of them, got an empty list')
+        return action.unwrap([_scalar(parser, action, item) for item in values])
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f'expected true or false, got {value!r}')
@@ -129,6 +136,12 @@ def dump_config(args: Namespace) -> str:
     return yaml.safe_dump(to_config(args), sort_keys=True, allow_unicode=True)
 
 
+def all_teacher_args(args: Namespace, parser: Parser) -> list[Namespace]:
+    """`teacher_args` of each of the teachers."""
+    names = args.teacher if isinstance(args.teacher, list) else [args.teacher]
+    return [teacher_args(Namespace(**{**vars(args), 'teacher': name}), parser) for name in names]
+
+
 def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     """Options of the teacher's own training: the student's recipe with plain cross-entropy, or its own file.
 
@@ -136,15 +149,15 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     the file says, since both learn from the same images.
 
     Args:
-        args: Options of distill.py.
+        args: Options of distill.py, with one teacher.
         parser: `train_parser()`.
 
     Raises:
         UserError: Bad `--teacher-config`, or one for another network.
     """
     own = parser.parse_args([])
-    student_only = {'model', 'loss', 'loss_kwargs', 'pretrained', 'initial_checkpoint', 'drop', 'drop_path', 'gp',
-                    'model_kwargs', 'experiment', 'resume', 'config'}
+    student_only = {'model', 'loss', 'loss_kwargs', 'class_sampling', 'pretrained', 'initial_checkpoint', 'drop',
+                    'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'config'}
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))
@@ -158,6 +171,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
         vars(own).update({key: value for key, value in recipe.items() if key not in shared})
     if args.teacher_pretrained is not None:
         own.pretrained = args.teacher_pretrained
+    fill_stage(own)
     return own
 
 

@@ -48,4 +48,11 @@ def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> dict[st
         if key in args and getattr(args, key) is None and value is not None and (only is None or key in only):
             filled[key] = list(value) if isinstance(value, tuple) else value
     vars(args).update(filled)
+    fill_stage(args)
     return filled
+
+
+def fill_stage(args: Namespace) -> None:
+    """A second stage shows all classes equally often, unless another sampling than the usual one is named; in place."""
+    if getattr(args, 'stage', None) and args.class_sampling == 'instance':
+        args.class_sampling = 'class'

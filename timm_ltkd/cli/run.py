@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from ..errors import UserError, last_line
 from .arguments import distill_parser, train_parser, validate_parser
-from .config import dump_config, parse, teacher_args, use_data_of_run
+from .config import all_teacher_args, dump_config, parse, use_data_of_run
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -20,9 +20,9 @@ def distill(argv: Sequence[str] | None = None) -> None:
     """distill.py"""
     with one_line_errors('distill.py'):
         args = parse(distill_parser(), argv)
-        teacher = teacher_args(args, train_parser())
+        teachers = all_teacher_args(args, train_parser())
         from ..engine import jobs
-        jobs.distill(args, teacher, dump_config)
+        jobs.distill(args, teachers, dump_config)
 
 
 def validate(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,12 @@
 """What is trained on: any timm dataset, long-tailed, under one class map, with repeatable augmentation."""
+from .class_sampling import CLASS_SAMPLINGS, class_shares, epoch_order
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR, DigitsDataset
 from .factory import create_dataset
+from .holdout import HOLDOUT_TYPES, hold_out, holdout_counts, holdout_positions
 from .labels import dataset_class_names, dataset_targets
-from .loader import create_eval_loader, create_train_loader
+from .loader import create_eval_loader, create_train_loader, stop_workers
+from .mixing import SeededMixup, check_cutmix_minmax
 from .plugin import register
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
@@ -12,14 +15,19 @@ from .splits import Splits, create_splits, fingerprint
 from .transforms import create_eval_transform, create_train_transform
 
 __all__ = [
+    'CLASS_SAMPLINGS',
     'DIGITS_IMBALANCE_FACTOR',
+    'HOLDOUT_TYPES',
     'IMBALANCE_TYPES',
     'DigitsDataset',
     'EpochBatchSampler',
     'LongTailedDataset',
     'SeededDataset',
+    'SeededMixup',
     'ShardSampler',
     'Splits',
+    'check_cutmix_minmax',
+    'class_shares',
     'create_dataset',
     'create_eval_loader',
     'create_eval_transform',
@@ -28,9 +36,14 @@ __all__ = [
     'create_train_transform',
     'dataset_class_names',
     'dataset_targets',
+    'epoch_order',
     'fingerprint',
+    'hold_out',
+    'holdout_counts',
+    'holdout_positions',
     'long_tail_counts',
     'long_tail_indices',
     'read_class_counts',
     'register',
+    'stop_workers',
 ]

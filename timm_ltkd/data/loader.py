@@ -1,7 +1,10 @@
 """Loaders for training and evaluation: what turns a dataset and a transform into batches."""
+from functools import partial
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .class_sampling import epoch_order
 from .dataset import LongTailedDataset
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
@@ -17,6 +20,8 @@ def create_train_loader(
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
+        class_sampling: str = 'instance',
+        epochs: int = 1,
 ) -> DataLoader:
     """Shuffled, augmented batches whose pixels depend on (seed, epoch, sample) only.
 
@@ -31,12 +36,16 @@ def create_train_loader(
         world_size: Number of processes.
         workers: Loader processes; 0 loads in this one. They persist from epoch to epoch.
         pin_memory: Page-locked batches, for copies to an accelerator.
+        class_sampling: How often each class is shown, one of `CLASS_SAMPLINGS`.
+        epochs: How many there will be, for `progressive` sampling.
 
     Returns:
         A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
     """
-    sampler = EpochBatchSampler(len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size)
-    seeded = SeededDataset(_view(dataset, transform), seed)
+    view = _view(dataset, transform)
+    order = partial(epoch_order, view.targets, class_sampling, seed=seed, epochs=epochs)
+    sampler = EpochBatchSampler(len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order)
+    seeded = SeededDataset(view, seed)
     return DataLoader(seeded, batch_sampler=sampler, **_process_options(workers, pin_memory))
 
 
@@ -61,6 +70,16 @@ def create_eval_loader(
     sampler = ShardSampler(len(dataset), rank, world_size)
     indexed = _IndexedDataset(_view(dataset, transform))
     return DataLoader(indexed, batch_size=batch_size, sampler=sampler, **_process_options(workers, pin_memory))
+
+
+def stop_workers(loader: DataLoader) -> None:
+    """End the persistent worker processes of a loader; it starts new ones when it is used again.
+
+    Left to the garbage collector, which may drop their queues first, each of them costs a wait of five seconds.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 class _IndexedDataset(Dataset):

@@ -1,5 +1,5 @@
 """Which image goes to which process in which batch."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import Sampler
@@ -10,6 +10,9 @@ from .seeded import derive_seed
 
 class EpochBatchSampler(Sampler):
     """Batches of `(epoch, index)` keys for one of `world_size` processes; the keys are for a `SeededDataset`.
+
+    Where an `order` shows an image more than once in an epoch, its further keys are `(epoch, index, 1)`,
+    `(epoch, index, 2)` and so on.
 
     The order of an epoch is a permutation that depends on (seed, epoch) only. With B images a batch and W processes,
     global batch k is `permutation[k * W * B:(k + 1) * W * B]` and rank r takes every W-th of it from the r-th on: two
@@ -27,9 +30,12 @@ class EpochBatchSampler(Sampler):
         rank: Of this process.
         world_size: Number of processes, W.
         shuffle: False keeps the order of the data set.
+        order: From an epoch to what is shown in it, int64 [N], instead of a permutation; it must depend on nothing
+            else, so that all processes agree. See `epoch_order`.
 
     Attributes:
-        repeats: Images that are seen twice in an epoch (counted once per further time), at most W * B.
+        repeats: Images that are seen twice in an epoch (counted once per further time), at most W * B; with `order`,
+            those that are seen once more than it says.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class EpochBatchSampler(Sampler):
             rank: int = 0,
             world_size: int = 1,
             shuffle: bool = True,
+            order: Callable[[int], torch.Tensor] | None = None,
     ):
         _check_shard(rank, world_size)
         if num_samples < 1 or batch_size < 1:
@@ -51,6 +58,7 @@ class EpochBatchSampler(Sampler):
         self.rank = rank
         self.world_size = world_size
         self.shuffle = shuffle
+        self.order = order
         self.epoch = 0
 
         global_batch = world_size * batch_size
@@ -71,20 +79,31 @@ class EpochBatchSampler(Sampler):
         """Images of each batch of an epoch, the same on every rank."""
         return [self.batch_size] * self._full_batches + [self._last_batch] * (self._last_batch > 0)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         epoch, order = self.epoch, self._order()
-        mine = order[self.rank::self.world_size].tolist()
+        mine = torch.arange(self.rank, self.num_samples + self.repeats, self.world_size) % self.num_samples
+        indices, shown_before = order[mine].tolist(), _shown_before(order)[mine].tolist()
         for start in range(0, len(mine), self.batch_size):
-            yield [(epoch, index) for index in mine[start:start + self.batch_size]]
+            batch = slice(start, start + self.batch_size)
+            yield [
+                (epoch, index, again) if again else (epoch, index)
+                for index, again in zip(indices[batch], shown_before[batch], strict=True)]
 
     def _order(self) -> torch.Tensor:
-        """The permutation of this epoch with its repeats, int64 [N + repeats]."""
+        """What this epoch shows, without the repeats, int64 [N]."""
+        if self.order is not None:
+            return self.order(self.epoch)
         if self.shuffle:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-            order = torch.randperm(self.num_samples, generator=generator)
-        else:
-            order = torch.arange(self.num_samples)
-        return order[torch.arange(self.num_samples + self.repeats) % self.num_samples]
+            return torch.randperm(self.num_samples, generator=generator)
+        return torch.arange(self.num_samples)
+
+
+def _shown_before(order: torch.Tensor) -> torch.Tensor:
+    """How often each index of an order came earlier in it, int64 [N]."""
+    sorted_order, places = order.sort(stable=True)
+    before = torch.arange(len(order)) - torch.searchsorted(sorted_order, sorted_order)
+    return torch.empty_like(order).scatter_(0, places, before)
 
 
 class ShardSampler(Sampler):

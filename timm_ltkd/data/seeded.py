@@ -18,6 +18,9 @@ class SeededDataset(Dataset):
     nor with what was drawn before. In the main process the three generators then continue as if nothing had happened;
     a loader worker's belong to nobody, and are not put back (that would be most of the cost).
 
+    An image that is shown more than once in an epoch has the keys `(epoch, index)`, `(epoch, index, 1)`,
+    `(epoch, index, 2)` and so on, each with its own augmentation.
+
     A plain integer index is passed through without seeding.
 
     Args:
@@ -32,16 +35,14 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int] | int):
+    def __getitem__(self, key: tuple[int, ...] | int):
         if not isinstance(key, tuple):
             return self.dataset[key]
-        epoch, index = key
         if get_worker_info() is not None:
-            _seed_generators(self.seed, epoch, index)
-            return self.dataset[index]
-        with _kept_generators():
-            _seed_generators(self.seed, epoch, index)
-            return self.dataset[index]
+            _seed_generators(self.seed, *key)
+            return self.dataset[key[1]]
+        with seeded_generators(self.seed, *key):
+            return self.dataset[key[1]]
 
 
 def derive_seed(*parts: int) -> int:
@@ -61,9 +62,11 @@ def _seed_generators(*parts: int) -> None:
 
 
 @contextmanager
-def _kept_generators() -> Iterator[None]:
+def seeded_generators(*parts: int) -> Iterator[None]:
+    """Inside, the generators of Python, NumPy and PyTorch (CPU) start from these integers; then all is as it was."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
+        _seed_generators(*parts)
         yield
     finally:
         random.setstate(states[0])

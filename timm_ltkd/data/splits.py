@@ -19,11 +19,18 @@ class Splits:
     Attributes:
         train: Perhaps long-tailed.
         val: Whole, with the class indices of `train`.
-        class_names: Of both, by class index.
+        class_names: Of all, by class index.
+        holdout: What `hold_out` took from `train`, if anything.
     """
     train: LongTailedDataset
     val: LongTailedDataset
     class_names: list[str]
+    holdout: LongTailedDataset | None = None
+
+    @property
+    def watched(self) -> LongTailedDataset:
+        """What is looked at while training goes on: the holdout if there is one, so that `val` is left for the end."""
+        return self.val if self.holdout is None else self.holdout
 
 
 def create_splits(
@@ -83,9 +90,10 @@ def fingerprint(splits: Splits) -> str:
     """
     digest = hashlib.sha256()
     parts = [json.dumps(splits.class_names).encode()]
-    for array in (splits.train.targets, splits.train.indices, splits.val.targets):
+    held = () if splits.holdout is None else (splits.holdout.targets, splits.holdout.indices)
+    for array in (splits.train.targets, splits.train.indices, splits.val.targets, *held):
         parts.append(np.ascontiguousarray(array, dtype='<i8').tobytes())
-    for dataset in (splits.train, splits.val):
+    for dataset in (splits.train, splits.val, *(() if splits.holdout is None else (splits.holdout,))):
         parts.append(json.dumps(_file_names(dataset)).encode())
     for part in parts:
         digest.update(len(part).to_bytes(8, 'little'))

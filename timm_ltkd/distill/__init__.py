@@ -1,12 +1,69 @@
 """What is learned from: distillation methods, hard-label losses, teachers, and the task that joins them."""
 from .bkd import BKD, balanced_kd_loss
+from .dist import DIST, dist_loss
+from .dive import DiVE, dive_loss
+from .dkd import DKD, decoupled_kl, dkd_loss
+from .ensemble import TeacherEnsemble
+from .feature import Feature, feature_loss
 from .kd import KD, kd_loss
-from .loss import create_loss, list_losses
-from .method import DistillMethod, Output, create_method, list_methods, register_method
+from .krdistill import (
+    KRDistill,
+    lrd_loss,
+    rectification_report,
+    rectified_features,
+    rectified_logits,
+    rrd_loss,
+)
+from .losses import (
+    LDAM,
+    BalancedSoftmax,
+    ClassWeights,
+    CosineLinear,
+    CrossEntropy,
+    Focal,
+    HardLabelLoss,
+    LogitAdjust,
+    WeightedCrossEntropy,
+    balanced_softmax_loss,
+    cosine_classifier,
+    create_loss,
+    cross_entropy_loss,
+    describe_losses,
+    focal_loss,
+    ldam_loss,
+    ldam_margins,
+    list_losses,
+    logit_adjusted_loss,
+    plain_classifier,
+    register_loss,
+    weighted_cross_entropy_loss,
+)
+from .ltkd import LTKD, class_thirds, grouped_kl, ltkd_loss
+from .method import (
+    DistillMethod,
+    Output,
+    StandardizedLogits,
+    create_method,
+    describe_methods,
+    feature_dim,
+    list_methods,
+    register_method,
+    standardize_logits,
+)
+from .prototypes import align_prototypes, balanced_prototypes, class_directions
 from .task import DistillTask
 from .teacher import Teacher
+from .wsl import WSL, soft_label_weights, wsl_loss
 
 __all__ = [
-    'BKD', 'KD', 'DistillMethod', 'DistillTask', 'Output', 'Teacher', 'balanced_kd_loss', 'create_loss',
-    'create_method', 'kd_loss', 'list_losses', 'list_methods', 'register_method',
+    'BKD', 'DIST', 'DKD', 'KD', 'LDAM', 'LTKD', 'WSL', 'BalancedSoftmax', 'ClassWeights', 'CosineLinear',
+    'CrossEntropy', 'DiVE', 'DistillMethod', 'DistillTask', 'Feature', 'Focal', 'HardLabelLoss', 'KRDistill',
+    'LogitAdjust', 'Output', 'StandardizedLogits', 'Teacher', 'TeacherEnsemble', 'WeightedCrossEntropy',
+    'align_prototypes', 'balanced_kd_loss', 'balanced_prototypes', 'balanced_softmax_loss', 'class_directions',
+    'class_thirds', 'cosine_classifier', 'create_loss', 'create_method', 'cross_entropy_loss', 'decoupled_kl',
+    'describe_losses', 'describe_methods', 'dist_loss', 'dive_loss', 'dkd_loss', 'feature_dim', 'feature_loss',
+    'focal_loss', 'grouped_kl', 'kd_loss', 'ldam_loss', 'ldam_margins', 'list_losses', 'list_methods',
+    'logit_adjusted_loss', 'lrd_loss', 'ltkd_loss', 'plain_classifier', 'rectification_report', 'rectified_features',
+    'rectified_logits', 'register_loss', 'register_method', 'rrd_loss', 'soft_label_weights', 'standardize_logits',
+    'weighted_cross_entropy_loss', 'wsl_loss',
 ]

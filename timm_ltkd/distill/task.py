@@ -9,6 +9,7 @@ from timm.utils import unwrap_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .ensemble import TeacherEnsemble
 from .method import DistillMethod, Output, model_output
 from .teacher import Teacher
 
@@ -27,7 +28,8 @@ class StudentWithMethod(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         student = unwrap_model(self.student)
-        return {f'student.{name}' for name in student.no_weight_decay()} if hasattr(student, 'no_weight_decay') else set()
+        names = student.no_weight_decay() if hasattr(student, 'no_weight_decay') else ()
+        return {f'student.{name}' for name in names}
 
     def group_matcher(self, coarse: bool = False):
         """Layer of each parameter for timm's layer decay; what the method owns counts as the last layer."""
@@ -46,7 +48,7 @@ class DistillTask(TrainingTask):
 
     Args:
         student: The network to train.
-        teacher: The network to learn from, or a `Teacher`.
+        teacher: The network to learn from, a `Teacher`, or a `TeacherEnsemble`.
         method: How, from `create_method`.
         criterion: Hard-label loss of (logits, target); None is plain cross-entropy.
         mean: Mean that inputs were normalised with; the student's own (its `pretrained_cfg`) if not given.
@@ -62,7 +64,7 @@ class DistillTask(TrainingTask):
     def __init__(
             self,
             student: nn.Module,
-            teacher: nn.Module | Teacher,
+            teacher: nn.Module | Teacher | TeacherEnsemble,
             method: DistillMethod,
             criterion: nn.Module | None = None,
             *,
@@ -73,7 +75,7 @@ class DistillTask(TrainingTask):
             verbose: bool = True,
     ):
         super().__init__(device=device, dtype=dtype, verbose=verbose)
-        self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        self.teacher = teacher if isinstance(teacher, Teacher | TeacherEnsemble) else Teacher(teacher)
         raw_student = unwrap_model(student)
         if hasattr(raw_student, 'num_classes'):
             self.teacher.check_label_space(raw_student.num_classes)
@@ -111,7 +113,7 @@ class DistillTask(TrainingTask):
     def compile(self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs) -> nn.Module:
         """Compile student and teacher in place, so that no wrapper gets into names or checkpoints."""
         student = self.get_eval_model()
-        for module in (student, unwrap_model(self.teacher.model)):
+        for module in (student, *self.teacher.networks):
             module.compile(backend=backend, mode=mode, **compile_kwargs)
         return student
 

@@ -60,6 +60,11 @@ class Teacher(DistillationTeacher):
         """Size of the label space, None for a network that does not say."""
         return getattr(unwrap_model(self.model), 'num_classes', None)
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The network alone, in a list as that of a `TeacherEnsemble`."""
+        return [unwrap_model(self.model)]
+
     def train(self, mode: bool = True) -> 'Teacher':
         """A teacher never trains: it stays in eval mode whatever its parent is told."""
         return super().train(False)

@@ -26,12 +26,14 @@ class RunFolder:
         self.path, self.key, self.resume, self.replace = path, key, resume, replace
         self.last = path / 'last'
         self.summary = path / 'summary.csv'
+        self.made = False
 
     def claim(self, config: str) -> None:
         """Make the folder and write args.yaml and the mark into it; call on the main process, when all is checked."""
         try:
             if self.replace and self.path.exists():
                 shutil.rmtree(self.path)
+            self.made = not self.path.exists()
             self.last.mkdir(parents=True, exist_ok=True)
             with replace_file(self.last / MARK) as aside:  # first: without it the folder would be a stranger's
                 aside.write_text(json.dumps({'key': self.key}))
@@ -41,8 +43,8 @@ class RunFolder:
             raise UserError(f'{self.path} cannot be written ({e.strerror}); choose another --output') from e
 
     def abandon(self) -> None:
-        """Remove the folder of a run that failed before there was anything to resume."""
-        if not checkpoint_files(self.last):
+        """Remove the folder if this run made it, and failed before there was anything to resume."""
+        if self.made and not checkpoint_files(self.last):
             shutil.rmtree(self.path)
 
     def sweep(self) -> None:

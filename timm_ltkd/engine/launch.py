@@ -42,7 +42,8 @@ def start_trackers(accelerator: Accelerator, names: Sequence[str], folder: str, 
     """Start Accelerate's trackers; those that write files write below `folder`."""
     if names:
         accelerator.log_with = filter_trackers(list(names), folder)
-        accelerator.project_configuration.set_directories(folder)
+        places = accelerator.project_configuration
+        places.project_dir = places.logging_dir = folder  # not set_directories: it would keep the teacher's
         plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value)
                  for key, value in config.items()}
         accelerator.init_trackers('timm_ltkd', config=plain)

@@ -11,6 +11,7 @@ from timm.utils import dispatch_clip_grad, unwrap_model
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..data import SeededMixup
 from ..errors import UserError
 
 _NO_STEP = 2 ** 62
@@ -63,6 +64,7 @@ def train_epoch(
         epochs: int,
         updates: int,
         scheduler: Any = None,
+        mixing: SeededMixup | None = None,
 ) -> tuple[dict[str, float], int]:
     """Train on every batch of the loader once.
 
@@ -76,6 +78,7 @@ def train_epoch(
         epochs: How many there will be, for the progress bar.
         updates: Optimizer updates made before.
         scheduler: timm's, stepped after each update if `sched_on_updates`.
+        mixing: Mixup and CutMix, if any: makes soft targets of class indices.
 
     Returns:
         Means over the epoch (`loss`, its parts by name, `seconds`), and the updates made until now.
@@ -92,8 +95,11 @@ def train_epoch(
         total=batches, desc=f'epoch {epoch + 1}/{epochs}', leave=False,
         disable=None if accelerator.is_main_process else True)
     for step, (input, target) in enumerate(loader):
-        input = input.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout)
+        input = input.to(accelerator.device, non_blocking=True)
         target = target.to(accelerator.device, non_blocking=True)
+        if mixing is not None:
+            input, target = mixing(input, target, epoch, step)
+        input = input.contiguous(memory_format=layout)
         last_of_window = (step + 1) % window == 0 or step + 1 == batches
         accelerator.sync_gradients = last_of_window
         with nullcontext() if last_of_window else accelerator.no_sync(task.trainable_module):

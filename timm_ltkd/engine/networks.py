@@ -134,7 +134,8 @@ def load_weights(network: nn.Module, path: str | Path, what: str) -> None:
         raise UserError(f'{what}: {path} holds no weights by name') from None
     except Exception as e:  # torch raises a dozen kinds
         if 'allowlisted' in str(e) or 'nsupported' in str(e):
-            raise UserError(f'{what}: {path} is not safe to load (it holds more than data); save its state_dict alone') from None
+            raise UserError(
+                f'{what}: {path} is not safe to load (it holds more than data); save its state_dict alone') from None
         raise UserError(f'{what}: {path} is truncated or no checkpoint ({last_line(e)[:120]})') from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f'{what}: {path} holds no weights by name')
@@ -151,8 +152,29 @@ def load_weights(network: nn.Module, path: str | Path, what: str) -> None:
     if missing or extra:
         names = ', '.join((missing + extra)[:2])
         raise UserError(
-            f'{what}: {path} is of another architecture: {len(missing)} weights missing, {len(extra)} unknown ({names}, …)')
+            f'{what}: {path} is of another architecture: {len(missing)} weights missing, {len(extra)} unknown '
+            f'({names}, …)')
     network.load_state_dict(state)
+
+
+def linear_classifier(network: nn.Module, option: str) -> tuple[str, nn.Linear]:
+    """The one linear layer that gives a network's logits, and its name in the network.
+
+    Args:
+        network: A timm model.
+        option: Which option needs it, for the message.
+
+    Raises:
+        UserError: Its classifier is no single linear layer.
+    """
+    classifier = network.get_classifier() if hasattr(network, 'get_classifier') else None
+    names = [name for name, module in network.named_modules() if module is classifier]
+    if not isinstance(classifier, nn.Linear) or len(names) != 1:
+        kind = 'one that timm does not find' if classifier is None else type(classifier).__name__
+        hint = ' (of --loss ldam)' if kind == 'CosineLinear' else ''
+        raise UserError(
+            f'{option} needs a linear classifier, and that of {type(network).__name__} is {kind}{hint}; use another')
+    return names[0], classifier
 
 
 def resolve_input(args, cfg: dict[str, Any]) -> dict[str, Any]:

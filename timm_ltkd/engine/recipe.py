@@ -3,11 +3,12 @@ import hashlib
 import json
 import logging
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
-from ..data import Splits, create_splits, fingerprint
+from ..data import Splits, create_splits, fingerprint, hold_out, holdout_counts
 from ..prior import ClassPrior
 
 _logger = logging.getLogger(__name__)
@@ -18,11 +19,17 @@ NO_PART = frozenset((
     'val_interval', 'eval_metric', 'validation_batch_size', 'num_classes', 'crop_pct', 'interpolation',
     'dataset', 'data_dir', 'train_split', 'val_split', 'class_map', 'dataset_download', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
+    'holdout', 'holdout_type',
 ))
 
 
+# options that say which training images are held out
+_SELECTION = (
+    'train_split', 'imbalance_factor', 'imbalance_type', 'imbalance_seed', 'max_per_class', 'holdout', 'holdout_type')
+
+
 class Data(NamedTuple):
-    """The two splits, the class prior of the training split, and a fingerprint of both splits."""
+    """The splits, the class prior of what is trained on, and a fingerprint of all splits."""
     splits: Splits
     prior: ClassPrior
     fingerprint: str
@@ -49,7 +56,40 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
             splits = load()
     else:
         splits = load()
+    if args.holdout:
+        splits = _hold_out(splits, args)
     return Data(splits, ClassPrior(splits.train.class_counts, splits.class_names), fingerprint(splits))
+
+
+def _hold_out(splits: Splits, args: Namespace) -> Splits:
+    """Hold a part of the training images out, as the options say, and tell what became of it."""
+    counts = splits.train.class_counts
+    parted = hold_out(splits, args.holdout, args.holdout_type, seed=args.imbalance_seed)
+    held = holdout_counts(counts, args.holdout, args.holdout_type)
+    _logger.info(
+        f'holdout {args.holdout:g}, {args.holdout_type}: {held.sum()} of {counts.sum()} training images, '
+        f'{held.min()} to {held.max()} of a class')
+    if alone := [splits.class_names[c] for c in (held == 0).nonzero()[0]]:
+        more = f' and {len(alone) - 5} more' if len(alone) > 5 else ''
+        _logger.warning(
+            'classes with one training image keep it and are not measured on the holdout: '
+            f'{", ".join(alone[:5])}{more}')
+    return parted
+
+
+def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
+    """Whether a run was trained on the same training images as these, without the held-out ones.
+
+    Returns:
+        None where `source` is no finished run of ours, and nobody can tell.
+    """
+    try:
+        options = json.loads((Path(source) / 'report.json').read_text(encoding='utf-8'))['run']['args']
+        counts = json.loads((Path(source) / 'config.json').read_text(encoding='utf-8'))['class_counts']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    alike = all(options.get(key) == getattr(args, key) for key in _SELECTION)
+    return alike and counts == [int(count) for count in data.prior.counts]
 
 
 def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, **more: Any) -> str:
@@ -59,11 +99,18 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, **more: An
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
     recipe |= more
+    if args.holdout:  # it chooses the epoch whose weights come out
+        recipe |= {'chosen_by': args.eval_metric, 'chosen_every': args.val_interval}
     recipe['global_batch'] = global_batch(args, accelerator)
     recipe['precision'] = str(accelerator.mixed_precision)
     recipe['data'] = data.fingerprint
     text = json.dumps(recipe, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    """An option that takes one value or several, as a list; empty if it is not given."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def global_batch(args: Namespace, accelerator: Accelerator) -> int:

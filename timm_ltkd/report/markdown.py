@@ -16,6 +16,7 @@ def markdown_report(
         files: Mapping[str, str],
         many: int = 100,
         few: int = 20,
+        holdout_rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The page as Markdown text.
 
@@ -27,10 +28,13 @@ def markdown_report(
         files: What each file written beside the page holds, by file name.
         many: A class with more training images is many-shot.
         few: A class with fewer training images is few-shot.
+        holdout_rows: As `rows`, on held-out training images.
     """
     sections = ['# Results', f'{markdown_table(rows)}\n\n{_legend(many, few)}']
     if run.get('best'):
         sections.append(_best(run['best']))
+    if holdout_rows:
+        sections += ['## On the holdout', markdown_table(holdout_rows)]
     if len(rows) == 2:
         sections += ['## Student minus teacher', _difference(*rows.values(), prior, many, few)]
     sections += ['## Training data', _bullets(data_profile(prior, class_names, many, few).splitlines())]
@@ -47,11 +51,17 @@ def _legend(many: int, few: int) -> str:
         f'{few} to {many} and fewer than {few} training images; worst: lowest class; ece: expected calibration error.')
 
 
+_CHOSEN = {
+    True: 'The weights and the figures above are of that epoch; nothing was chosen on the split they are measured on.',
+    False: 'That is the split of the figures above, and they are of the last epoch; the best is no fair estimate.',
+}
+
+
 def _best(best: Mapping[str, Any]) -> str:
     value = best.get('value')
     value = f'{value:.2f}' if isinstance(value, int | float) else value
     return markdown_escape(f"Best {best.get('metric')}: {value} at epoch {best.get('epoch')}, "
-                           f"chosen on {best.get('chosen_on')}.")
+                           f"chosen on {best.get('chosen_on')}. {_CHOSEN[best.get('chosen_on') == 'holdout']}")
 
 
 def _difference(

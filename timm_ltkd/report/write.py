@@ -27,6 +27,7 @@ def write_report(
         *,
         student: Mapping[str, Any],
         teacher: Mapping[str, Any] | None = None,
+        holdout: Mapping[str, Mapping[str, Any]] | None = None,
         prior: ClassPrior,
         class_names: Sequence[str],
         history: Sequence[Mapping[str, Any]],
@@ -40,6 +41,7 @@ def write_report(
         folder: Where to; made if it is not there.
         student: Report of `timm_ltkd.metrics.long_tail_report` of what was trained.
         teacher: The same of its teacher.
+        holdout: Reports by role (`student`, `teacher`) on held-out training images, shown beside if there are any.
         prior: Counts of the training set.
         class_names: Names by class index, `[C]`.
         history: Rows of the summary, one an epoch; without any there is no curves.png.
@@ -63,15 +65,18 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = {_row_name(role, run): report for role, report in reports.items()}
+    holdout_rows = {_row_name(role, run): holdout[role] for role in reports if role in (holdout or {})}
     groups = group_classes(prior, many, few)
     files = {name: holds for name, holds in FILES.items() if history or name != 'curves.png'}
 
-    _write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, many, few))
+    _write_text(folder / 'report.md', markdown_report(
+        rows, prior, class_names, run, files, many, few, holdout_rows))
     _write_per_class(folder / 'per_class.csv', reports, prior, class_names, groups)
     plot_accuracy_by_frequency(folder / 'accuracy_by_frequency.png', rows, prior, many, few)
     if history:
         plot_curves(folder / 'curves.png', history)
-    _write_text(folder / 'report.json', _as_json(reports, prior, class_names, groups, run))  # last: the run is done
+    _write_text(folder / 'report.json', _as_json(
+        reports | ({'holdout': holdout} if holdout else {}), prior, class_names, groups, run))  # last: the run is done
     return [folder / name for name in ('report.md', *files)]
 
 

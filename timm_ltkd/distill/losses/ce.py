@@ -1,0 +1,37 @@
+"""Plain cross-entropy."""
+import torch
+import torch.nn.functional as F
+
+from ..method import check_number, full_precision
+from .labels import soft_labels
+from .loss import HardLabelLoss, register_loss
+
+
+def cross_entropy_loss(logits: torch.Tensor, target: torch.Tensor, smoothing: float = 0.) -> torch.Tensor:
+    """torch's cross-entropy, mean over the batch, in float32 at least.
+
+    Args:
+        logits: `[B, C]`.
+        target: Class indices `[B]`, or shares `[B, C]`.
+        smoothing: Label smoothing.
+    """
+    logits = full_precision(logits)
+    if target.is_floating_point():
+        target = soft_labels(target, logits)  # torch wants the same dtype
+    return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+@register_loss('ce')
+class CrossEntropy(HardLabelLoss):
+    """Plain cross-entropy, with label smoothing if asked for (Szegedy et al. 2016, arXiv 1512.00567).
+
+    Args:
+        smoothing: Label smoothing.
+    """
+
+    def __init__(self, *, smoothing: float = 0.):
+        super().__init__()
+        self.smoothing = check_number('ce', 'smoothing', smoothing, least=0., most=1.)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return cross_entropy_loss(logits, target, self.smoothing)

@@ -1,0 +1,79 @@
+"""What a hard-label loss is, and the register of all of them."""
+import inspect
+
+import torch
+from torch import nn
+
+from ...errors import UserError, nearest
+from ...prior import ClassPrior
+from ..method import call_with_known
+
+
+class HardLabelLoss(nn.Module):
+    """What a network is told about the labels, alone or beside a distillation method.
+
+    `forward(logits, target)` takes logits `[B, C]` and labels, class indices `[B]` or shares of the classes `[B, C]`
+    (mixup, cutmix), and returns the mean over the batch, in float32 at least.
+
+    Attributes:
+        accepts_soft_targets: Whether labels may be shares of classes; a loss that refuses them has no label smoothing
+            either.
+        corrects_prior: Whether it makes up for the class frequencies, as class-balanced sampling does.
+    """
+    accepts_soft_targets = True
+    corrects_prior = False
+
+    def prepare(self, network: nn.Module) -> None:
+        """Change the network into one that the loss can train; called once, before anything else holds its parameters.
+
+        Raises:
+            UserError: The loss cannot train this network.
+        """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told before each epoch, counted from 0; a loss with a schedule acts on it."""
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+_LOSSES: dict[str, type[HardLabelLoss]] = {}
+
+
+def register_loss(name: str):
+    """Class decorator: make a `HardLabelLoss` known under `name`."""
+    def register(cls: type[HardLabelLoss]) -> type[HardLabelLoss]:
+        if name in _LOSSES and _LOSSES[name] is not cls:
+            raise ValueError(f"a loss '{name}' is registered already")
+        _LOSSES[name] = cls
+        return cls
+    return register
+
+
+def list_losses() -> list[str]:
+    """Names of all hard-label losses, sorted."""
+    return sorted(_LOSSES)
+
+
+def describe_losses() -> dict[str, str]:
+    """What each loss is, in one line with the paper: the first line of its docstring; sorted by name."""
+    return {name: (inspect.getdoc(_LOSSES[name]) or '').partition('\n')[0] for name in list_losses()}
+
+
+def create_loss(name: str, *, prior: ClassPrior | None = None, **kwargs) -> HardLabelLoss:
+    """Make the hard-label loss `name` for a training set with this class prior.
+
+    Args:
+        name: One of `list_losses()`.
+        prior: Class prior of the training set; losses that balance by class need it.
+        **kwargs: Options of the loss.
+
+    Raises:
+        UserError: Unknown loss or option (the nearest is named), a value out of range, label smoothing for a loss
+            without soft targets, or a prior that is needed and missing.
+    """
+    if name not in _LOSSES:
+        raise UserError(f"unknown loss '{name}'{nearest(name, _LOSSES)}")
+    if not _LOSSES[name].accepts_soft_targets and kwargs.pop('smoothing', 0.):
+        raise UserError(f"loss '{name}' takes one label an image, so it has no label smoothing; leave smoothing out")
+    return call_with_known(_LOSSES[name], f"loss '{name}'", prior, kwargs)

@@ -1,0 +1,73 @@
+"""Weighted soft labels (Zhou et al. 2021)."""
+import torch
+import torch.nn.functional as F
+
+from .kd import row_kl, soft_log_probs
+from .method import DistillMethod, Output, check_number, full_precision, register_method
+
+
+def soft_label_weights(
+        student_logits: torch.Tensor,
+        teacher_logits: torch.Tensor,
+        target: torch.Tensor,
+) -> torch.Tensor:
+    """1 - exp(-CE(z_s, y) / CE(z_t, y)) of each sample: how much the student can still learn from the soft label.
+
+    Source: Zhou et al. 2021, arXiv 2102.00650. From 0, where the student is far surer of the label than the teacher,
+    to 1. No temperature; no gradient flows through the weights.
+
+    Args:
+        student_logits: z_s `[B, C]`.
+        teacher_logits: z_t `[B, C]`.
+        target: Class indices `[B]`, or probabilities `[B, C]`.
+
+    Returns:
+        `[B]`, in float32 at least.
+    """
+    student, teacher = (full_precision(logits.detach()) for logits in (student_logits, teacher_logits))
+    target = target.to(student.dtype) if target.is_floating_point() else target
+    student_ce, teacher_ce = (F.cross_entropy(logits, target, reduction='none') for logits in (student, teacher))
+    return -torch.expm1(-student_ce / teacher_ce.clamp(min=torch.finfo(teacher_ce.dtype).tiny))
+
+
+def wsl_loss(
+        student_logits: torch.Tensor,
+        teacher_logits: torch.Tensor,
+        target: torch.Tensor,
+        temperature: float = 2.,
+) -> torch.Tensor:
+    """T² · w_i · KL(softmax(z_t / T) ‖ softmax(z_s / T)) of sample i, batch mean; w: `soft_label_weights`.
+
+    Source: Zhou et al. 2021, arXiv 2102.00650. The paper has the cross-entropy of the soft labels where this has KL
+    (ours): the gradient is the same, and the loss is 0 where student and teacher agree.
+
+    Args:
+        student_logits: z_s `[B, C]`.
+        teacher_logits: z_t `[B, C]`; the teacher gets no gradient.
+        target: Class indices `[B]`, or probabilities `[B, C]`.
+        temperature: T > 0.
+
+    Returns:
+        Scalar, in float32 at least.
+    """
+    log_p, log_q = soft_log_probs(student_logits, temperature), soft_log_probs(teacher_logits.detach(), temperature)
+    weights = soft_label_weights(student_logits, teacher_logits, target)
+    return (weights * row_kl(log_p, log_q)).mean() * temperature ** 2
+
+
+@register_method('wsl')
+class WSL(DistillMethod):
+    """α · T² · KL, each sample weighted by how little it is learnt (Zhou et al. 2021, arXiv 2102.00650).
+
+    Args:
+        temperature: Softens both distributions. The default is the paper's.
+        alpha: Weight of the term. The default is the paper's.
+    """
+
+    def __init__(self, *, temperature: float = 2., alpha: float = 2.5):
+        super().__init__()
+        self.temperature = check_number('wsl', 'temperature', temperature, above=0.)
+        self.alpha = check_number('wsl', 'alpha', alpha, least=0.)
+
+    def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {'wsl_loss': self.alpha * wsl_loss(student.logits, teacher.logits, target, self.temperature)}

@@ -1,0 +1,103 @@
+"""Second stages: what is learnt of a trained network's classifier while its features stay as they are."""
+from argparse import Namespace
+
+import torch
+import torch.nn.functional as F
+from timm.task import ClassificationTask
+from timm.utils import unwrap_model
+from torch import nn
+
+from ..errors import UserError
+from .networks import linear_classifier
+
+
+class ScaledLinear(nn.Module):
+    """Logits s_c · (w_c · f + b_c) with a learnable s_c a class; starts as the linear layer itself.
+
+    Source: Kang et al. 2020, arXiv 1910.09217, section 4 (learnable weight scaling); scaling the bias too, and
+    starting from 1, are our choice.
+
+    Args:
+        linear: Its weights are shared, and frozen.
+
+    Attributes:
+        scale: s `[C]`.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        for frozen in (self.weight, self.bias):
+            if frozen is not None:
+                frozen.requires_grad_(False)
+        self.scale = nn.Parameter(torch.ones_like(self.weight[:, 0]))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.scale * F.linear(features, self.weight, self.bias)
+
+    @torch.no_grad()
+    def to_linear(self) -> nn.Linear:
+        """The linear layer with weights s_c · w_c and bias s_c · b_c: the same logits."""
+        linear = nn.utils.skip_init(  # no draw from the global generator
+            nn.Linear, self.in_features, self.out_features, bias=self.bias is not None, device=self.weight.device,
+            dtype=self.weight.dtype)
+        linear.weight.copy_(self.scale[:, None] * self.weight)
+        if self.bias is not None:
+            linear.bias.copy_(self.scale * self.bias)
+        return linear
+
+
+class SecondStageTask(ClassificationTask):
+    """Classification on frozen features: the network stays in eval mode, batch-norm statistics included."""
+
+    def train(self, mode: bool = True) -> 'SecondStageTask':
+        super().train(mode)
+        unwrap_model(self.trainable_module).eval()  # of linear layers, training mode changes nothing
+        return self
+
+
+def check_stage(args: Namespace) -> None:
+    """Whether the other options go with `--stage`.
+
+    Raises:
+        UserError: No network to start from, or dropout, which frozen features don't have.
+    """
+    if not args.initial_checkpoint:
+        raise UserError(f'--stage {args.stage} goes on from a trained network; name it with --initial-checkpoint')
+    if args.drop or args.drop_path:
+        raise UserError(
+            f'--stage {args.stage} trains on frozen features, without dropout; leave out --drop and --drop-path')
+
+
+def prepare_stage(network: nn.Module, stage: str, *, seed: int) -> None:
+    """Freeze a network, in place, but for what the stage learns.
+
+    Source: Kang et al. 2020, arXiv 1910.09217, section 4. `crt`: a new classifier. `lws`: a scale for each class of
+    the old one.
+
+    Args:
+        network: Trained, on the CPU.
+        stage: 'crt' or 'lws'.
+        seed: Of the new classifier's weights.
+
+    Raises:
+        UserError: The network has no linear classifier.
+    """
+    name, classifier = linear_classifier(network, f'--stage {stage}')
+    network.requires_grad_(False)
+    if stage == 'crt':
+        _start_anew(classifier, seed=seed)
+        classifier.requires_grad_(True)
+    else:
+        network.set_submodule(name, ScaledLinear(classifier))
+
+
+@torch.no_grad()
+def _start_anew(linear: nn.Linear, *, seed: int) -> None:
+    """Uniform weights as torch's linear layers have at their start, from a generator of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    bound = linear.in_features ** -0.5
+    for values in (linear.weight, linear.bias):
+        if values is not None:
+            values.uniform_(-bound, bound, generator=generator)
