@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
-from timm_ltkd.cli.config import NOT_IN_CONFIG, dump_config, parse, teacher_args
+from timm_ltkd.cli.config import NOT_IN_CONFIG, all_teacher_args, dump_config, parse, teacher_args
 from timm_ltkd.cli.defaults import CIFAR, DIGITS, OTHER
 from timm_ltkd.errors import UserError
 
@@ -183,6 +183,7 @@ class TestRoundTrip:
         ('train', []), ('distill', []), ('validate', []), ('train', ARGV), ('distill', ARGV),
         ('distill', ['--teacher-pretrained', '--kd', 'kd', '--kd-kwargs', 'temperature=3', '--teacher-img-size', '8']),
         ('distill', ['--no-teacher-pretrained']),
+        ('distill', ['--teacher', 'a', 'b', '--teacher-checkpoint', 'c', 'd']),
         ('validate', ['a', 'b', '--pretrained', '--std', '1', '--crop-pct', '0.9']),
     ])
     def test_the_same_options_come_back(self, config, script, argv):
@@ -243,12 +244,37 @@ class TestTeacherArgs:
         args = distill('--pretrained', '--teacher-config', config(text), *argv)  # --pretrained is the student's
         assert teacher_args(args, train_parser()).pretrained is expected
 
+    def test_each_of_several_has_the_same_recipe(self, config):
+        args = distill('--teacher', 'resnet20', 'resnet56', '--teacher-config', config('lr: 1e-2'), '--epochs', '7')
+        one, two = all_teacher_args(args, train_parser())
+        assert (one.model, two.model) == ('resnet20', 'resnet56')
+        assert vars(one) | {'model': None} == vars(two) | {'model': None}
+        assert (one.lr, one.epochs) == (0.01, 7)
+        assert all_teacher_args(distill('--teacher', 'resnet56'), train_parser())[0].model == 'resnet56'
+        with pytest.raises(UserError, match="trains 'resnet20' but --teacher is 'resnet56'"):
+            all_teacher_args(
+                distill('--teacher', 'resnet20', 'resnet56', '--teacher-config', config('model: resnet20')),
+                train_parser())
+
     def test_a_file_for_another_network_or_with_a_bad_key(self, config):
         with pytest.raises(UserError, match="trains 'resnet44' but --teacher is 'resnet56'; make them agree"):
             args = distill('--teacher', 'resnet56', '--teacher-config', config('model: resnet44'))
             teacher_args(args, train_parser())
         with pytest.raises(UserError, match="unknown key 'epoch'; did you mean 'epochs'"):
             teacher_args(distill('--teacher-config', config('epoch: 1')), train_parser())
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('teacher: a', 'a'), ('teacher: [a]', 'a'), ('teacher: [a, b]', ['a', 'b']), ('teacher:\n- a\n- b', ['a', 'b'])])
+def test_one_or_more_in_a_file(config, text, expected):
+    assert distill('-c', config(text)).teacher == expected
+    assert distill('-c', config(text), '--teacher', 'c').teacher == 'c'
+
+
+@pytest.mark.parametrize('text', ['teacher: []', 'teacher: {a: b}', 'teacher: [a, [b]]', 'teacher: true'])
+def test_neither_one_nor_more(config, text):
+    with pytest.raises(UserError, match='teacher: expected a'):
+        distill('-c', config(text))
 
 
 @pytest.mark.parametrize('make', PARSERS.values())

@@ -27,6 +27,7 @@ from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
 from timm_ltkd.cli.config import dump_config, parse
 from timm_ltkd.data import long_tail_indices
+from timm_ltkd.distill import describe_losses, describe_methods
 from timm_ltkd.engine import fit, jobs, loop
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
@@ -171,6 +172,10 @@ def num_val(seen):
     return len(seen.data.splits.val)
 
 
+def num_watched(seen):
+    return len(seen.training.val_loader.dataset)
+
+
 def of_loaders(attribute):
     return lambda seen: [getattr(loader, attribute) for loader in seen.loaders]
 
@@ -249,6 +254,44 @@ def order(seen):
     return list(seen.training.train_loader.batch_sampler)[0]
 
 
+def shown(seen):
+    """Images of each class in the second of four epochs."""
+    sampler = seen.training.train_loader.batch_sampler
+    sampler.set_epoch(1)
+    targets = seen.data.splits.train.targets
+    return pytest.approx(np.bincount([targets[key[1]] for keys in sampler for key in keys]), abs=1)
+
+
+def mix(seen, epoch=0, step=0):
+    """Share of its own label that each of four images keeps, and how it was mixed."""
+    if seen.training.mixing is None:
+        return [1.] * 4, 'none'
+    images = torch.arange(1., 5.).view(4, 1, 1, 1).expand(4, 3, 64, 64).clone()
+    mixed, labels = seen.training.mixing(images, torch.tensor([0, 1, 2, 1]), epoch, step)  # a pair: 1 and 4, 2 and 3
+    shares = [float(labels[i, label]) for i, label in enumerate([0, 1, 2, 1])]
+    if min(shares) == 1:
+        return shares, 'none'
+    return shares, 'mixup' if (mixed == mixed[:, :1, :1, :1]).all() else 'cutmix'
+
+
+def mixing_by_step(seen):
+    return {mix(seen, step=step)[1] for step in range(20)}
+
+
+def mixing_by_epoch(seen):
+    return [mix(seen, epoch)[1] for epoch in range(4)]
+
+
+def mixing_draws(seen):
+    """How many different shares four images have over ten batches."""
+    return max(len({round(share, 5) for share in mix(seen, step=step)[0]}) for step in range(10))
+
+
+def cut_shares(seen):
+    """Whether all cut boxes have between 0.5 and 0.6 of the sides."""
+    return all(0.49 ** 2 <= 1 - share <= 0.6 ** 2 for step in range(20) for share in mix(seen, step=step)[0])
+
+
 def hard_loss(seen):
     """Of even logits by class."""
     criterion = seen.training.task.criterion
@@ -260,6 +303,11 @@ def cross_entropy(logits, smoothing=0.):
     logits = np.array(logits)
     loss = np.log(np.exp(logits).sum()) - logits
     return [round(float(value), 4) for value in (1 - smoothing) * loss + smoothing * loss.mean()]
+
+
+def focal(logits, gamma):
+    loss = np.array(cross_entropy(logits))
+    return [pytest.approx(float(value), abs=2e-4) for value in (1 - np.exp(-loss)) ** gamma * loss]
 
 
 def group(key: str) -> Callable:
@@ -380,6 +428,9 @@ CASES = [
          long_tail_indices(np.repeat(range(3), 12), [12, 6, 3], 1).tolist(), '--imbalance-factor 4', ALL),
     Case('--max-per-class', '8', counts, [8, 4, 2], '--imbalance-factor 4', ALL),
     Case('--class-counts', '{counts_txt}', counts, [9, 5, 2], scripts=ALL),
+    Case('--holdout', '0.5', counts, [6, 3, 1], '--imbalance-factor 4', ALL),
+    Case('--holdout', '0.5', num_watched, 11, '--imbalance-factor 4'),
+    Case('--holdout-type', 'balanced', counts, [6, 3, 2], '--imbalance-factor 4 --holdout 0.5', ALL),
     Case('--workers', '1', of_loaders('num_workers'), [1, 1]),
     Case('--workers', '1', of_loaders('num_workers'), [1], scripts='validate'),
     Case('--pin-mem', '', of_loaders('pin_memory'), [True, True]),
@@ -402,12 +453,22 @@ CASES = [
     # hard-label loss, of logits 2 0 0
     Case('--loss', 'balanced_softmax', hard_loss,
          cross_entropy([2 + math.log(12), math.log(6), math.log(3)]), '--imbalance-factor 4'),
+    Case('--loss', 'focal', hard_loss, focal([2, 0, 0], 2)),
+    Case('--loss', 'weighted_ce', lambda seen: type(seen.training.task.criterion).__name__, 'WeightedCrossEntropy'),
+    Case('--loss', 'ldam', lambda seen: type(student(seen).fc).__name__, 'CosineLinear'),
+    Case('--loss-kwargs', 'tau=0.5', hard_loss,
+         cross_entropy([2 + 0.5 * math.log(12), 0.5 * math.log(6), 0.5 * math.log(3)]),
+         '--imbalance-factor 4 --loss logit_adjust'),
+    Case('--loss-kwargs', 'scale=5', lambda seen: student(seen).fc.scale, 5, '--loss ldam'),
     Case('--loss-kwargs', 'smoothing=0.3', hard_loss, cross_entropy([2, 0, 0], 0.3)),
     Case('--smoothing', '0.6', hard_loss, cross_entropy([2, 0, 0], 0.6)),
     # optimisation
     Case('--epochs', '7', lambda seen: seen.training.epochs, 7),
     Case('--batch-size', '9', batch_sizes, {9}),
     Case('--batch-size', '9', eval_batch_size, 9, scripts='validate'),
+    Case('--class-sampling', 'class', shown, [7, 7, 7], '--imbalance-factor 4'),
+    Case('--class-sampling', 'sqrt', shown, [9.1, 5.3, 2.6], '--imbalance-factor 9'),
+    Case('--class-sampling', 'progressive', shown, [10.3, 6.3, 4.3], '--imbalance-factor 4'),
     Case('--lr', '0.25', rates, [0.25] * 4, '--warmup-epochs 0 --sched step'),
     Case('--weight-decay', '0.25', group('weight_decay'), {0., 0.25}),
     Case('--grad-accum-steps', '3', updates, 1),
@@ -462,6 +523,16 @@ CASES = [
     Case('--remode', 'const', step('RandomErasing', 'per_pixel'), False, '--reprob 1'),
     Case('--remode', 'rand', step('RandomErasing', 'rand_color'), True, '--reprob 1'),
     Case('--recount', '3', step('RandomErasing', 'max_count'), 3, '--reprob 1'),
+    # mixup and cutmix
+    Case('--mixup', '0.8', mixing_by_step, {'mixup'}),
+    Case('--cutmix', '1', mixing_by_step, {'cutmix'}),
+    Case('--cutmix-minmax', '0.5 0.6', cut_shares, True, '--img-size 32'),
+    Case('--mixup-prob', '0.5', mixing_by_step, {'none', 'mixup'}, '--mixup 1'),
+    Case('--mixup-switch-prob', '1', mixing_by_step, {'cutmix'}, '--mixup 1 --cutmix 1'),
+    Case('--mixup-mode', 'pair', mixing_draws, 2, '--mixup 1'),
+    Case('--mixup-mode', 'elem', mixing_draws, 4, '--mixup 1'),
+    Case('--mixup-off-epoch', '2', mixing_by_epoch, ['mixup', 'mixup', 'none', 'none'], '--mixup 1'),
+    Case('--smoothing', '0.3', lambda seen: round(max(mix(seen)[0]), 4), 0.8, '--mixup 1 --mixup-prob 0'),
     # distillation
     Case('--kd', 'kd', lambda seen: type(seen.method).__name__, 'KD', scripts='distill'),
     Case('--kd-kwargs', 'temperature=3', lambda seen: seen.method.temperature, 3, scripts='distill'),
@@ -581,6 +652,19 @@ def test_initial_checkpoint(script, base, paths):
     assert not torch.equal(reach(script, base[script]).network.conv1.weight, wanted['conv1.weight'])
 
 
+@covers('train', '--stage')
+@pytest.mark.parametrize('stage, trained', [('crt', ['fc.weight', 'fc.bias']), ('lws', ['fc.scale']), ('', None)])
+def test_stage(base, paths, stage, trained):
+    argv = [*base['train'], '--imbalance-factor', '4', '--initial-checkpoint', str(paths['resnet20_pt'])]
+    seen = reach('train', [*argv, *(['--stage', stage] if stage else [])])
+    found = [name for name, p in student(seen).named_parameters() if p.requires_grad]
+    assert found == trained if stage else len(found) == len(list(seen.network.parameters())) > 2
+    assert shown(seen) == ([7, 7, 7] if stage else [12, 6, 3])  # of 21 images, with all classes equally often
+    argv = ['-c', str(paths['root'] / 'stage.yaml')]
+    (paths['root'] / 'stage.yaml').write_text(dump_config(seen.args))
+    assert dump_config(parse(train_parser(), argv)) == dump_config(seen.args)
+
+
 @covers('train distill', '--pretrained')
 @pytest.mark.parametrize('script, name', [('train', '--model'), ('distill', '--student')])
 def test_pretrained(script, name, base, zoo):
@@ -628,6 +712,23 @@ def test_log_interval(script, base, monkeypatch):
         reach(script, [*base[script], *words]).training.run_epoch()
         counts.append(len(checks))
     assert counts[0] < counts[1] < counts[2] == 3 + 1  # and at the end
+
+
+@covers('train distill', '--list-losses')
+@covers('distill', '--list-kd')
+@pytest.mark.parametrize('script, option, lines', [
+    ('train', '--list-losses', describe_losses()), ('distill', '--list-losses', describe_losses()),
+    ('distill', '--list-kd', describe_methods())])
+def test_lists(script, option, lines, tmp_path, capsys):
+    for argv in ([option], ['--epochs', '3', option]):
+        with pytest.raises(SystemExit) as stopped:
+            getattr(run, script)(argv)
+        out, err = capsys.readouterr()
+        assert not stopped.value.code and not err
+        assert dict(line.split(maxsplit=1) for line in out.splitlines()) == lines
+    (tmp_path / 'config.yaml').write_text(f'{option[2:]}: true')  # no part of a run
+    assert 'unknown key' in fails(capsys, script, ['-c', str(tmp_path / 'config.yaml')])
+    assert option[2:].replace('-', '_') not in parse(PARSERS[script](), [])
 
 
 def tree(folder):
@@ -686,6 +787,15 @@ class TestTeacher:
         wanted = torch.load(paths['resnet20_pt'], weights_only=True)
         assert all(torch.equal(value, wanted[key]) for key, value in seen.teacher.model.state_dict().items())
         assert reach('distill', argv).teacher is None  # the teacher itself is trained
+
+    @covers('distill', '--teacher', '--teacher-checkpoint')
+    def test_several_teachers(self, base, argv, paths):
+        checkpoints = [str(paths['resnet20_pt']), str(paths['test_resnet_pt'])]
+        seen = reach('distill', [
+            *argv, '--teacher', 'resnet20', 'test_resnet', '--teacher-checkpoint', *checkpoints, '--kd', 'kd'])
+        for teacher, path in zip(seen.teacher.teachers, checkpoints, strict=True):
+            wanted = torch.load(path, weights_only=True)
+            assert all(torch.equal(value, wanted[key]) for key, value in teacher.model.state_dict().items())
 
     @covers('distill', '--teacher-config')
     def test_teacher_config(self, argv, tmp_path):
@@ -753,6 +863,22 @@ class TestValidate:
         header, *rows = (tmp_path / 'r.csv').read_text().splitlines()
         assert header.startswith('checkpoint,top1') and [row.split(',')[0] for row in rows] == argv[:2]
 
+    @covers('validate', '--tau-norm', '--logit-adjust', '--eval-metric')
+    def test_posthoc_fixes(self, base, tmp_path, capsys, caplog):
+        def rows(*words):
+            run.validate([*base['validate'], *words, '--results-file', str(tmp_path / 'r.json')])
+            return {name.partition('.pt')[2].strip(): row
+                    for name, row in json.loads((tmp_path / 'r.json').read_text()).items()}
+        assert list(rows('--tau-norm', '0.5', '--logit-adjust', '2')) == ['', 'tau-norm 0.5', 'logit-adjust 2']
+        assert 'no holdout to choose on' in fails(capsys, 'validate', [*base['validate'], '--tau-norm', 'sweep'])
+        held_out = ['--imbalance-factor', '4', '--holdout', '0.5', '--logit-adjust', '999', '1000']
+        for words, metric, figure in (
+                ([], 'balanced', 33.33), (['--eval-metric', 'balanced'], 'balanced', 33.33),
+                (['--eval-metric', 'top1'], 'top1', 18.18), (['--eval-metric', 'few'], 'few', 33.33)):
+            caplog.clear()
+            rows(*held_out, *words)  # all of 6, 3 and 2 held-out images are taken for the rarest class
+            figures = f'999: {figure}, 1000: {figure}; τ = 999'
+            assert f'--logit-adjust: {metric} on the holdout by τ: {figures}' in caplog.messages
 
     def test_a_run_brings_its_data(self, base, paths, tmp_path):
         where = ['--output', str(tmp_path), '--experiment', 'run']

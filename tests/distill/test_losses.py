@@ -143,7 +143,7 @@ def test_hard_label_losses():
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: create_method('bdk'), "did you mean 'bkd'"),
+    (lambda: create_method('bkdd'), "did you mean 'bkd'"),
     (lambda: create_method('kd', temprature=2.), "did you mean 'temperature'"),
     (lambda: create_method('bkd'), 'pass prior='),
     (lambda: create_method('kd', temperature=0.), 'above 0'),

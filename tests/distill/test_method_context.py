@@ -1,0 +1,257 @@
+"""What methods are told of data and networks: features, standardised logits, the register."""
+import ast
+import copy
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import timm_ltkd.models  # noqa: F401 - registers networks
+from timm_ltkd import distill
+from timm_ltkd.distill import (
+    DistillMethod,
+    DistillTask,
+    Output,
+    StandardizedLogits,
+    create_method,
+    describe_methods,
+    feature_dim,
+    kd_loss,
+    list_methods,
+    standardize_logits,
+)
+from timm_ltkd.distill.method import call_with_known, model_output
+from timm_ltkd.errors import UserError
+from timm_ltkd.prior import ClassPrior
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VIT = dict(model_name='vit_tiny_patch16_224', img_size=32, patch_size=8, depth=1, num_classes=10)
+PAIRS = {
+    'cnn-cnn': (dict(model_name='resnet20', num_classes=10), dict(model_name='resnet8x4', num_classes=10)),
+    'vit-cnn': (dict(model_name='resnet20', num_classes=10), VIT),
+    'cnn-vit': (VIT, dict(model_name='resnet20', num_classes=10)),
+    'same': (dict(model_name='resnet20', num_classes=10), dict(model_name='resnet32', num_classes=10)),
+}
+
+
+def networks(pair):
+    torch.manual_seed(0)
+    return [timm.create_model(**config) for config in PAIRS[pair]]
+
+
+def logits(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(8, 10, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+
+
+# features
+
+@pytest.mark.parametrize('name', [
+    'resnet20', 'resnet18', 'mobilenetv3_small_050', 'convnext_atto', 'efficientvit_b0'])
+def test_feature_dim_is_the_length_of_the_pooled_features(name):
+    model = timm.create_model(name, num_classes=10).eval()
+    with torch.no_grad():
+        output = model_output(model, torch.zeros(1, 3, 64, 64), needs_features=True)
+    assert output.features.shape == (1, feature_dim(model))
+
+
+def test_feature_dim_of_a_network_that_does_not_say():
+    with pytest.raises(UserError, match='Linear has no head_hidden_size or num_features'):
+        feature_dim(nn.Linear(2, 2))
+
+
+def feature_method(student, teacher, **kwargs):
+    return create_method(
+        'feature', student_features=feature_dim(student), teacher_features=feature_dim(teacher), **kwargs)
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_feature_method_trains_every_pair(pair):
+    student, teacher = networks(pair)
+    method = feature_method(student, teacher)
+    assert isinstance(method.projector, nn.Identity) == (pair == 'same')
+    task = DistillTask(student, teacher, method)
+    torch.manual_seed(1)
+    input, target = torch.randn(4, 3, 32, 32), torch.arange(4)
+    optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=0.01)
+    losses = []
+    for _ in range(4):
+        output = task(input, target)
+        optimizer.zero_grad()
+        output['feature_loss'].backward()
+        optimizer.step()
+        losses.append(float(output['feature_loss'].detach()))
+    assert losses[-1] < losses[0]
+    if pair != 'same':
+        assert float(method.projector.weight.grad.norm()) > 0
+        state = task.get_task_state()['method']
+        assert torch.equal(state['projector.weight'], method.projector.weight)
+
+
+@pytest.mark.parametrize('pair', ['cnn-cnn', 'vit-cnn', 'cnn-vit'])
+@pytest.mark.parametrize('name', ['bkd', 'dist', 'dive', 'dkd', 'feature', 'kd', 'ltkd', 'wsl'])
+def test_every_method_trains_every_pair_and_resumes(name, pair):
+    def start():
+        student, teacher = networks(pair)
+        method = create_method(
+            name, prior=ClassPrior(range(10, 0, -1)), student_features=feature_dim(student),
+            teacher_features=feature_dim(teacher))
+        task = DistillTask(student, teacher, method)
+        module = task.get_trainable_module()
+        return task, module, torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+
+    def step(task, optimizer, seed):
+        generator = torch.Generator().manual_seed(seed)
+        loss = task(torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4))['loss']
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    task, module, optimizer = start()
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    step(task, optimizer, 0)
+    assert all(not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
+    saved = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
+    expected = step(task, optimizer, 1)
+    resumed, resumed_module, resumed_optimizer = start()
+    resumed_module.load_state_dict(saved[0])
+    resumed_optimizer.load_state_dict(saved[1])
+    assert torch.equal(step(resumed, resumed_optimizer, 1), expected)
+    for old, new in zip(module.parameters(), resumed_module.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_feature_loss_is_the_mean_square():
+    method = create_method('feature', student_features=2, teacher_features=2, alpha=3.)
+    student, teacher = torch.tensor([[1., 2.], [0., 0.]]), torch.tensor([[1., 4.], [2., 2.]])
+    terms = method(Output(None, student.bfloat16()), Output(None, teacher), None)
+    assert terms['feature_loss'].dtype == torch.float32 and float(terms['feature_loss']) == 3. * (4 + 4 + 4) / 4
+
+
+def test_gradcheck_of_the_projected_features():
+    generator = torch.Generator().manual_seed(0)
+    method = create_method('feature', student_features=3, teacher_features=5).double()
+    student, teacher = (torch.randn(4, n, generator=generator, dtype=torch.float64) for n in (3, 5))
+    assert torch.autograd.gradcheck(
+        lambda s: method(Output(None, s), Output(None, teacher), None)['feature_loss'], student.requires_grad_())
+
+
+def test_projector_has_a_generator_of_its_own():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    lengths = dict(student_features=8, teacher_features=4)
+    first, same, other = (create_method('feature', **lengths, seed=seed).projector.weight for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert 0 < float(first.abs().max()) <= 8 ** -0.5
+
+
+# what constructors are told
+
+def test_context_goes_to_those_who_ask():
+    def asks(*, prior, teacher_features, width=1):
+        return prior, teacher_features, width
+
+    prior = ClassPrior([2, 1])
+    told = call_with_known(asks, 'it', prior, {'width': 3}, student_features=5, teacher_features=7)
+    assert told == (prior, 7, 3)
+    assert call_with_known(lambda *, width=1: width, 'it', prior, {}) == 1
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: create_method('feature', teacher_features=4), 'pass student_features='),
+    (lambda: create_method('feature', student_features=4), 'pass teacher_features='),
+    (lambda: create_method('feature', student_features=4, teacher_features=4, standardize=True), 'looks at no logits'),
+    (lambda: create_method('feature', student_features=4, teacher_features=4, alpah=1.), "did you mean 'alpha'"),
+    (lambda: create_method('feature', student_features=4, teacher_features=4, seed='x'), 'seed must be a number'),
+    (lambda: create_method('kd', standardise=True), "did you mean 'standardize'"),
+    (lambda: create_method('kd', standardize='yes'), 'standardize must be True or False'),
+])
+def test_bad_options_say_what_to_do(call, message):
+    with pytest.raises(UserError, match=message) as error:
+        call()
+    assert '\n' not in str(error.value)
+
+
+def test_describe_methods_gives_a_line_with_the_paper():
+    lines = describe_methods()
+    assert list(lines) == list_methods()
+    assert {'kd', 'bkd', 'dkd', 'dist', 'dive', 'wsl', 'ltkd', 'feature'} <= lines.keys()
+    for name, line in lines.items():
+        assert re.search(r'\(.* 20\d\d, arXiv \d{4}\.\d{4,5}\)\.$', line), name
+        assert '\n' not in line and len(line) < 120
+
+
+# standardised logits
+
+def test_standardize_logits_is_the_z_score():
+    student, _ = logits()
+    expected = (student - student.mean(dim=1, keepdim=True)) / student.std(dim=1, keepdim=True, unbiased=False)
+    assert torch.allclose(standardize_logits(student), expected, rtol=1e-7)
+    assert standardize_logits(student.bfloat16()).dtype == torch.float32
+    constant = torch.full((2, 5), 1e4, requires_grad=True)
+    z = standardize_logits(constant)
+    z.square().sum().backward()
+    assert torch.equal(z, torch.zeros(2, 5)) and torch.isfinite(constant.grad).all()
+
+
+@pytest.mark.parametrize('name', ['bkd', 'dist', 'dive', 'dkd', 'kd', 'ltkd', 'wsl'])
+def test_standardized_methods_ignore_scale_and_shift(name):
+    (student, teacher), target = logits(), torch.arange(8)
+    prior = ClassPrior([500, 300, 200, 100, 50, 20, 10, 5, 2, 1])
+    plain, method = (create_method(name, prior=prior, standardize=on) for on in (False, True))
+    (term,) = method(Output(student), Output(teacher), target).values()
+    (moved,) = method(Output(5. * student + 3.), Output(0.2 * teacher - 1.), target).values()
+    assert torch.allclose(term, moved, rtol=1e-5)
+    by_hand = plain(Output(standardize_logits(student)), Output(standardize_logits(teacher)), target)
+    assert torch.equal(by_hand[f'{name}_loss'], term)
+    assert not torch.isclose(plain(Output(student), Output(teacher), target)[f'{name}_loss'], term)
+
+
+def test_standardized_kd_by_hand():
+    student, teacher = logits()
+    z = [F.layer_norm(x, (10,), eps=1e-7) for x in (student, teacher)]
+    method = create_method('kd', standardize=True, temperature=2., alpha=9.)
+    assert torch.equal(method(Output(student), Output(teacher), None)['kd_loss'], 9. * kd_loss(*z, 2.))
+
+
+def test_standardized_is_transparent():
+    """Whatever the engine asks of a method is asked of the inner one."""
+    public = {name for name in vars(DistillMethod) if not name.startswith('_')}
+    wrapper = create_method('dkd', standardize=True, warmup_epochs=4)
+    assert isinstance(wrapper, StandardizedLogits) and wrapper.needs_hard_labels and not wrapper.needs_features
+    wrapper.set_epoch(1)
+    assert wrapper.method.scale == 0.5
+    assert public <= vars(StandardizedLogits).keys() | vars(wrapper).keys() | {'uses_logits'}
+
+
+def test_standardized_passes_features_on():
+    class Peek(DistillMethod):
+        needs_features = True
+
+        def forward(self, student, teacher, target):
+            return {'peek': student.features.sum() + teacher.features.sum()}
+
+    method = StandardizedLogits(Peek())
+    one = Output(torch.ones(2, 3), torch.ones(2, 4))
+    assert method.needs_features and float(method(one, one, None)['peek']) == 16.
+
+
+# documentation
+
+@pytest.mark.parametrize('name', ['bkd', 'dist', 'dive', 'dkd', 'feature', 'kd', 'ltkd', 'wsl'])
+def test_documented_options_are_the_methods_own(name):
+    parameters = inspect.signature(distill.method._METHODS[name]).parameters
+    options = {key: p.default for key, p in parameters.items() if p.default is not p.empty}
+    section = re.search(rf'^## {name}$(.*?)(?=^## )', (ROOT / 'docs' / 'methods.md').read_text('utf-8'), re.M | re.S)[1]
+    row = re.search(rf'^\| `--kd {name}` .*`--kd-kwargs (.*?)` \|$', (ROOT / 'README.md').read_text('utf-8'), re.M)[1]
+    said = dict(pair.split('=') for pair in row.split())
+    assert {key: ast.literal_eval(value) for key, value in said.items()} == options
+    for key, value in options.items():
+        assert f'`{key}={value}`' in section

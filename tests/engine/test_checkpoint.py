@@ -1,0 +1,100 @@
+"""Checkpoints: random states to the last bit, whole files only, two of them, and nothing unsafe loaded."""
+import pickle
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from timm_ltkd.engine.checkpoint import checkpoint_files, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from timm_ltkd.errors import UserError
+
+ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
+
+
+def draw():
+    return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()
+
+
+@pytest.fixture(autouse=True)
+def _own_generators():
+    before = rng_state()
+    yield
+    set_rng_state(before)
+
+
+def test_random_states_survive_a_file_that_loads_without_pickled_code(tmp_path):
+    random.gauss(0, 1), np.random.randn()  # each keeps a second number back
+    torch.save(rng_state(), tmp_path / 'rng.pt')
+    first = draw()
+    assert draw() != first
+    set_rng_state(torch.load(tmp_path / 'rng.pt', weights_only=True))
+    assert draw() == first
+
+
+def test_the_two_newest_stay(tmp_path):
+    for epoch in (8, 9, 10, 11):
+        save_checkpoint(tmp_path / 'last', epoch, {'x': torch.tensor(epoch)}, ALONE)
+    names = [path.name for path in checkpoint_files(tmp_path / 'last')]
+    assert names == ['checkpoint-000011.pt', 'checkpoint-000010.pt']
+    state = load_checkpoint(tmp_path / 'last')
+    assert (state['epoch'], int(state['x']), len(state['rng'])) == (11, 11, 1)
+
+
+def test_an_error_while_writing_leaves_the_old_one_and_no_other_file(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, {'x': 1}, ALONE)
+    content = (tmp_path / 'checkpoint-000001.pt').read_bytes()
+
+    def half(state, path):
+        path.write_bytes(content[:100])
+        raise OSError('no space left on device')
+    monkeypatch.setattr(torch, 'save', half)
+    for epoch in (1, 2):
+        with pytest.raises(OSError):
+            save_checkpoint(tmp_path, epoch, {'x': 2}, ALONE)
+    assert [path.name for path in tmp_path.iterdir()] == ['checkpoint-000001.pt']
+    assert load_checkpoint(tmp_path)['x'] == 1
+
+
+def test_what_another_run_has_removed_already_is_no_error(tmp_path, monkeypatch):
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, epoch, {}, ALONE)
+    files = checkpoint_files(tmp_path)
+    files[-1].unlink()
+    monkeypatch.setattr('timm_ltkd.engine.checkpoint.checkpoint_files', lambda folder: [folder / 'new.pt', *files])
+    save_checkpoint(tmp_path, 3, {}, ALONE)
+    assert [path.name for path in checkpoint_files(tmp_path)] == ['checkpoint-000003.pt', 'checkpoint-000002.pt']
+
+
+class Payload:
+    """Would make a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'empty', 'text', 'unsafe'])
+def test_a_bad_newest_one_is_passed_over(tmp_path, damage, log):
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, epoch, {'x': torch.zeros(1000)}, ALONE)
+    newest = checkpoint_files(tmp_path)[0]
+    content = newest.read_bytes()
+    newest.write_bytes({
+        'truncated': content[:len(content) // 2], 'empty': b'', 'text': b'not a checkpoint',
+        'unsafe': pickle.dumps(Payload(tmp_path / 'touched'), protocol=2)}[damage])
+    assert load_checkpoint(tmp_path)['epoch'] == 1
+    assert f'{newest} cannot be read' in log[-1]
+    assert not (tmp_path / 'touched').exists()
+    checkpoint_files(tmp_path)[1].write_bytes(b'')
+    with pytest.raises(UserError, match='--overwrite'):
+        load_checkpoint(tmp_path)
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert load_checkpoint(tmp_path / 'nowhere') is None
+    (tmp_path / '.checkpoint-000001.pt.abcd.tmp.pt').write_bytes(b'half')
+    assert load_checkpoint(tmp_path) is None

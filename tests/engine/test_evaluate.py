@@ -1,0 +1,88 @@
+"""Evaluation: each image once, in order, whatever the batch size and the number of processes."""
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from timm_ltkd import ClassPrior
+from timm_ltkd.engine.evaluate import _gather, evaluate
+from timm_ltkd.metrics import long_tail_report
+
+PRIOR = ClassPrior([100, 40, 30, 20, 10, 5])
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return TensorDataset(
+        torch.randn(17, 3, 2, 2, generator=generator), torch.randint(6, (17,), generator=generator), torch.arange(17))
+
+
+@pytest.fixture
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 6))
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 17])
+def test_figures_are_those_of_all_logits_at_once(images, network, batch_size):
+    report = evaluate(network.train(), DataLoader(images, batch_size), Accelerator(cpu=True), PRIOR)
+    input, target, _ = images.tensors
+    with torch.no_grad():
+        logits = network.eval()(input)
+    expected = long_tail_report(logits, target, PRIOR)
+    assert report['loss'] == pytest.approx(float(nn.functional.cross_entropy(logits, target)), rel=1e-6)
+    assert report['per_class'] == expected.pop('per_class')
+    assert {key: report[key] for key in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('indices', [range(16), [*range(17), 3], [0, *range(16)]])
+def test_an_image_missing_or_twice_is_noticed(images, network, indices):
+    loader = DataLoader(images, batch_size=4, sampler=list(indices))
+    with pytest.raises(RuntimeError, match='each image exactly once'):
+        evaluate(network, loader, Accelerator(cpu=True), PRIOR)
+    evaluate(network, DataLoader(Subset(images, range(16)), 4), Accelerator(cpu=True), PRIOR)
+
+
+def test_padding_of_shorter_shares_is_dropped():
+    """Three processes with 2, 1 and 0 images; what each sends is put together as Accelerate would."""
+    def column(*values, kind):
+        return torch.tensor(values, dtype=kind)
+
+    def share(indices):
+        if not indices:
+            return {}
+        return {
+            'prediction': column(*indices, kind=torch.int64),
+            'confidence': column(*[.5] * len(indices), kind=torch.float32),
+            'loss': column(*[1.] * len(indices), kind=torch.float32), 'target': column(*indices, kind=torch.int64),
+            'index': column(*indices, kind=torch.int64), 'top5': column(*[True] * len(indices), kind=torch.bool)}
+    sent = []
+
+    class Rank:
+        device = torch.device('cpu')
+
+        def pad_across_processes(self, column, pad_index):
+            return torch.cat([column, torch.full((2 - len(column),), pad_index, dtype=column.dtype)])
+
+        def gather(self, padded):
+            sent[-1].append(padded)
+            return padded
+
+    for indices in ((0, 2), (1,), ()):
+        sent.append([])
+        _gather(share(indices), Rank(), 6)
+    assert [[part.dtype for part in parts] for parts in sent] == [[part.dtype for part in sent[0]]] * 3
+
+    class All(Rank):
+        def gather(self, padded):
+            return torch.cat([parts[self.turn] for parts in sent])
+
+        def pad_across_processes(self, column, pad_index):
+            self.turn = getattr(self, 'turn', -1) + 1
+            return column
+    together = _gather(share((0, 2)), All(), 6)
+    assert together['index'].tolist() == [0, 2, 1]
+    assert {key: len(column) for key, column in together.items()} == dict.fromkeys(together, 3)

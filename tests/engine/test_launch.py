@@ -1,0 +1,37 @@
+"""How processes agree, and which of them speaks."""
+from types import SimpleNamespace
+
+import accelerate
+import pytest
+
+from timm_ltkd.cli.run import one_line_errors
+from timm_ltkd.engine import launch
+from timm_ltkd.errors import UserError
+
+
+@pytest.mark.parametrize('rank, who', [(0, 'train.py'), (1, 'train.py, process 1')])
+def test_each_process_tells_its_own_mistake(monkeypatch, capsys, rank, who):
+    """A corrupt image is met by one process only, and that one may not be the first."""
+    state = type('State', (), {'_shared_state': {'there': True}, 'process_index': rank, 'is_main_process': rank == 0})
+    monkeypatch.setattr(accelerate, 'PartialState', state)
+    with pytest.raises(SystemExit) as stopped, one_line_errors('train.py'):
+        raise UserError('x.png cannot be read')
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f'{who}: error: x.png cannot be read\n'
+
+
+@pytest.mark.parametrize('answer', [['found', None], [None, 'not there']])
+def test_what_the_first_process_finds_holds_for_all(monkeypatch, answer):
+    """Another process does not look itself; it takes the answer, or the mistake, of the first."""
+    def broadcast(objects):
+        objects[:] = answer
+    monkeypatch.setattr(launch, 'broadcast_object_list', broadcast)
+    second = SimpleNamespace(is_main_process=False, num_processes=2)
+    look = pytest.fail
+    if answer[1] is None:
+        assert launch.on_main(second, look) == 'found'
+    else:
+        with pytest.raises(UserError, match='not there'):
+            launch.on_main(second, look)
+    alone = SimpleNamespace(is_main_process=True, num_processes=1)
+    assert launch.on_main(alone, lambda: 'mine') == 'mine'

@@ -1,0 +1,225 @@
+"""validate.py's post-hoc fixes: right figures, and a strength that is chosen on the holdout alone."""
+import json
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from timm_ltkd.data import create_eval_loader
+from timm_ltkd.engine import posthoc
+from timm_ltkd.engine.evaluate import evaluate
+from timm_ltkd.errors import UserError
+from timm_ltkd.metrics import long_tail_report
+from timm_ltkd.posthoc import adjust_logits, tau_normalise
+from timm_ltkd.prior import ClassPrior
+from timm_ltkd.report import write
+
+PRIOR = ClassPrior([900, 90, 10])
+
+
+class Points(torch.utils.data.Dataset):
+    """`[3, 2, 2]` images of noise around a mean that tells the class a little."""
+    class_names = classes = ['a', 'b', 'c']
+    transform = None
+
+    def __init__(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.targets = [0, 1, 2] * 12
+        means = torch.tensor(self.targets)[:, None, None, None] - 1.
+        self.images = torch.randn(36, 3, 2, 2, generator=generator) + means
+
+    def __len__(self):
+        return 36
+
+    def __getitem__(self, index):
+        return self.images[index], self.targets[index]
+
+
+class Net(nn.Module):
+    def __init__(self, bias=True):
+        super().__init__()
+        self.body, self.fc = nn.Linear(12, 6), nn.Linear(6, 3, bias=bias)
+        with torch.no_grad():
+            self.fc.weight.mul_(torch.tensor([[4.], [1.], [0.3]]))
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, input):
+        return self.fc(F.relu(self.body(input.flatten(1))))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Net()
+
+
+def loader(seed):
+    return create_eval_loader(Points(seed), None, batch_size=7)
+
+
+def logits_of(network, seed, head=None):
+    data = Points(seed)
+    network.eval()
+    features = F.relu(network.body(data.images.flatten(1)))
+    return (head or network.fc)(features).detach(), torch.tensor(data.targets)
+
+
+def measure(network, fixes, metric='balanced', holdout=1):
+    return posthoc.measure_fixes(
+        network, fixes, metric, loader(0), None if holdout is None else loader(holdout), Accelerator(), PRIOR)
+
+
+def test_reports_are_those_of_the_fixed_networks(network):
+    rows = measure(network, {'tau-norm': [0.7], 'logit-adjust': [0.5]}, holdout=None)
+    assert list(rows) == ['', 'tau-norm 0.7', 'logit-adjust 0.5']
+    assert rows[''] == evaluate(network, loader(0), Accelerator(), PRIOR)
+    logits, target = logits_of(network, 0)
+    bent, _ = logits_of(network, 0, lambda features: F.linear(features, tau_normalise(network.fc.weight, 0.7)))
+    for name, expected in (('tau-norm 0.7', bent), ('logit-adjust 0.5', adjust_logits(logits, PRIOR.log_prior(), 0.5))):
+        report = long_tail_report(expected, target, PRIOR)
+        assert rows[name]['per_class'] == report['per_class'] and rows[name]['ece'] == pytest.approx(report['ece'])
+        assert rows[name]['loss'] == pytest.approx(float(F.cross_entropy(expected, target)), rel=1e-5)
+        assert rows[name]['chosen_on'] is None
+    assert rows['tau-norm 0.7']['per_class'] != rows['']['per_class'] != rows['logit-adjust 0.5']['per_class']
+
+
+@pytest.mark.parametrize('metric', ['balanced', 'top1', 'few'])
+def test_the_strength_is_the_best_on_the_holdout(network, metric):
+    taus = [0., 0.25, 0.5, 1., 2.]
+    rows = measure(network, {'tau-norm': taus, 'logit-adjust': taus}, metric)
+    logits, target = logits_of(network, 1)
+    adjusted = {tau: adjust_logits(logits, PRIOR.log_prior(), tau) for tau in taus}
+    normed = {
+        tau: logits_of(network, 1, lambda f, tau=tau: F.linear(f, tau_normalise(network.fc.weight, tau)))[0]
+        for tau in taus}
+    for name, found in (('tau-norm', normed), ('logit-adjust', adjusted)):
+        figures = {tau: long_tail_report(z, target, PRIOR)[metric] for tau, z in found.items()}
+        best = min(tau for tau in taus if figures[tau] == max(figures.values()))
+        assert len(set(figures.values())) > 1
+        assert rows[f'{name} {best:g}']['tau'] == best and rows[f'{name} {best:g}']['chosen_on'] == 'holdout'
+
+
+def test_the_test_images_do_not_choose(network, monkeypatch):
+    """Other test images, the same choice; other held-out images, another one."""
+    def chosen(test, holdout):
+        rows = posthoc.measure_fixes(
+            network, {'logit-adjust': [0., 0.5, 1., 2.]}, 'few', loader(test), loader(holdout), Accelerator(), PRIOR)
+        return [row['tau'] for row in rows.values() if 'tau' in row]
+    assert chosen(0, 1) == chosen(5, 1) == chosen(6, 1)
+
+
+def test_one_pass_over_the_images_however_many_values(network, monkeypatch):
+    calls = []
+    network.body.register_forward_hook(lambda *args: calls.append(1))
+    measure(network, {'tau-norm': [0., 0.5, 1.], 'logit-adjust': [0., 1., 2.]})
+    assert len(calls) == 2 * 6  # 36 images in batches of 7, of each split
+
+
+def test_the_network_stays_as_it_is(network):
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    measure(network, {'tau-norm': [0.5, 1.]})
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not network.fc._forward_pre_hooks
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'resnet20', 'convnext_atto', 'mobilenetv3_small_050'])
+def test_timm_networks(name):
+    size = {'img_size': 32} if name.startswith('vit') else {}
+    network = timm.create_model(name, num_classes=3, **size).eval()
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    batches = [(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))]
+
+    class Loader(list):
+        dataset = range(4)
+    recording = posthoc.record(network, Loader(batches), Accelerator(), network.get_classifier())
+    head = posthoc.NormalisedHead(network.get_classifier(), 0.)
+    expected = network(images).detach() - network.get_classifier().bias.detach()
+    torch.testing.assert_close(head(recording.batches[0].features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_that_the_classifier_does_not_give_are_refused(network):
+    forward = network.forward
+    network.forward = lambda input: forward(input) * 3 + 1
+    with pytest.raises(UserError, match='--tau-norm needs a network whose logits'):
+        measure(network, {'tau-norm': [1.]}, holdout=None)
+    assert measure(network, {'logit-adjust': [1.]}, holdout=None)
+
+
+def test_a_classifier_that_is_not_linear_is_refused(network):
+    network.get_classifier = lambda: (nn.Linear(2, 3), nn.Linear(2, 3))
+    with pytest.raises(UserError, match='--tau-norm needs a linear classifier, and that of Net is tuple'):
+        measure(network, {'tau-norm': [1.]}, holdout=None)
+
+
+# --- through validate.py
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory, images):
+    """Runs on the same images: with a holdout, with another, without one."""
+    root = tmp_path_factory.mktemp('runs')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, 'plot_curves', lambda *args: None)
+        patch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+        from timm_ltkd.cli import run
+        for name, more in (('held', ['--holdout', '0.3']), ('other', ['--holdout', '0.2']), ('whole', [])):
+            run.train([
+                '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '1', '-b',
+                '4', '--lr', '0.05', '--model', 'resnet20', '--output', str(root), '--experiment', name, *more])
+    return root
+
+
+def test_validate_reads_the_holdout_of_the_run(runs, script, tmp_path, capsys, monkeypatch):
+    seen, record = [], posthoc.record
+
+    def note(network, loader, *args):
+        seen.append(len(loader.dataset))
+        return record(network, loader, *args)
+    monkeypatch.setattr(posthoc, 'record', note)
+    folder = str(runs / 'held')
+    script('validate', [
+        folder, '--tau-norm', 'sweep', '--logit-adjust', '1', '--workers', '0', '--results-file',
+        str(tmp_path / 'r.json')])
+    assert seen == [7, 11]
+    figures = json.loads((tmp_path / 'r.json').read_text())
+    first, normed, adjusted = figures
+    assert first == folder and normed.startswith(f'{folder} tau-norm ') and adjusted == f'{folder} logit-adjust 1'
+    assert figures[normed]['chosen_on'] == 'holdout' and figures[adjusted]['chosen_on'] is None
+    assert figures[folder]['num_samples'] == 11 and normed in capsys.readouterr().out
+    report = json.loads((runs / 'held/report.json').read_text())['student']
+    assert {key: figures[folder][key] for key in ('top1', 'per_class')} == {
+        key: report[key] for key in ('top1', 'per_class')}
+
+
+@pytest.mark.parametrize('argv, message', [
+    (['whole', '--tau-norm', 'sweep'], '--tau-norm: 21 values to choose from, and no holdout'),
+    (['whole', '--logit-adjust', '0.5', '1'], '--logit-adjust: 2 values to choose from, and no holdout'),
+    (['whole', '--tau-norm', 'sweep', '--holdout', '0.3'], 'was trained with another holdout or on other data'),
+    (['held', 'other', '--tau-norm', 'sweep'], 'other was trained with another holdout'),
+    (['held', '--tau-norm', 'sweep', '1'], '--tau-norm: give values, or sweep alone'),
+    (['held', '--tau-norm', '-1'], 'argument --tau-norm: must be at least 0'),
+    (['held', '--tau-norm', 'sweeep'], "argument --tau-norm: invalid number (or sweep) value: 'sweeep'"),
+])
+def test_what_is_refused(runs, script, capsys, argv, message):
+    names = [str(runs / word) if word in ('held', 'other', 'whole') else word for word in argv]
+    with pytest.raises(SystemExit) as stopped:
+        script('validate', [*names, '--workers', '0'])
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in err.splitlines()[-1]
+
+
+def test_one_value_needs_no_holdout(runs, script, capsys):
+    script('validate', [str(runs / 'whole'), '--tau-norm', '0.5', '0.5', '--workers', '0'])
+    assert 'tau-norm 0.5' in capsys.readouterr().out
+
+
+def test_weights_alone_are_measured_with_a_warning(runs, script, log, capsys):
+    argv = [str(runs / 'held/model.safetensors'), '--model', 'resnet20', '--dataset', '', '--workers', '0']
+    data = json.loads((runs / 'held/report.json').read_text())['run']['args']['data_dir']
+    script('validate', [*argv, '--data-dir', data, '--img-size', '8', '--holdout', '0.3', '--tau-norm', '0', '1'])
+    assert any('does not say what it was trained on' in line for line in log)
+    assert 'tau-norm' in capsys.readouterr().out

@@ -1,0 +1,177 @@
+"""An interrupted and resumed run ends with the weights and figures of one that was not, to the last bit."""
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from timm_ltkd.distill.bkd import BKD
+from timm_ltkd.engine import fit
+from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.report import write
+from timm_ltkd.report.summary import read_summary
+
+TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch):
+    """They take most of the time of such a run."""
+    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
+    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """`interrupt(epochs)`: the next training stops when that many epochs are done and one more is trained on."""
+    def stop_after(epochs):
+        train_epoch = fit.train_epoch
+
+        def train_and_stop(*args):
+            result = train_epoch(*args)
+            if args[5] == epochs:
+                monkeypatch.setattr(fit, 'train_epoch', train_epoch)
+                raise KeyboardInterrupt
+            return result
+        monkeypatch.setattr(fit, 'train_epoch', train_and_stop)
+    return stop_after
+
+
+@pytest.fixture
+def same_when_interrupted(script, interrupt, tmp_path):
+    """Run whole, and interrupted and resumed with other options; compare what is left; give the summary's rows."""
+    def check(name, argv, after=2, resume_with=()):
+        script(name, [*argv, '--experiment', 'whole'])
+        interrupt(after)
+        with pytest.raises(SystemExit) as stopped:
+            script(name, [*argv, '--experiment', 'resumed'])
+        assert stopped.value.code == 130
+        assert not (tmp_path / 'resumed/model.safetensors').exists()
+        script(name, [*argv, '--experiment', 'resumed', '--resume', 'auto', *resume_with])
+        for file in ('model.safetensors', 'summary.csv', 'per_class.csv'):
+            assert (tmp_path / 'whole' / file).read_bytes() == (tmp_path / 'resumed' / file).read_bytes(), file
+        newest = (checkpoint_files(tmp_path / run / 'last')[0] for run in ('whole', 'resumed'))
+        assert_same(*(torch.load(path, weights_only=True) for path in newest))
+        return read_summary(tmp_path / 'whole/summary.csv')
+    return check
+
+
+def assert_same(first, second):
+    """Nested states are equal to the last bit."""
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for mine, other in zip(first, second, strict=True):
+            assert_same(mine, other)
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize('more', [
+    [],
+    ['--model-ema', '--model-ema-decay', '0.9', '--model-ema-warmup'],
+    ['--grad-accum-steps', '4', '--sched-on-updates', '--warmup-epochs', '1', '--clip-grad', '1'],
+    ['--aa', 'rand-m9-mstd0.5', '--reprob', '0.5', '--hflip', '0.5', '--train-crop-mode', 'rrc'],
+    [*TINY_VIT, '--opt', 'adamw', '--lr', '0.001', '--drop', '0.2', '--drop-path', '0.2'],
+    ['--loss', 'balanced_softmax', '--sched', 'multistep', '--decay-milestones', '2', '4', '--val-interval', '2'],
+    ['--loss', 'ldam', '--loss-kwargs', 'deferred_epochs=3', '--model-ema', '--model-ema-decay', '0.9'],
+    ['--mixup', '0.8', '--cutmix', '1', '--mixup-mode', 'elem', '--mixup-off-epoch', '3', '--smoothing', '0.1',
+     '--class-sampling', 'progressive', '--aa', 'rand-m9-mstd0.5', '--reprob', '0.5'],
+], ids=['plain', 'ema', 'accumulation', 'augmentation', 'dropout', 'multistep', 'ldam', 'mixing'])
+def test_training(same_when_interrupted, options, more):
+    rows = same_when_interrupted('train', [*options, '--model', 'resnet20', '--epochs', '4', *more])
+    assert [row['epoch'] for row in rows] == [0, 1, 2, 3]
+
+
+def test_dropout_draws_from_the_random_states_that_are_restored(script, interrupt, options, tmp_path, monkeypatch):
+    """Without them the same interruption ends elsewhere: the test above does see them."""
+    argv = [*options, *TINY_VIT, '--drop', '0.2']
+    script('train', [*argv, '--experiment', 'whole'])
+    interrupt(1)
+    with pytest.raises(SystemExit):
+        script('train', [*argv, '--experiment', 'resumed'])
+    monkeypatch.setattr(fit, 'set_rng_state', lambda state: None)
+    script('train', [*argv, '--experiment', 'resumed', '--resume', 'auto'])
+    whole, resumed = (load_file(tmp_path / run / 'model.safetensors') for run in ('whole', 'resumed'))
+    assert not torch.equal(whole['head.weight'], resumed['head.weight'])
+
+
+def test_a_plateau_remembers_the_epochs_that_were_no_better(same_when_interrupted, options):
+    rows = same_when_interrupted('train', [
+        *options, *TINY_VIT, '--epochs', '6', '--lr', '1e-6', '--sched', 'plateau', '--patience-epochs', '2'], after=3)
+    assert [row['lr'] for row in rows] == pytest.approx([1e-6] * 4 + [1e-7] * 2), 'the plateau spans the interruption'
+
+
+def test_distillation_with_other_workers(same_when_interrupted, script, options, tmp_path, monkeypatch):
+    epochs, set_epoch = [], BKD.set_epoch
+    monkeypatch.setattr(BKD, 'set_epoch', lambda method, epoch: (epochs.append(epoch), set_epoch(method, epoch)))
+    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
+    same_when_interrupted(
+        'distill', [*options, '--student', 'resnet20', '--teacher-checkpoint', str(tmp_path / 'teacher'), '--kd-kwargs',
+                    'deferred_epochs=2', '--drop', '0.2'],
+        after=1, resume_with=['--workers', '1'])
+    assert epochs == [0, 1, 2] + [0, 1] + [1, 2], 'the whole run, the interrupted one, the resumed one'
+
+
+def test_an_interrupted_teacher_resumes(script, interrupt, options, tmp_path, log):
+    argv = [*options, '--student', 'resnet20', '--teacher', 'resnet20', '--experiment']
+    script('distill', [*argv, 'whole'], output=tmp_path / 'a')
+    interrupt(2)
+    with pytest.raises(SystemExit):
+        script('distill', [*argv, 'resumed'], output=tmp_path / 'b')
+    assert not (tmp_path / 'b/resumed').exists()
+    log.clear()
+    script('distill', [*argv, 'resumed', '--resume', 'auto'], output=tmp_path / 'b')
+    assert any('resuming' in line and 'after epoch 2 of 3' in line for line in log)
+    teachers = [next((tmp_path / output / 'teachers').iterdir()) for output in 'ab']
+    assert teachers[0].name == teachers[1].name
+    for mine, other in (teachers, (tmp_path / 'a/whole', tmp_path / 'b/resumed')):
+        for file in ('model.safetensors', 'summary.csv'):
+            assert (mine / file).read_bytes() == (other / file).read_bytes()
+
+
+def test_a_truncated_newest_checkpoint_is_skipped(script, interrupt, options, tmp_path, log):
+    argv = [*options, '--model', 'resnet20', '--epochs', '4', '--experiment']
+    script('train', [*argv, 'whole'])
+    interrupt(3)
+    with pytest.raises(SystemExit):
+        script('train', [*argv, 'resumed'])
+    newest, before = checkpoint_files(tmp_path / 'resumed/last')
+    newest.write_bytes(newest.read_bytes()[:5000])
+    log.clear()
+    script('train', [*argv, 'resumed', '--resume', 'auto'])
+    assert any(f'{newest} cannot be read' in line for line in log)
+    assert any('after epoch 2 of 4' in line for line in log)
+    for file in ('model.safetensors', 'summary.csv'):
+        assert (tmp_path / 'whole' / file).read_bytes() == (tmp_path / 'resumed' / file).read_bytes()
+    assert before.name == 'checkpoint-000002.pt' and not before.exists(), 'two newer ones have taken its place'
+
+
+def test_a_finished_run_can_be_resumed(script, options, tmp_path, log):
+    argv = [*options, '--model', 'resnet20', '--experiment', 'run']
+    script('train', argv)
+    names = ('model.safetensors', 'summary.csv', 'per_class.csv')
+    files = {name: (tmp_path / 'run' / name).read_bytes() for name in names}
+    log.clear()
+    script('train', [*argv, '--resume', 'auto'])
+    assert any('after epoch 3 of 3' in line for line in log) and not any('epoch 1/3' in line for line in log)
+    assert files == {name: (tmp_path / 'run' / name).read_bytes() for name in files}
+
+
+def test_what_a_killed_process_left_half_written_is_swept(script, options, tmp_path):
+    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run', '--resume', 'auto']
+    last = tmp_path / 'run/last'
+    last.mkdir(parents=True)
+    (last / '.run.json.abcd.tmp.json').write_bytes(b'{')  # killed before it had claimed the folder
+    script('train', argv)
+    (last / '.checkpoint-000002.pt.efgh.tmp.pt').write_bytes(b'half')
+    export = tmp_path / 'run/.export.tmp.ijkl'
+    export.mkdir()
+    (export / 'model.safetensors').write_bytes(b'half')
+    script('train', argv)
+    assert sorted(path.name for path in last.iterdir()) == ['checkpoint-000001.pt', 'run.json']
+    assert not [path for path in (tmp_path / 'run').iterdir() if path.name.startswith('.')]

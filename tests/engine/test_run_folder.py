@@ -1,0 +1,158 @@
+"""Where a run goes: fresh, resumed, replaced, and never into files of others."""
+import os
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+
+from timm_ltkd.engine.checkpoint import save_checkpoint
+from timm_ltkd.engine.folder import RunFolder, check_key, find_folder
+from timm_ltkd.errors import UserError
+
+ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
+
+
+def ask(root, experiment=None, resume=None, overwrite=False, key='k'):
+    args = Namespace(output=str(root), experiment=experiment, resume=resume, overwrite=overwrite)
+    return find_folder(args, 'net-bkd', key)
+
+
+def make_run(path, key='k', epochs=1, seconds=None):
+    """A run's folder with its mark and checkpoints, the newest of which was written at `seconds`."""
+    folder = RunFolder(path, key, resume=False)
+    folder.claim('lr: 1\n')
+    for epoch in range(1, epochs + 1):
+        save_checkpoint(folder.last, epoch, {}, ALONE)
+        if seconds is not None:
+            os.utime(folder.last / f'checkpoint-{epoch:06d}.pt', (seconds, seconds))
+    (path / 'summary.csv').write_text('epoch\n0\n')
+    return path
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob('*')}
+
+
+def test_fresh_names_differ(tmp_path):
+    first = ask(tmp_path)
+    assert first.path.parent == tmp_path and first.path.name.endswith('-net-bkd') and not first.resume
+    assert list(tmp_path.iterdir()) == [], 'nothing is written yet'
+    names = set()
+    for _ in range(4):  # several within one second
+        folder = ask(tmp_path)
+        folder.claim('')
+        names.add(folder.path)
+    assert len(names) == 4
+
+
+def test_an_experiment_is_a_new_or_an_empty_folder(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    killed = tmp_path / 'killed/last'
+    killed.mkdir(parents=True)
+    (killed / '.run.json.x1y2.tmp.json').write_text('{')
+    for name in ('new', 'empty', 'killed'):
+        for resume in (None, 'auto'):
+            folder = ask(tmp_path, name, resume)
+            assert (folder.path, folder.resume, folder.replace) == (tmp_path / name, False, False)
+
+
+def test_a_run_is_not_written_over_unless_asked(tmp_path):
+    run = make_run(tmp_path / 'run')
+    before = tree(run)
+    with pytest.raises(UserError, match='--resume auto continues it, --overwrite replaces it'):
+        ask(tmp_path, 'run')
+    assert ask(tmp_path, 'run', 'auto').resume
+    folder = ask(tmp_path, 'run', overwrite=True)
+    assert folder.replace and not folder.resume
+    assert tree(run) == before, 'it is replaced when all is checked'
+    folder.claim('lr: 2\n')
+    assert sorted(path.name for path in run.iterdir()) == ['args.yaml', 'last']
+    assert (run / 'args.yaml').read_text() == 'lr: 2\n'
+    assert [path.name for path in folder.last.iterdir()] == ['run.json']
+
+
+@pytest.mark.parametrize('how', [{}, {'overwrite': True}, {'resume': 'auto'}])
+def test_files_of_others_are_left_alone(tmp_path, how):
+    thesis = tmp_path / 'thesis/chapter'
+    thesis.mkdir(parents=True)
+    (thesis / 'one.tex').write_text('precious')
+    with pytest.raises(UserError, match='no run of ours'):
+        ask(tmp_path, 'thesis', **how)
+    assert (thesis / 'one.tex').read_text() == 'precious'
+
+
+def test_auto_finds_the_newest_run_with_these_settings(tmp_path):
+    make_run(tmp_path / 'a', seconds=200)
+    make_run(tmp_path / 'b', seconds=300)
+    make_run(tmp_path / 'c', seconds=400, key='other')
+    make_run(tmp_path / 'd', epochs=0)  # no checkpoint yet
+    (tmp_path / 'e/last').mkdir(parents=True)
+    (tmp_path / 'e/last/run.json').write_text('not JSON')
+    folder = ask(tmp_path, resume='auto')
+    assert folder.resume and folder.path == tmp_path / 'b'
+    fresh = ask(tmp_path, resume='auto', key='none of these')
+    assert not fresh.resume and not fresh.path.exists()
+
+
+@pytest.mark.parametrize('part', ['', 'last', 'last/checkpoint-000001.pt'])
+def test_resume_by_path(tmp_path, part):
+    run = make_run(tmp_path / 'run')
+    folder = ask(tmp_path / 'elsewhere', resume=str(run / part))
+    assert folder.resume and folder.path == run
+
+
+def test_nothing_to_resume(tmp_path):
+    (tmp_path / 'run').mkdir()
+    for path in (tmp_path / 'run', tmp_path / 'nowhere'):
+        with pytest.raises(UserError, match='no checkpoint there'):
+            ask(tmp_path, resume=str(path))
+
+
+def test_other_settings_are_not_resumed(tmp_path):
+    run = make_run(tmp_path / 'run', key='k')
+    check_key(RunFolder(run, 'k', resume=True))
+    with pytest.raises(UserError, match='other settings or data.*args.yaml'):
+        check_key(RunFolder(run, 'k2', resume=True))
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='is a file'):
+        ask(tmp_path / 'file')
+    with pytest.raises(UserError, match='is a file'):
+        ask(tmp_path, 'file')
+
+
+def test_the_mark_comes_first(tmp_path, monkeypatch):
+    """So that a run killed while it claims its folder can be started again."""
+    folder = RunFolder(tmp_path / 'run', 'k', resume=False)
+    with pytest.raises(UnicodeEncodeError):
+        folder.claim('\ud800')  # stops at args.yaml
+    assert ask(tmp_path, 'run', 'auto').resume
+
+
+def test_sweep_leaves_what_is_being_written(tmp_path):
+    folder = RunFolder(tmp_path / 'run', 'k', resume=False)
+    folder.claim('')
+    claimed = (folder.last / 'run.json').stat().st_mtime
+    old, young = (folder.last / f'.checkpoint-000001.pt.{name}.tmp.pt' for name in ('old', 'young'))
+    for path, seconds in ((old, claimed - 1), (young, claimed + 1)):
+        path.write_bytes(b'half')
+        os.utime(path, (seconds, seconds))
+    folder.sweep()
+    assert young.exists() and not old.exists()
+
+
+def test_the_scripts_refuse_and_touch_nothing(script, options, tmp_path, capsys):
+    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
+    script('train', argv)
+    before = tree(tmp_path)
+    for more, message in (([], 'holds a run'), (['--lr', '0.1', '--resume', 'auto'], 'other settings'),
+                          (['--model', 'resnet32', '--resume', str(tmp_path / 'run')], 'other settings')):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            script('train', [*argv, *more])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+        assert tree(tmp_path) == before
+    script('train', [*argv, '--lr', '0.1', '--overwrite'])
+    assert 'lr: 0.1' in (tmp_path / 'run/args.yaml').read_text()

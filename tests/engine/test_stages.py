@@ -1,0 +1,165 @@
+"""Second stages train a classifier, or its scales, and leave every other bit of the network alone."""
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from timm_ltkd.cli import run
+from timm_ltkd.engine import fit
+from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.stages import ScaledLinear, SecondStageTask, prepare_stage
+from timm_ltkd.errors import UserError
+from timm_ltkd.report import write
+from timm_ltkd.report.summary import read_summary
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _no_plots():
+    """They take most of the time of such a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, 'plot_curves', lambda *args: None)
+        patch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+        yield
+
+
+def common(images):
+    return ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '-b', '4', '--lr', '0.05',
+            '--warmup-epochs', '0', '--model', 'resnet20']
+
+
+@pytest.fixture(scope='module')
+def first(tmp_path_factory, images, _no_plots):
+    """The folder of a first stage."""
+    root = tmp_path_factory.mktemp('first')
+    run.train([*common(images), '--epochs', '1', '--output', str(root), '--experiment', 'first'])
+    return root / 'first'
+
+
+@pytest.fixture
+def stage(script, images, first):
+    return lambda *more: script(
+        'train', [*common(images), '--epochs', '2', '--initial-checkpoint', str(first), '--experiment', 'run', *more])
+
+
+@pytest.mark.parametrize('more', [
+    [], ['--model-ema', '--model-ema-decay', '0.5'], ['--no-filter-bias-and-bn', '--weight-decay', '0.1'],
+    ['--opt', 'adamw', '--clip-grad', '1', '--layer-decay', '0.9'],
+], ids=['plain', 'ema', 'decay', 'adamw'])
+@pytest.mark.parametrize('kind', ['crt', 'lws'])
+def test_all_but_the_classifier_stays(stage, first, tmp_path, kind, more):
+    stage('--stage', kind, *more)
+    before, after = load_file(first / 'model.safetensors'), load_file(tmp_path / 'run/model.safetensors')
+    assert before.keys() == after.keys()
+    for key in before:
+        assert torch.equal(before[key], after[key]) is (not key.startswith('fc.')), key
+    if kind == 'lws':
+        scale = after['fc.weight'] / before['fc.weight']
+        torch.testing.assert_close(scale, scale[:, :1].expand_as(scale), rtol=1e-4, atol=0)
+        torch.testing.assert_close(after['fc.bias'], scale[:, 0] * before['fc.bias'], rtol=1e-4, atol=1e-7)
+    network = timm.create_model(f'local-dir:{tmp_path / "run"}', pretrained=True)
+    assert type(network.fc) is nn.Linear and torch.equal(network.fc.weight, after['fc.weight'])
+    report = json.loads((tmp_path / 'run/report.json').read_text())
+    assert report['run']['args']['stage'] == kind and report['run']['args']['class_sampling'] == 'class'
+
+
+@pytest.mark.parametrize('kind', ['crt', 'lws'])
+def test_an_interrupted_stage_resumes(stage, tmp_path, monkeypatch, kind):
+    stage('--stage', kind, '--experiment', 'whole')
+    train_epoch = fit.train_epoch
+
+    def stop_in_the_second(*args):
+        if args[5] == 1:
+            raise KeyboardInterrupt
+        return train_epoch(*args)
+    monkeypatch.setattr(fit, 'train_epoch', stop_in_the_second)
+    with pytest.raises(SystemExit):
+        stage('--stage', kind)
+    assert checkpoint_files(tmp_path / 'run/last')[0].name == 'checkpoint-000001.pt'
+    monkeypatch.setattr(fit, 'train_epoch', train_epoch)
+    stage('--stage', kind, '--resume', 'auto')
+    for file in ('model.safetensors', 'summary.csv'):
+        assert (tmp_path / 'whole' / file).read_bytes() == (tmp_path / 'run' / file).read_bytes()
+
+
+def test_a_file_of_weights_and_another_sampling(stage, first, tmp_path):
+    stage('--stage', 'crt', '--initial-checkpoint', str(first / 'model.safetensors'), '--class-sampling', 'sqrt')
+    assert json.loads((tmp_path / 'run/report.json').read_text())['run']['args']['class_sampling'] == 'sqrt'
+    assert 'class_sampling: sqrt' in (tmp_path / 'run/args.yaml').read_text()
+    assert len(read_summary(tmp_path / 'run/summary.csv')) == 2
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--stage', 'crt', '--initial-checkpoint', ''], '--stage crt goes on from a trained network'),
+    (['--stage', 'lws', '--initial-checkpoint', 'nowhere'], '--initial-checkpoint: there is no file nowhere'),
+    (['--stage', 'crt', '--drop', '0.1'], 'leave out --drop'),
+    (['--stage', 'crt', '--loss', 'ldam'],
+     '--stage crt needs a linear classifier, and that of CifarNet is CosineLinear'),
+    (['--stage', 'crt2'], "argument --stage: invalid choice: 'crt2'"),
+    (['--stage', 'crt', '--model', 'resnet32'], 'of another architecture'),
+])
+def test_what_is_refused(stage, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as stopped:
+        stage(*more)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in err.splitlines()[-1]
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_folder_with_other_classes_is_refused(stage, first, make_images, tmp_path, capsys):
+    data = make_images(tmp_path / 'data', dict(ant=4, bug=4, cat=4), dict(ant=1, bug=1, cat=1))
+    with pytest.raises(SystemExit):
+        stage('--stage', 'lws', '--data-dir', str(data))
+    assert "class 1 is 'bee' for" in capsys.readouterr().err
+
+
+def test_a_holdout_that_the_first_stage_has_seen_is_told(stage, log):
+    stage('--stage', 'lws', '--epochs', '1', '--holdout', '0.3')
+    assert any('was not trained with this holdout' in line for line in log)
+
+
+@pytest.mark.parametrize('name', ['resnet20', 'vit_tiny_patch16_224', 'convnext_atto', 'mobilenetv3_small_050'])
+@pytest.mark.parametrize('kind', ['crt', 'lws'])
+def test_timm_networks(name, kind):
+    kwargs = {'img_size': 32} if name.startswith('vit') else {}
+    network = timm.create_model(name, num_classes=5, **kwargs)
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    state = torch.get_rng_state()
+    old, before = network.get_classifier().weight.detach().clone(), network.eval()(image).detach()
+    prepare_stage(network, kind, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    task = SecondStageTask(network, verbose=False)
+    task.train()
+    assert not any(module.training for module in network.modules())
+    trainable = {key for key, p in network.named_parameters() if p.requires_grad}
+    classifier = network.get_classifier()
+    assert {id(p) for p in network.parameters() if p.requires_grad} == (
+        {id(classifier.weight), id(classifier.bias)} if kind == 'crt' else {id(classifier.scale)}), trainable
+    if kind == 'lws':
+        assert torch.equal(network(image), before), 'it starts from the network itself'
+    else:
+        bound = classifier.in_features ** -0.5
+        assert not torch.equal(classifier.weight, old) and float(classifier.weight.detach().abs().max()) <= bound
+        weight = classifier.weight.detach().clone()
+        prepare_stage(network, kind, seed=3)
+        assert torch.equal(classifier.weight, weight)
+        prepare_stage(network, kind, seed=4)
+        assert not torch.equal(classifier.weight, weight)
+
+
+def test_scales_are_folded_into_a_linear_layer():
+    torch.manual_seed(0)
+    for bias in (True, False):
+        layer = ScaledLinear(nn.Linear(4, 3, bias=bias))
+        with torch.no_grad():
+            layer.scale.copy_(torch.tensor([0.5, 2., -1.]))
+        features = torch.randn(5, 4)
+        torch.testing.assert_close(layer.to_linear()(features), layer(features))
+        assert (layer.to_linear().bias is not None) is bias
+
+
+def test_a_network_without_a_linear_classifier():
+    with pytest.raises(UserError, match='--stage crt needs a linear classifier'):
+        prepare_stage(nn.Sequential(nn.Linear(2, 2)), 'crt', seed=0)

@@ -1,0 +1,158 @@
+"""The training loop: accumulated and clipped gradients, moving averages, and losses that are not finite."""
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from timm_ltkd.engine import fit
+from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.loop import LossWatch
+from timm_ltkd.errors import UserError
+from timm_ltkd.report import write
+from timm_ltkd.report.summary import read_summary
+
+TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch):
+    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
+    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """The gradients by parameter name that each update of the optimizer was made with."""
+    seen = []
+    create = fit.create_optimizer
+
+    def create_watched(args, module):
+        optimizer = create(args, module)
+        optimizer.register_step_pre_hook(lambda *_: seen.append(
+            {name: parameter.grad.clone() for name, parameter in module.named_parameters()}))
+        return optimizer
+    monkeypatch.setattr(fit, 'create_optimizer', create_watched)
+    return seen
+
+
+def total_norm(gradients):
+    return torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients.values()]))
+
+
+@pytest.mark.parametrize('steps, batch', [(2, 4), (4, 2), (3, 2)])
+def test_accumulated_gradients_are_those_of_the_larger_batch(script, options, updates, steps, batch):
+    """23 images in 2 epochs: the last window is short, and so is its last batch."""
+    argv = [*options, *TINY_VIT, '--epochs', '2', '--no-aug', '--opt', 'momentum', '--experiment']
+    script('train', [*argv, 'large', '-b', str(batch * steps)])
+    large = updates[:]
+    updates.clear()
+    script('train', [*argv, 'accumulated', '-b', str(batch), '--grad-accum-steps', str(steps)])
+    whole_windows = 23 // (batch * steps)
+    assert len(large) == len(updates) == 2 * (whole_windows + 1)
+    same = len(large) if batch == 4 else whole_windows  # a last batch of one is filled up, so then they part
+    for mine, other in zip(large[:same], updates[:same], strict=True):
+        for name in mine:
+            torch.testing.assert_close(mine[name], other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_by_norm_and_value(script, options, updates):
+    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--no-aug', '--experiment']
+    script('train', [*argv, 'free'])
+    free = updates[0]
+    assert total_norm(free) > 1
+    for mode in ('norm', 'value'):
+        updates.clear()
+        script('train', [*argv, mode, '--clip-grad', '0.01', '--clip-mode', mode])
+        clipped = updates[0]
+        if mode == 'norm':
+            assert total_norm(clipped) == pytest.approx(0.01, rel=1e-3)
+            scale = 0.01 / total_norm(free)
+            torch.testing.assert_close(clipped['conv1.weight'], free['conv1.weight'] * scale, rtol=1e-3, atol=1e-8)
+        else:
+            for name in free:
+                torch.testing.assert_close(clipped[name], free[name].clamp(-0.01, 0.01))
+
+
+@pytest.mark.parametrize('name', ['train', 'distill'])
+def test_adaptive_clipping_leaves_the_head_alone(script, options, updates, tmp_path, name):
+    network = ['--model', 'resnet20']
+    if name == 'distill':
+        script('train', [*options, *network, '--epochs', '1', '--experiment', 'teacher'])
+        network = ['--student', 'resnet20', '--teacher-checkpoint', str(tmp_path / 'teacher')]
+    argv = [*options, *network, '--epochs', '1', '--no-aug', '--experiment']
+    updates.clear()
+    script(name, [*argv, 'free'])
+    free = {key.removeprefix('student.'): value for key, value in updates[0].items()}
+    updates.clear()
+    script(name, [*argv, 'agc', '--clip-grad', '0.001', '--clip-mode', 'agc'])
+    clipped = {key.removeprefix('student.'): value for key, value in updates[0].items()}
+    for key in ('fc.weight', 'fc.bias'):
+        assert torch.equal(clipped[key], free[key])
+    weight, gradient = 'layer1.0.conv1.weight', clipped['layer1.0.conv1.weight']
+    assert total_norm({weight: gradient}) < 0.5 * total_norm({weight: free[weight]})
+
+
+def test_the_moving_average_is_what_is_evaluated_and_exported(script, options, images, tmp_path):
+    script('train', [*options, '--model', 'resnet20', '--model-ema', '--model-ema-decay', '0.9', '--experiment', 'run'])
+    state = torch.load(checkpoint_files(tmp_path / 'run/last')[0], weights_only=True)
+    exported = load_file(tmp_path / 'run/model.safetensors')
+    assert exported.keys() == state['model'].keys() == state['ema'].keys()
+    assert all(torch.equal(exported[name], state['ema'][name]) for name in exported)
+    assert not torch.equal(exported['fc.weight'], state['model']['fc.weight'])
+    torch.save(state['model'], tmp_path / 'raw.pt')
+    figures = {}
+    for source in (tmp_path / 'run', tmp_path / 'raw.pt'):
+        script('validate', ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--model',
+                            'resnet20', str(source), '--results-file', str(tmp_path / 'figures.json')])
+        figures[source.name] = json.loads((tmp_path / 'figures.json').read_text())[str(source)]
+    row = read_summary(tmp_path / 'run/summary.csv')[-1]
+    assert row['eval_loss'] == pytest.approx(figures['run']['loss'], rel=1e-5)
+    assert row['eval_loss'] != pytest.approx(figures['raw.pt']['loss'], rel=1e-3)
+
+
+def test_the_average_follows_each_update(script, options, tmp_path, monkeypatch):
+    """decay·average + (1 - decay)·weights after each optimizer step, not after each batch."""
+    steps = []
+    monkeypatch.setattr(fit.ClassificationTask, 'update_ema', lambda task, step: steps.append(step))
+    script('train', [*options, '--model', 'resnet20', '--model-ema', '--grad-accum-steps', '4', '--experiment', 'run'])
+    assert steps == [1, 2, 3, 4, 5, 6], '3 epochs of 6 batches, in windows of 4 and 2'
+
+
+@pytest.fixture
+def diverging(options):
+    """The first epoch trains at a sane rate, the second at one that ruins the weights."""
+    return [*options, '--model', 'resnet20', '--epochs', '3', '--warmup-epochs', '1', '--warmup-lr', '0.01',
+            '--lr', '1e30', '--experiment', 'run']
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--log-interval', '1'], 'the loss became NaN or infinite in epoch 2, step 2;'),
+    ([], 'the loss became NaN or infinite in epoch 2, step 2;'),
+    (['-b', '32'], 'after epoch 2, step 1: the logits of 11 of 11 images are NaN or infinite'),
+])
+def test_a_loss_that_is_not_finite(script, diverging, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as stopped:
+        script('train', [*diverging, *more])
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1] and lines[-1].startswith('train.py: error: ')
+    assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == ['args.yaml', 'last', 'summary.csv']
+    good, = checkpoint_files(tmp_path / 'run/last')
+    state = torch.load(good, weights_only=True)
+    assert state['epoch'] == 1
+    assert all(value.isfinite().all() for value in state['model'].values())
+    assert len(read_summary(tmp_path / 'run/summary.csv')) == 1
+
+
+def test_loss_means_count_images():
+    watch = LossWatch(Accelerator(cpu=True))
+    watch.add(1, {'loss': torch.tensor(1.), 'part': torch.tensor(4.)}, 4)
+    watch.add(2, {'loss': torch.tensor(4.), 'part': torch.tensor(1.)}, 2)
+    assert watch.means() == pytest.approx({'loss': 2., 'part': 3.})
+    watch.check(1)
+    watch.add(3, {'loss': torch.tensor(float('inf'))}, 2)
+    watch.add(4, {'loss': torch.tensor(float('nan'))}, 2)
+    with pytest.raises(UserError, match='epoch 7, step 3'):
+        watch.check(7)

@@ -1,0 +1,188 @@
+"""One process against two on the CPU: the same work, shared; asserted for a world that really is two."""
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+EPOCHS = 3
+TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
+
+
+def common(data, side=8):
+    return ['--dataset', '', '--data-dir', str(data), '--img-size', str(side), '--workers', '0',
+            '--train-crop-mode', 'pad', '--crop-padding', '1', '--warmup-epochs', '0', '--lr', '0.05']
+
+
+@pytest.fixture(scope='module')
+def data(images, make_images, tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    return {
+        'odd': images,  # 23 images
+        'even': make_images(root / 'even', {'ant': 10, 'bee': 7, 'cat': 3}, {'ant': 2, 'bee': 2, 'cat': 2}),
+        'one more': make_images(root / 'more', {'ant': 9, 'bee': 5, 'cat': 3}, {'ant': 1}),  # 17 = 2 × 2 × 4 + 1
+    }
+
+
+@pytest.fixture(scope='module')
+def vit_options(data):
+    """A network without batch norm; momentum SGD; the last window of gradients is a short one with a short batch."""
+    return [*common(data['even']), *TINY_VIT, '--epochs', '2', '--opt', 'momentum', '--clip-grad', '1']
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp('two')
+
+
+@pytest.fixture(scope='module')
+def ranks(out, data, vit_options, environment):
+    """Records of both processes of one launch that runs all jobs."""
+    distill = [*common(data['odd']), '--student', 'resnet20', '--teacher', 'resnet20', '--epochs', str(EPOCHS),
+               '-b', '4', '--drop', '0.2', '--output', str(out)]
+    train = ['--output', str(out), '--experiment']
+    small = [*common(data['one more'], side=4), '--model', 'resnet20', '--epochs', '1', '-b', '4', *train]
+    jobs = {
+        'distill': ['distill', [*distill, '--experiment', 'whole']],
+        'again-interrupted': ['distill', [*distill, '--experiment', 'again']],
+        'again': ['distill', [*distill, '--experiment', 'again', '--resume', 'auto']],
+        'broadcast': ['train', [*small, 'broadcast', '--dist-bn', 'broadcast', '--model-ema']],
+        'vit': ['train', [*vit_options, '-b', '4', '--grad-accum-steps', '2', *train, 'vit']],
+        'validate': ['validate', [*common(data['odd'])[:6], str(out / 'whole'), '-b', '3', '--workers', '0',
+                                  '--results-file', str(out / 'two.json')]],
+    }
+    (out / 'jobs.json').write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
+         '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no',
+         str(Path(__file__).with_name('worker_probe.py')), str(out / 'jobs.json'), str(out)],
+        env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (out / 'log').write_text(done.stderr)
+    return [torch.load(out / f'rank{rank}.pt', weights_only=False) for rank in (0, 1)]
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize('job', ['distill', 'again', 'broadcast', 'vit'])
+def test_there_are_two_and_they_end_with_the_same_weights(ranks, job):
+    first, second = (rank[job] for rank in ranks)
+    assert first['world'] == second['world'] == 2
+    assert 'exit' not in first and 'exit' not in second
+    assert same(first['weights'], second['weights'])
+
+
+@pytest.mark.parametrize('job', ['distill', 'vit', 'validate'])
+def test_the_processes_part_when_all_is_done(ranks, job):
+    """And not after the teacher's training."""
+    for rank in ranks:
+        assert rank[job]['group_ended_after'] == [len(rank[job]['evaluated'])]
+
+
+def test_every_training_image_once_an_epoch_but_for_the_logged_repeats(ranks, out):
+    trained = [rank['distill']['trained'] for rank in ranks]
+    for stage in range(2):  # the teacher's epochs, then the student's
+        for epoch in range(EPOCHS):
+            share = len(trained[0]) // (2 * EPOCHS)
+            start = (stage * EPOCHS + epoch) * share
+            mine, others = ([index for e, index in keys[start:start + share] if e == epoch] for keys in trained)
+            assert len(mine) == len(others) == 12
+            assert set(mine) | set(others) == set(range(23))
+            assert len(set(mine) & set(others)) <= ranks[0]['distill']['repeats'] == 1
+    log = (out / 'log').read_text()
+    assert '1 images are seen twice an epoch' in log
+    assert 'broadcast_buffers' not in log, 'nor is there noise beside it'
+
+
+def test_every_test_image_counts_once(ranks, out):
+    seen = [rank['distill']['evaluated'] for rank in ranks]
+    evaluations = (EPOCHS + 1) + 1 + (EPOCHS + 1)  # teacher's epochs and end, teacher on its pixels, student's
+    assert seen[0] == [0, 2, 4, 6, 8, 10] * evaluations
+    assert seen[1] == [1, 3, 5, 7, 9] * evaluations
+    report = json.loads((out / 'whole/report.json').read_text())
+    assert report['student']['num_samples'] == report['teacher']['num_samples'] == 11
+
+
+def test_a_process_without_a_test_image_is_no_hindrance(ranks, out):
+    assert [rank['broadcast']['evaluated'] for rank in ranks] == [[0, 0], []]
+    assert json.loads((out / 'broadcast/report.json').read_text())['student']['num_samples'] == 1
+
+
+def test_a_checkpoint_has_the_same_figures_in_one_process(ranks, out, data, script):
+    script('validate', [*common(data['odd'])[:6], str(out / 'whole'), '-b', '5', '--workers', '0', '--results-file',
+                        str(out / 'one.json')])
+    one, two = (next(iter(json.loads((out / name).read_text()).values())) for name in ('one.json', 'two.json'))
+    assert one.keys() == two.keys() >= {'top1', 'balanced', 'few', 'worst', 'ece', 'loss', 'per_class', 'num_samples'}
+    for key in one:
+        assert one[key] == pytest.approx(two[key], rel=1e-6, abs=1e-6), key
+    assert [rank['validate']['evaluated'] for rank in ranks] == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9]]
+
+
+def test_batch_norm_statistics_are_averaged_before_evaluation_and_saving(ranks, out):
+    first, second = (rank['distill']['bn'] for rank in ranks)
+    assert len(first) == len(second) == 2 * EPOCHS
+    for (before0, after0), (before1, after1) in zip(first, second, strict=True):
+        assert not same(before0, before1), 'the ranks saw different images'
+        assert same(after0, after1)
+        for name in after0:
+            assert torch.equal(after0[name], (before0[name] + before1[name]) / 2)
+    saved = load_file(out / 'whole/model.safetensors')
+    last = {name.removeprefix('student.'): buffer for name, buffer in first[-1][1].items()}
+    assert last and all(torch.equal(saved[name], last[name]) for name in last)
+
+
+def test_batch_norm_statistics_can_be_the_first_ranks(ranks):
+    first, second = (rank['broadcast']['bn'] for rank in ranks)
+    assert len(first) == 2, 'of the network and of its moving average'
+    for (before0, after0), (before1, after1) in zip(first, second, strict=True):
+        assert not same(before0, before1)
+        assert same(after0, before0) and same(after1, before0)
+
+
+def test_the_teacher_is_not_touched(ranks):
+    for rank in ranks:
+        assert same(rank['distill']['teacher'], rank['distill']['teacher_after'])
+        assert set(rank['distill']['teacher_grads']) == {None}
+
+
+def test_only_what_is_trained_is_wrapped(ranks):
+    for rank in ranks:
+        assert (rank['distill']['wrapped'], rank['distill']['wrappers']) == ('StudentWithMethod', 1)
+        assert (rank['vit']['wrapped'], rank['vit']['wrappers']) == ('VisionTransformer', 1)
+
+
+def test_a_last_batch_of_one_with_a_last_feature_map_of_one_pixel(ranks):
+    keys = [rank['broadcast']['trained'] for rank in ranks]
+    assert [len(mine) for mine in keys] == [10, 10], 'two batches of 4 and one of 2, filled up from one image in all'
+    assert {index for mine in keys for _, index in mine} == set(range(17))
+    assert ranks[0]['broadcast']['repeats'] == 3
+
+
+def test_gradients_are_the_global_batchs(ranks, out, vit_options, script, tmp_path):
+    """2 processes × 4 images × 2 accumulated = 1 process × 16, also for the 4 images that are left."""
+    script('train', [*vit_options, '-b', '16', '--experiment', 'one'])
+    one, two = (load_file(folder / 'model.safetensors') for folder in (tmp_path / 'one', out / 'vit'))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
+    rows = [list(csv.DictReader(open(folder / 'summary.csv'))) for folder in (tmp_path / 'one', out / 'vit')]
+    for mine, other in zip(*rows, strict=True):
+        assert {key: float(value) for key, value in mine.items()} == pytest.approx(
+            {key: float(value) for key, value in other.items()}, rel=1e-5)
+
+
+def test_an_interrupted_run_ends_the_same(ranks, out):
+    assert [rank['again-interrupted']['exit'] for rank in ranks] == [130, 130]
+    for name in ('model.safetensors', 'summary.csv'):
+        assert (out / 'whole' / name).read_bytes() == (out / 'again' / name).read_bytes()
+
+
+def test_all_processes_stop_at_a_bad_loss_of_one(ranks):
+    assert [rank['bad loss'] for rank in ranks][0] == ranks[1]['bad loss']
+    assert 'epoch 1, step 3' in ranks[0]['bad loss']
