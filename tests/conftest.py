@@ -4,6 +4,7 @@ import os
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
+import logging  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -25,3 +26,15 @@ def shared():
     if not folder.is_dir():
         pytest.skip('needs the shared data folder beside the checkout')
     return folder
+
+
+@pytest.fixture
+def log():
+    """Messages of the package, as a list that grows."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger('timm_ltkd')
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)

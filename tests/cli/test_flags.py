@@ -737,7 +737,7 @@ def tree(folder):
 
 @covers('train distill', '--resume', '--overwrite', '--log-with')
 @pytest.mark.parametrize('script', ['train', 'distill'])
-def test_resume_overwrite_and_trackers(script, base, tmp_path, capsys, caplog):
+def test_resume_overwrite_and_trackers(script, base, tmp_path, capsys, log):
     folder = tmp_path / 'run'
     argv = [*base[script], '--epochs', '1', '--output', str(tmp_path), '--experiment', 'run']
     getattr(run, script)([*argv, '--log-with', 'tensorboard'])
@@ -747,9 +747,9 @@ def test_resume_overwrite_and_trackers(script, base, tmp_path, capsys, caplog):
     assert tree(folder) == before
 
     for words in (['--resume', 'auto'], ['--experiment', 'other', '--resume', str(folder)]):
-        caplog.clear()
+        log.clear()
         getattr(run, script)([*argv, *words])
-        assert f'resuming {folder} after epoch 1 of 1' in caplog.messages
+        assert f'resuming {folder} after epoch 1 of 1' in log
     checkpoint = Path('last/checkpoint-000001.pt')
     assert tree(folder)[checkpoint] == before[checkpoint] and not (tmp_path / 'other').exists()
 
@@ -864,7 +864,7 @@ class TestValidate:
         assert header.startswith('checkpoint,top1') and [row.split(',')[0] for row in rows] == argv[:2]
 
     @covers('validate', '--tau-norm', '--logit-adjust', '--eval-metric')
-    def test_posthoc_fixes(self, base, tmp_path, capsys, caplog):
+    def test_posthoc_fixes(self, base, tmp_path, capsys, log):
         def rows(*words):
             run.validate([*base['validate'], *words, '--results-file', str(tmp_path / 'r.json')])
             return {name.partition('.pt')[2].strip(): row
@@ -875,10 +875,10 @@ class TestValidate:
         for words, metric, figure in (
                 ([], 'balanced', 33.33), (['--eval-metric', 'balanced'], 'balanced', 33.33),
                 (['--eval-metric', 'top1'], 'top1', 18.18), (['--eval-metric', 'few'], 'few', 33.33)):
-            caplog.clear()
+            log.clear()
             rows(*held_out, *words)  # all of 6, 3 and 2 held-out images are taken for the rarest class
             figures = f'999: {figure}, 1000: {figure}; τ = 999'
-            assert f'--logit-adjust: {metric} on the holdout by τ: {figures}' in caplog.messages
+            assert f'--logit-adjust: {metric} on the holdout by τ: {figures}' in log
 
     def test_a_run_brings_its_data(self, base, paths, tmp_path):
         where = ['--output', str(tmp_path), '--experiment', 'run']

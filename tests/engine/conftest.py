@@ -1,5 +1,4 @@
 """Tiny long-tailed image folders, and the three scripts run on them inside this process or in one of their own."""
-import logging
 import os
 import subprocess
 import sys
@@ -55,18 +54,6 @@ def _fresh_accelerate():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-
-
-@pytest.fixture
-def log():
-    """Messages of the package, as a list that grows."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger('timm_ltkd')
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_timm_networks(name, kind):
     old, before = network.get_classifier().weight.detach().clone(), network.eval()(image).detach()
     prepare_stage(network, kind, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
-    task = SecondStageTask(network, verbose=False)
+    task = SecondStageTask(network, torch.nn.CrossEntropyLoss(), verbose=False)
     task.train()
     assert not any(module.training for module in network.modules())
     trainable = {key for key, p in network.named_parameters() if p.requires_grad}

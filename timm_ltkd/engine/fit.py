@@ -81,7 +81,7 @@ class Training:
         device = accelerator.device
         task.to(device=device, dtype=torch.float32 if device.type == 'mps' else None)  # mps has no float64
         if args.channels_last:
-            task.to(memory_format=torch.channels_last)
+            nn.Module.to(task, memory_format=torch.channels_last)  # timm's own `to` did not take it before 1.0.31
         if method is not None and method.needs_class_means and not resumed:
             method.set_class_means(self._class_means(task.teacher))
         if args.model_ema:  # from the raw network, before compile and DDP
