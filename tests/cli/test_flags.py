@@ -28,7 +28,7 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parse
 from timm_ltkd.cli.config import dump_config, parse
 from timm_ltkd.data import long_tail_indices
 from timm_ltkd.distill import describe_losses, describe_methods
-from timm_ltkd.engine import fit, jobs, loop
+from timm_ltkd.engine import fit, jobs, loop, recipe, validate
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 COVERED = {script: {'help'} for script in PARSERS}
@@ -88,12 +88,12 @@ def reach(script: str, argv: list[str]) -> Seen:
         seen.data = load(args, accelerator)
         return seen.data
 
-    load = jobs.load_data
+    load = recipe.load_data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, 'fit', stop)
         if script == 'validate':
-            patch.setattr(jobs, 'evaluate', stop_evaluation)
-            patch.setattr(jobs, 'load_data', note_data)
+            patch.setattr(validate, 'evaluate', stop_evaluation)
+            patch.setattr(recipe, 'load_data', note_data)
         with pytest.raises(Reached):
             getattr(run, script)(argv)
     return seen

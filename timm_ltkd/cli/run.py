@@ -33,8 +33,8 @@ def validate(argv: Sequence[str] | None = None) -> None:
         if args.checkpoint:
             use_data_of_run(parser, args.checkpoint[0])
             args = parse(parser, argv, own)
-        from ..engine import jobs
-        jobs.validate(args)
+        from ..engine.validate import validate as measure
+        measure(args)
 
 
 @contextmanager

@@ -1,5 +1,4 @@
-"""What the three scripts do: train a network, distil one, measure some."""
-import json
+"""What train.py and distill.py do: train a network; train the teachers it lacks and distil a student."""
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -8,27 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from ..data import stop_workers
 from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_method, feature_dim
-from ..errors import UserError, last_line
-from ..files import replace_file
-from ..report import data_profile, format_table
-from ..report.summary import write_csv
-from .build import check_recipe, create_criterion, create_full_loader, refuse_given
+from ..errors import UserError
+from ..report import format_table
+from .build import check_recipe, create_criterion, refuse_given
 from .combinations import check_method, check_teachers
-from .evaluate import evaluate
 from .fit import Result, fit
 from .folder import RunFolder, check_key, find_folder
 from .launch import create_accelerator, on_main, set_up_logging
-from .networks import check_model_name, check_takes_images, create_network, load_weights, resolve_input, set_input
-from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
-from .recipe import Data, holdout_is_unseen, listed, load_data, recipe_key
+from .networks import check_model_name, check_takes_images, create_network, resolve_input, set_input
+from .recipe import Data, listed, open_data, recipe_key
 from .stages import check_stage, prepare_stage
+from .trained import load_initial, load_network, warn_of_seen_holdout
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +37,7 @@ def train(args: Namespace, config: str) -> Result:
     accelerator = create_accelerator(args.log_with)
     set_up_logging(accelerator.is_main_process)
     check_model_name(args.model, '--model')
-    data = _open_data(args, accelerator)
+    data = open_data(args, accelerator)
     network = _trainable_network(args, args.model, data, accelerator, '--model')
     folder = _open_folder(args, data, accelerator, f'{_short(args.model)}-{args.stage or args.loss}')
     result = fit(args, accelerator, data, network, folder, config)
@@ -67,7 +61,7 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
     if not args.teacher_checkpoint:
         for own in teacher_args:
             check_model_name(own.model, '--teacher')
-    data = _open_data(args, accelerator)
+    data = open_data(args, accelerator)
     student = _trainable_network(args, args.student, data, accelerator, '--student')
     refuse_given('--kd-kwargs', args.kd_kwargs)
     if args.teacher_checkpoint:
@@ -75,7 +69,7 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
             load_network(source, own.model, data, '--teacher-checkpoint')
             for source, own in zip(listed(args.teacher_checkpoint), teacher_args, strict=True)]
         for source in listed(args.teacher_checkpoint) if args.holdout else ():
-            _warn_of_seen_holdout(source, args, data)
+            warn_of_seen_holdout(source, args, data)
     else:
         networks = [
             create_network(
@@ -108,133 +102,6 @@ def _create_method(args: Namespace, data: Data, student: nn.Module, teacher: nn.
     method = create_method(args.kd, prior=data.prior, **lengths, **args.kd_kwargs)
     check_method(args, method)
     return method
-
-
-def validate(args: Namespace) -> dict[str, dict[str, Any]]:
-    """Measure checkpoints on the validation split; what validate.py does.
-
-    Args:
-        args: Options of `validate_parser`.
-
-    Returns:
-        A report by checkpoint, and for each post-hoc fix of one by its name and the fix.
-    """
-    accelerator = create_accelerator()
-    set_up_logging(accelerator.is_main_process)
-    if not args.checkpoint and not (args.model and args.pretrained):
-        raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
-    suffix = Path(args.results_file).suffix if args.results_file else None
-    if suffix not in (None, '.json', '.csv'):
-        raise UserError(f'--results-file {args.results_file}: name a .json or a .csv file')
-    if suffix is not None and not Path(args.results_file).resolve().parent.is_dir():
-        raise UserError(f'--results-file {args.results_file}: there is no such folder')
-    fixes = wanted_fixes(args)
-    data = _open_data(args, accelerator)
-    rows = {}
-    for source in args.checkpoint or [args.model]:
-        rows |= _measure(args, source, fixes, data, accelerator)
-    accelerator.print(format_table(rows))
-    if args.results_file and accelerator.is_main_process:
-        _write_results(Path(args.results_file), rows)
-    accelerator.end_training()
-    return rows
-
-
-def _measure(
-        args: Namespace,
-        source: str,
-        fixes: dict[str, list[float]],
-        data: Data,
-        accelerator: Accelerator,
-) -> dict[str, dict[str, Any]]:
-    """Reports of one checkpoint, and of its post-hoc fixes, by name."""
-    network = load_network(source, args.model, data, 'checkpoint', pretrained=args.pretrained)
-    pixels = resolve_input(args, network.pretrained_cfg)
-    check_takes_images(network, pixels['input_size'], source)
-    loaders = [create_full_loader(data.splits.val, args, accelerator, pixels)]
-    if any(len(taus) > 1 for taus in fixes.values()):
-        check_holdout_is_unseen(source, args, data)
-        loaders.append(create_full_loader(data.splits.holdout, args, accelerator, pixels))
-    network.to(accelerator.device)
-    if args.channels_last:
-        network.to(memory_format=torch.channels_last)
-    try:
-        if not fixes:
-            return {source: evaluate(network, loaders[0], accelerator, data.prior, args.channels_last)}
-        reports = measure_fixes(
-            network, fixes, args.eval_metric, loaders[0], loaders[-1], accelerator, data.prior, args.channels_last)
-        return {f'{source} {fix}'.rstrip(): report for fix, report in reports.items()}
-    finally:
-        for loader in loaders:
-            stop_workers(loader)
-
-
-def load_network(source: str, name: str | None, data: Data, what: str, pretrained: bool = False) -> nn.Module:
-    """A trained network whose head belongs to this data's label space.
-
-    Args:
-        source: A run's folder (or any folder with timm's config.json), a file of weights, `hf-hub:…`, or `name` itself
-            with `pretrained`.
-        name: Network of a file of weights.
-        data: What it is to be used on.
-        what: Which option gave it, for messages.
-        pretrained: Let `source` be a model name, with the weights that timm knows.
-
-    Raises:
-        UserError: Nothing there, not safe to load, of another architecture, or of another label space.
-    """
-    classes = data.prior.num_classes
-    if source.startswith(('hf-hub:', 'hf_hub:')) or (pretrained and source == name):
-        network = create_network(source, None, option=what, pretrained=True)
-    elif Path(source).is_dir():
-        network = _network_of_folder(Path(source), data, what)
-    elif not Path(source).exists():
-        raise UserError(f'{what}: there is no file or folder {source}')
-    elif name is None:
-        raise UserError(f'{what}: {source} holds weights alone; say of which network with --model')
-    else:
-        network = create_network(name, classes)
-        load_weights(network, source, what)
-    if network.num_classes != classes:
-        raise UserError(
-            f'{what}: the head of {source} has {network.num_classes} classes and the data {classes}; '
-            'they must share one label space')
-    return network
-
-
-def _read_folder_config(folder: Path, what: str) -> dict[str, Any]:
-    """config.json of a run's folder, or of any that timm wrote."""
-    try:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-        kinds = (
-            (config['architecture'], str), (config.get('num_classes'), int | None),
-            (config.get('model_args') or {}, dict), (config.get('pretrained_cfg') or {}, dict))
-        if not all(isinstance(value, kind) for value, kind in kinds):
-            raise ValueError('an entry is of the wrong kind')
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(
-            f'{what}: {folder} is no finished run or timm model folder (config.json: {last_line(e)})') from None
-    return config
-
-
-def _check_label_names(folder: Path, config: dict[str, Any], data: Data, what: str) -> None:
-    """Raise a UserError if a folder's network numbers the classes of the data differently."""
-    names = config.get('label_names')
-    if isinstance(names, list) and len(names) == data.prior.num_classes and names != list(data.splits.class_names):
-        at = next(i for i, (a, b) in enumerate(zip(names, data.splits.class_names, strict=True)) if a != b)
-        raise UserError(
-            f"{what}: class {at} is '{names[at]}' for {folder} and '{data.splits.class_names[at]}' in the data; "
-            'give the data the same --class-map')
-
-
-def _network_of_folder(folder: Path, data: Data, what: str) -> nn.Module:
-    config = _read_folder_config(folder, what)
-    _check_label_names(folder, config, data, what)
-    network = create_network(
-        config['architecture'], config.get('num_classes'), option=what, model_kwargs=config.get('model_args'))
-    load_weights(network, folder / 'model.safetensors', what)
-    network.pretrained_cfg = {**network.pretrained_cfg, **(config.get('pretrained_cfg') or {})}
-    return network
 
 
 def _train_teachers(
@@ -282,15 +149,6 @@ def _fetch_zoo_weights(name: str) -> bool:
     return True
 
 
-def _open_data(args: Namespace, accelerator: Accelerator) -> Data:
-    data = load_data(args, accelerator)
-    classes = data.prior.num_classes
-    if getattr(args, 'num_classes', None) not in (None, classes):
-        raise UserError(f'--num-classes {args.num_classes}: the data have {classes} classes; leave it out')
-    _logger.info(f'{args.dataset or "folder"}: {data_profile(data.prior, data.splits.class_names)}')
-    return data
-
-
 def _check_teacher_size(args: Namespace, name: str, network: nn.Module) -> None:
     """Whether a teacher can be shown images of the size that the options ask for."""
     cfg = network.pretrained_cfg
@@ -309,7 +167,7 @@ def _trainable_network(args: Namespace, name: str, data: Data, accelerator: Acce
         model_kwargs=args.model_kwargs, drop_rate=args.drop or None, drop_path_rate=args.drop_path,
         global_pool=args.gp)
     if args.initial_checkpoint:
-        _load_initial(args, network, data)
+        load_initial(args, network, data)
     set_input(network, resolve_input(args, network.pretrained_cfg))
     check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")
     create_criterion(args, data).prepare(network)
@@ -317,25 +175,6 @@ def _trainable_network(args: Namespace, name: str, data: Data, accelerator: Acce
         prepare_stage(network, stage, seed=args.seed)
     check_recipe(args, accelerator, data, network)
     return network
-
-
-def _load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
-    """The weights to start from, of a file or of a run with the same classes."""
-    path, what = Path(args.initial_checkpoint), '--initial-checkpoint'
-    if path.is_dir():
-        config = _read_folder_config(path, what)
-        _check_label_names(path, config, data, what)
-        if args.holdout:
-            _warn_of_seen_holdout(str(path), args, data)
-        path /= 'model.safetensors'
-    load_weights(network, path, what)
-
-
-def _warn_of_seen_holdout(source: str, args: Namespace, data: Data) -> None:
-    if not holdout_is_unseen(source, args, data):
-        _logger.warning(
-            f'{source} was not trained with this holdout, as far as one can tell: its figures may flatter what has '
-            'learnt from the same images')
 
 
 def _open_folder(args: Namespace, data: Data, accelerator: Accelerator, name: str) -> RunFolder:
@@ -354,16 +193,6 @@ def _tell(accelerator: Accelerator, rows: dict[str, dict[str, Any]], folder: Run
     if accelerator.is_main_process:
         names = sorted(path.name for path in folder.path.iterdir() if not path.name.startswith('.'))
         accelerator.print(f'\nin {folder.path}: {", ".join(names)}')
-
-
-def _write_results(path: Path, rows: dict[str, dict[str, Any]]) -> None:
-    if path.suffix == '.json':
-        with replace_file(path) as aside:
-            aside.write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
-    else:
-        columns = list(dict.fromkeys(key for row in rows.values() for key in row if key != 'per_class'))
-        lines = ([name, *(row.get(key) for key in columns)] for name, row in rows.items())
-        write_csv(path, ['checkpoint', *columns], lines)
 
 
 def _short(model: str) -> str:

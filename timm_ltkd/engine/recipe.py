@@ -4,12 +4,14 @@ import json
 import logging
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from accelerate import Accelerator
 
 from ..data import Splits, create_splits, fingerprint, hold_out, holdout_counts
+from ..errors import UserError
 from ..prior import ClassPrior
+from ..report import data_profile
 
 _logger = logging.getLogger(__name__)
 
@@ -92,14 +94,23 @@ def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
     return alike and counts == [int(count) for count in data.prior.counts]
 
 
-def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, **more: Any) -> str:
+def open_data(args: Namespace, accelerator: Accelerator) -> Data:
+    """`load_data`, checked against --num-classes, and its profile told in the log."""
+    data = load_data(args, accelerator)
+    classes = data.prior.num_classes
+    if getattr(args, 'num_classes', None) not in (None, classes):
+        raise UserError(f'--num-classes {args.num_classes}: the data have {classes} classes; leave it out')
+    _logger.info(f'{args.dataset or "folder"}: {data_profile(data.prior, data.splits.class_names)}')
+    return data
+
+
+def recipe_key(args: Namespace, data: Data, accelerator: Accelerator) -> str:
     """16 hex digits that are equal for runs that give the same weights, and differ otherwise.
 
     The same global batch from more processes or accumulation counts as the same recipe.
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
-    recipe |= more
-    if args.holdout:  # it chooses the epoch whose weights come out
+    if args.holdout or args.sched == 'plateau':  # it chooses the epoch whose weights come out, or the learning rate
         recipe |= {'chosen_by': args.eval_metric, 'chosen_every': args.val_interval}
     recipe['global_batch'] = global_batch(args, accelerator)
     recipe['precision'] = str(accelerator.mixed_precision)

@@ -1,0 +1,90 @@
+"""What validate.py does: measure checkpoints, and post-hoc fixes of them, in one table."""
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..data import stop_workers
+from ..errors import UserError
+from ..files import replace_file
+from ..report import format_table
+from ..report.summary import write_csv
+from .build import create_full_loader
+from .evaluate import evaluate
+from .launch import create_accelerator, set_up_logging
+from .networks import check_takes_images, resolve_input
+from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
+from .recipe import Data, open_data
+from .trained import load_network
+
+
+def validate(args: Namespace) -> dict[str, dict[str, Any]]:
+    """Measure checkpoints on the validation split; what validate.py does.
+
+    Args:
+        args: Options of `validate_parser`.
+
+    Returns:
+        A report by checkpoint, and for each post-hoc fix of one by its name and the fix.
+    """
+    accelerator = create_accelerator()
+    set_up_logging(accelerator.is_main_process)
+    if not args.checkpoint and not (args.model and args.pretrained):
+        raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+    suffix = Path(args.results_file).suffix if args.results_file else None
+    if suffix not in (None, '.json', '.csv'):
+        raise UserError(f'--results-file {args.results_file}: name a .json or a .csv file')
+    if suffix is not None and not Path(args.results_file).resolve().parent.is_dir():
+        raise UserError(f'--results-file {args.results_file}: there is no such folder')
+    fixes = wanted_fixes(args)
+    data = open_data(args, accelerator)
+    rows = {}
+    for source in args.checkpoint or [args.model]:
+        rows |= _measure(args, source, fixes, data, accelerator)
+    accelerator.print(format_table(rows))
+    if args.results_file and accelerator.is_main_process:
+        _write_results(Path(args.results_file), rows)
+    accelerator.end_training()
+    return rows
+
+
+def _measure(
+        args: Namespace,
+        source: str,
+        fixes: dict[str, list[float]],
+        data: Data,
+        accelerator: Accelerator,
+) -> dict[str, dict[str, Any]]:
+    """Reports of one checkpoint, and of its post-hoc fixes, by name."""
+    network = load_network(source, args.model, data, 'checkpoint', pretrained=args.pretrained)
+    pixels = resolve_input(args, network.pretrained_cfg)
+    check_takes_images(network, pixels['input_size'], source)
+    loaders = [create_full_loader(data.splits.val, args, accelerator, pixels)]
+    if any(len(taus) > 1 for taus in fixes.values()):
+        check_holdout_is_unseen(source, args, data)
+        loaders.append(create_full_loader(data.splits.holdout, args, accelerator, pixels))
+    network.to(accelerator.device)
+    if args.channels_last:
+        network.to(memory_format=torch.channels_last)
+    try:
+        if not fixes:
+            return {source: evaluate(network, loaders[0], accelerator, data.prior, args.channels_last)}
+        reports = measure_fixes(
+            network, fixes, args.eval_metric, loaders[0], loaders[-1], accelerator, data.prior, args.channels_last)
+        return {f'{source} {fix}'.rstrip(): report for fix, report in reports.items()}
+    finally:
+        for loader in loaders:
+            stop_workers(loader)
+
+
+def _write_results(path: Path, rows: dict[str, dict[str, Any]]) -> None:
+    if path.suffix == '.json':
+        with replace_file(path) as aside:
+            aside.write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
+    else:
+        columns = list(dict.fromkeys(key for row in rows.values() for key in row if key != 'per_class'))
+        lines = ([name, *(row.get(key) for key in columns)] for name, row in rows.items())
+        write_csv(path, ['checkpoint', *columns], lines)
