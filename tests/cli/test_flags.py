@@ -627,7 +627,7 @@ def test_dataset_download(script, base, monkeypatch, capsys, tmp_path):
         elif not fetched:
             raise RuntimeError('Dataset not found or corrupted.')
         self.classes, self.targets = list(CLASSES), [0, 1, 2] * 4
-        self.data, self.transform = np.zeros((12, 8, 8, 3), np.uint8), None
+        self.data, self.transform, self.target_transform = np.zeros((12, 8, 8, 3), np.uint8), None, None
 
     monkeypatch.setattr(CIFAR10, '__init__', init)
     argv = [*base[script], '--dataset', 'torch/cifar10', '--data-dir', str(tmp_path), '--train-split', 'train']

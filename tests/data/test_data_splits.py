@@ -86,19 +86,25 @@ def test_plain_integer_labels_of_hugging_face(image_root, tmp_path):
     assert len(fingerprint(splits)) == 64
 
 
-def test_fingerprint_ignores_place_and_pixels_only(image_root, tmp_path):
+def test_fingerprint_ignores_the_place_only(image_root, tmp_path):
     def of(root=image_root, **kwargs):
         return fingerprint(create_splits('lt/folder', root, **{'imbalance_factor': 4, **kwargs}))
 
     first = of()
     assert len(first) == 64 and of() == first
     shutil.copytree(image_root, tmp_path / 'moved')
-    Image.new('RGB', (8, 8)).save(tmp_path / 'moved' / 'train' / 'ant' / '003.png')
     assert of(tmp_path / 'moved') == first
     assert len({first, of(seed=1), of(imbalance_factor=3), of(imbalance_factor=None),
                 of(class_map={'bee': 0, 'ant': 1, 'cat': 2})}) == 5
     (tmp_path / 'moved' / 'val' / 'cat' / '003.png').rename(tmp_path / 'moved' / 'val' / 'cat' / '004.png')
     assert of(tmp_path / 'moved') != first
+
+
+def test_fingerprint_tells_a_copy_of_another_resolution(image_root, tmp_path):
+    shutil.copytree(image_root, tmp_path / 'small')
+    for path in (tmp_path / 'small' / 'train').rglob('*.png'):
+        Image.open(path).resize((5, 5)).save(path)
+    assert len({fingerprint(create_splits('lt/folder', root)) for root in (image_root, tmp_path / 'small')}) == 2
 
 
 def test_fingerprint_of_data_without_files():

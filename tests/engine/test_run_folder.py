@@ -94,11 +94,17 @@ def test_auto_finds_the_newest_run_with_these_settings(tmp_path):
     assert not fresh.resume and not fresh.path.exists()
 
 
-@pytest.mark.parametrize('part', ['', 'last', 'last/checkpoint-000001.pt'])
+@pytest.mark.parametrize('part', ['', 'last'])
 def test_resume_by_path(tmp_path, part):
     run = make_run(tmp_path / 'run')
     folder = ask(tmp_path / 'elsewhere', resume=str(run / part))
     assert folder.resume and folder.path == run
+
+
+def test_a_checkpoint_file_is_no_folder_to_resume(tmp_path):
+    run = make_run(tmp_path / 'run')
+    with pytest.raises(UserError, match='name the folder of the run'):
+        ask(tmp_path, resume=str(run / 'last/checkpoint-000001.pt'))
 
 
 def test_nothing_to_resume(tmp_path):

@@ -10,7 +10,7 @@ import yaml
 
 from ..errors import UserError, nearest
 from .arguments import KeyValues, OneOrMore, Parser
-from .defaults import fill_defaults, fill_stage
+from .defaults import fill_defaults
 
 # where a run goes and how it is watched is no part of what it is
 NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite')
@@ -171,7 +171,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
         vars(own).update({key: value for key, value in recipe.items() if key not in shared})
     if args.teacher_pretrained is not None:
         own.pretrained = args.teacher_pretrained
-    fill_stage(own)
+    fill_defaults(own)  # of what the file leaves empty
     return own
 
 

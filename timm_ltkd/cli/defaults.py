@@ -1,7 +1,7 @@
 """Defaults that belong to the data set rather than to the scripts."""
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class DatasetDefaults(NamedTuple):
@@ -41,18 +41,15 @@ def dataset_defaults(dataset: str) -> DatasetDefaults:
     return CIFAR if name.startswith('cifar') else OTHER
 
 
-def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> dict[str, Any]:
-    """Give options that are None (of `only`, or all) their data set's default, in place; returns what was filled in."""
-    filled = {}
+def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
+    """Give options that are None (of `only`, or all) their data set's default, in place."""
     for key, value in dataset_defaults(args.dataset)._asdict().items():
         if key in args and getattr(args, key) is None and value is not None and (only is None or key in only):
-            filled[key] = list(value) if isinstance(value, tuple) else value
-    vars(args).update(filled)
-    fill_stage(args)
-    return filled
+            setattr(args, key, list(value) if isinstance(value, tuple) else value)
+    _fill_stage(args)
 
 
-def fill_stage(args: Namespace) -> None:
+def _fill_stage(args: Namespace) -> None:
     """A second stage shows all classes equally often, unless another sampling than the usual one is named; in place."""
     if getattr(args, 'stage', None) and args.class_sampling == 'instance':
         args.class_sampling = 'class'

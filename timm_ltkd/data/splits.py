@@ -11,6 +11,8 @@ from .dataset import LongTailedDataset
 from .factory import create_dataset
 from .folders import classes_come_from_folders, split_folder
 
+_IMAGES_READ = 16
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -81,9 +83,10 @@ def _with_classes_of(train: LongTailedDataset, val: LongTailedDataset, options: 
 
 
 def fingerprint(splits: Splits) -> str:
-    """What tells two data sets apart without reading an image: classes, labels, selection and file names.
+    """What tells two data sets apart: classes, labels, selection, file names, and the pixels of a few training images.
 
-    File names count relative to the split's folder, so that a moved data set keeps its fingerprint.
+    File names count relative to the split's folder, so that a moved data set keeps its fingerprint; the pixels tell
+    a copy of another resolution from the original.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -95,6 +98,9 @@ def fingerprint(splits: Splits) -> str:
         parts.append(np.ascontiguousarray(array, dtype='<i8').tobytes())
     for dataset in (splits.train, splits.val, *(() if splits.holdout is None else (splits.holdout,))):
         parts.append(json.dumps(_file_names(dataset)).encode())
+    raw = splits.train.with_transform(None)
+    for i in np.linspace(0, len(raw) - 1, min(len(raw), _IMAGES_READ)).astype(int):
+        parts.append(np.asarray(raw[i][0]).tobytes())
     for part in parts:
         digest.update(len(part).to_bytes(8, 'little'))
         digest.update(part)

@@ -115,6 +115,9 @@ class DistillTask(TrainingTask):
         student = self.get_eval_model()
         for module in (student, *self.teacher.networks):
             module.compile(backend=backend, mode=mode, **compile_kwargs)
+            if self.method.needs_features:  # which goes around the module's own call
+                module.forward_features = torch.compile(
+                    module.forward_features, backend=backend, mode=mode, **compile_kwargs)
         return student
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:

@@ -53,14 +53,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def rng_state() -> dict[str, Any]:
-    """State of every random generator of this process, in types that load without pickled code."""
+    """State of every random generator of this process and its own GPU, in types that load without pickled code."""
     kind, keys, *rest = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
         'python': [version, list(internal), gauss],
         'numpy': [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
         'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -71,5 +71,5 @@ def set_rng_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state['numpy']
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'])
-    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state['cuda'])
+    if state['cuda'] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])

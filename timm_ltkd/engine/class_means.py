@@ -23,7 +23,7 @@ def teacher_class_means(
     Args:
         teacher: On the accelerator's device.
         loader: Yields (input, target, index) with every image of the training set once over all processes.
-        accelerator: Device, precision, processes.
+        accelerator: Device, processes.
         num_classes: C; each class has an image.
         channels_last: Memory layout of the inputs.
 
@@ -37,8 +37,7 @@ def teacher_class_means(
     sums = torch.zeros(num_classes, feature_dim(teacher.model) + 1, dtype=dtype, device=device)  # and the counts
     for input, target, _ in loader:
         input = input.to(device, non_blocking=True).contiguous(memory_format=layout)
-        with accelerator.autocast():
-            features = teacher(input, needs_features=True).features.to(dtype)
+        features = teacher(input, needs_features=True).features.to(dtype)
         sums.index_add_(0, target.to(device), torch.cat([features, features.new_ones(len(features), 1)], dim=1))
     sums = accelerator.reduce(sums, 'sum')
     counts = sums[:, -1:]

@@ -95,6 +95,8 @@ class Training:
         with warnings.catch_warnings():  # newer torch has another name for the option that Accelerate passes to DDP
             warnings.filterwarnings('ignore', '.*broadcast_buffers', FutureWarning)
             task.trainable_module, self.optimizer = accelerator.prepare(task.get_trainable_module(), optimizer)
+        # the loop and not the module autocasts: evaluation is in float32
+        accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
         self.task: TrainingTask = task
         self.epoch = self.updates = 0
         self.history: list[dict[str, Any]] = []
@@ -167,9 +169,8 @@ class Training:
         """Train one epoch, evaluate if it is due, and step the schedule."""
         args, epoch = self.args, self.epoch
         self.train_loader.batch_sampler.set_epoch(epoch)
-        for part in (self.task, getattr(self.task, 'criterion', None)):
-            if hasattr(part, 'set_epoch'):
-                part.set_epoch(epoch)
+        task = self.task if isinstance(self.task, DistillTask) else self.task.criterion
+        task.set_epoch(epoch)
         lr = max(group['lr'] for group in self.optimizer.param_groups)
         means, self.updates = train_epoch(
             self.task, self.train_loader, self.optimizer, self.accelerator, args, epoch, self.epochs, self.updates,
@@ -265,7 +266,7 @@ class Training:
 
     def _note_best(self, report: dict[str, Any], epoch: int) -> None:
         metric, holdout = self.args.eval_metric, self.data.splits.holdout
-        if self.best is None or report[metric] > self.best['value']:
+        if self.best is None or self.best['metric'] != metric or report[metric] > self.best['value']:
             chosen_on = self.args.val_split if holdout is None else 'holdout'
             self.best = {'metric': metric, 'value': report[metric], 'epoch': epoch, 'chosen_on': chosen_on}
             if holdout is not None:
@@ -307,12 +308,11 @@ def fit(
     if state is not None:
         training.restore(state, folder)
         _logger.info(f'resuming {folder.path} after epoch {training.epoch} of {training.epochs}')
-    on_main(accelerator, lambda: folder.claim(config))
+    folder.made = on_main(accelerator, lambda: folder.claim(config))
     try:
         return _run(training, folder)
     except UserError:
-        if accelerator.is_main_process:
-            folder.abandon()
+        folder.abandon()  # by any process: it may be the only one that knows
         raise
     finally:
         for loader in (training.train_loader, training.val_loader):

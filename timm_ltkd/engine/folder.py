@@ -28,24 +28,29 @@ class RunFolder:
         self.summary = path / 'summary.csv'
         self.made = False
 
-    def claim(self, config: str) -> None:
-        """Make the folder and write args.yaml and the mark into it; call on the main process, when all is checked."""
+    def claim(self, config: str) -> bool:
+        """Make the folder and write args.yaml and the mark into it; call on the main process, when all is checked.
+
+        Returns:
+            Whether the folder is new.
+        """
         try:
             if self.replace and self.path.exists():
                 shutil.rmtree(self.path)
-            self.made = not self.path.exists()
+            made = not self.path.exists()
             self.last.mkdir(parents=True, exist_ok=True)
             with replace_file(self.last / MARK) as aside:  # first: without it the folder would be a stranger's
                 aside.write_text(json.dumps({'key': self.key}))
             with replace_file(self.path / 'args.yaml') as aside:
                 aside.write_text(config, encoding='utf-8')
+            return made
         except OSError as e:
             raise UserError(f'{self.path} cannot be written ({e.strerror}); choose another --output') from e
 
     def abandon(self) -> None:
         """Remove the folder if this run made it, and failed before there was anything to resume."""
         if self.made and not checkpoint_files(self.last):
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove what processes that were killed before this run claimed the folder left half-written."""
@@ -73,7 +78,8 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
         return RunFolder(found, key, True) if found else RunFolder(_fresh(root, name), key, False)
     if args.resume and args.resume != 'auto':
         path = Path(args.resume)
-        path = path.parent if path.suffix == '.pt' else path
+        if path.suffix == '.pt':
+            raise UserError(f'--resume {path}: name the folder of the run; its newest good checkpoint is taken')
         path = path.parent if path.name == 'last' else path
         if not checkpoint_files(path / 'last'):
             raise UserError(f'--resume {args.resume}: no checkpoint there; name the folder of a run, or use auto')

@@ -20,7 +20,7 @@ from .fit import Result, fit
 from .folder import RunFolder, check_key, find_folder
 from .launch import create_accelerator, on_main, set_up_logging
 from .networks import check_model_name, check_takes_images, create_network, resolve_input, set_input
-from .recipe import Data, listed, open_data, recipe_key
+from .recipe import Data, file_key, listed, open_data, recipe_key
 from .stages import check_stage, prepare_stage
 from .trained import load_initial, load_network, warn_of_seen_holdout
 
@@ -70,17 +70,21 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
             for source, own in zip(listed(args.teacher_checkpoint), teacher_args, strict=True)]
         for source in listed(args.teacher_checkpoint) if args.holdout else ():
             warn_of_seen_holdout(source, args, data)
+        keys = [file_key(Path(source)) for source in listed(args.teacher_checkpoint)]
     else:
         networks = [
             create_network(
                 own.model, data.prior.num_classes, option='--teacher', model_kwargs=own.model_kwargs,
                 global_pool=own.gp)
             for own in teacher_args]
+        folders = [_teacher_folder(args, own, accelerator, data) for own in teacher_args]
+        keys = [folder.key for folder in folders]
     method = _create_method(args, data, student, networks[0])
+    name = f'{_short(args.student)}-{args.kd}'
     if not args.teacher_checkpoint:
-        _open_folder(args, data, accelerator, '')  # one that cannot be used is told before the teacher's hours
-        networks = _train_teachers(args, teacher_args, to_yaml, accelerator, data)
-    folder = _open_folder(args, data, accelerator, f'{_short(args.student)}-{args.kd}')
+        _open_folder(args, data, accelerator, name, keys)  # one that cannot be used is told before the teacher's hours
+        networks = _train_teachers(args, teacher_args, folders, to_yaml, accelerator, data)
+    folder = _open_folder(args, data, accelerator, name, keys)
     for own, network in zip(teacher_args, networks, strict=True):
         _check_teacher_size(args, own.model, network)
     teachers = [Teacher(network, img_size=args.teacher_img_size) for network in networks]
@@ -107,12 +111,12 @@ def _create_method(args: Namespace, data: Data, student: nn.Module, teacher: nn.
 def _train_teachers(
         args: Namespace,
         teacher_args: Sequence[Namespace],
+        folders: Sequence[RunFolder],
         to_yaml: Callable[[Namespace], str],
         accelerator: Accelerator,
         data: Data,
 ) -> list[nn.Module]:
-    """The teachers from teachers/ under the output folder; those that are not there yet are trained there first."""
-    folders = [_teacher_folder(args, own, accelerator, data) for own in teacher_args]
+    """The teachers from their folders; those that are not there yet are trained there first."""
     missing = []  # all are made, and their mistakes told, before the first is trained
     for own, folder in zip(teacher_args, folders, strict=True):
         if on_main(accelerator, (folder.path / 'report.json').is_file):
@@ -177,8 +181,9 @@ def _trainable_network(args: Namespace, name: str, data: Data, accelerator: Acce
     return network
 
 
-def _open_folder(args: Namespace, data: Data, accelerator: Accelerator, name: str) -> RunFolder:
-    key = recipe_key(args, data, accelerator)
+def _open_folder(
+        args: Namespace, data: Data, accelerator: Accelerator, name: str, teachers: Sequence[str] = ()) -> RunFolder:
+    key = recipe_key(args, data, accelerator, teachers)
 
     def find():
         folder = find_folder(args, name, key)

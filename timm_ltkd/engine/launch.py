@@ -6,11 +6,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 
 from ..errors import UserError, nearest
 
 _logger = logging.getLogger(__name__)
+_DATA_PARALLEL = [getattr(DistributedType, name) for name in (
+    'NO', 'MULTI_CPU', 'MULTI_GPU', 'MULTI_NPU', 'MULTI_MLU', 'MULTI_XPU') if hasattr(DistributedType, name)]
 PRECISIONS = ('no', 'bf16', 'fp16')
 
 
@@ -30,6 +32,10 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
         if name not in available and name != 'all':
             raise UserError(f"--log-with: the tracker '{name}' is not installed; pip install it, or leave it out")
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    if accelerator.distributed_type not in _DATA_PARALLEL:
+        raise UserError(
+            f'{accelerator.distributed_type.value}: networks are trained whole on each device here; configure '
+            'Accelerate for plain data parallelism (accelerate config)')
     wanted = os.environ.get('ACCELERATE_MIXED_PRECISION', accelerator.mixed_precision).lower()
     if wanted not in PRECISIONS:
         raise UserError(f"unknown precision '{wanted}'{nearest(wanted, PRECISIONS)}")

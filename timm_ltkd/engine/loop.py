@@ -73,7 +73,8 @@ def train_epoch(
         loader: Yields (input, target); from `create_train_loader`.
         optimizer: Of the task's trainable module.
         accelerator: Device, precision, processes, gradient accumulation.
-        args: Options of the run: `clip_grad`, `clip_mode`, `channels_last`, `log_interval`, `sched_on_updates`.
+        args: Options of the run: `clip_grad`, `clip_mode`, `channels_last`, `log_interval`, `sched_on_updates`,
+            `torchcompile`.
         epoch: From 0.
         epochs: How many there will be, for the progress bar.
         updates: Optimizer updates made before.
@@ -102,6 +103,8 @@ def train_epoch(
         input = input.contiguous(memory_format=layout)
         last_of_window = (step + 1) % window == 0 or step + 1 == batches
         accelerator.sync_gradients = last_of_window
+        if args.torchcompile:  # else a CUDA graph of the student may overwrite what one of the teacher gave
+            torch.compiler.cudagraph_mark_step_begin()
         with nullcontext() if last_of_window else accelerator.no_sync(task.trainable_module):
             with accelerator.autocast():
                 result = task(input, target)

@@ -106,7 +106,7 @@ def record(
     Args:
         network: On the accelerator's device; put in eval mode.
         loader: Yields (input, target, index) with every index of the data set once over all processes.
-        accelerator: Device, precision, processes.
+        accelerator: Device, processes.
         classifier: Part of the network whose inputs are to be kept too.
         channels_last: Memory layout of the inputs.
 
@@ -121,8 +121,7 @@ def record(
     try:
         for input, target, index in loader:
             entered.clear()
-            with accelerator.autocast():
-                logits = network(input.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout))
+            logits = network(input.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout))
             features = None if classifier is None else _features(classifier, entered, logits)
             batches.append(Batch(features, logits.cpu(), target, index))
     finally:
@@ -190,7 +189,7 @@ def measure_fixes(
         metric: A figure of `long_tail_report`.
         loader: Images to report on.
         holdout_loader: Images to choose on, none of which was trained on; not looked at for a single value.
-        accelerator: Device, precision, processes.
+        accelerator: Device, processes.
         prior: Of what the network was trained on.
         channels_last: Memory layout of the inputs.
 

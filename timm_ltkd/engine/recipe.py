@@ -3,6 +3,7 @@ import hashlib
 import json
 import logging
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +16,13 @@ from ..report import data_profile
 
 _logger = logging.getLogger(__name__)
 
-# options that change neither the data (the fingerprint stands for it) nor the weights that come out
+# options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
 NO_PART = frozenset((
     'config', 'output', 'experiment', 'resume', 'overwrite', 'workers', 'pin_mem', 'log_with', 'log_interval',
     'val_interval', 'eval_metric', 'validation_batch_size', 'num_classes', 'crop_pct', 'interpolation',
     'dataset', 'data_dir', 'train_split', 'val_split', 'class_map', 'dataset_download', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
-    'holdout', 'holdout_type',
+    'holdout', 'holdout_type', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained',
 ))
 
 
@@ -104,19 +105,36 @@ def open_data(args: Namespace, accelerator: Accelerator) -> Data:
     return data
 
 
-def recipe_key(args: Namespace, data: Data, accelerator: Accelerator) -> str:
+def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: Sequence[str] = ()) -> str:
     """16 hex digits that are equal for runs that give the same weights, and differ otherwise.
 
     The same global batch from more processes or accumulation counts as the same recipe.
+
+    Args:
+        args: Options of the run.
+        data: What it trains on.
+        accelerator: Precision and processes.
+        teachers: What identifies each teacher: its own recipe key, or `file_key` of its weights.
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
-    if args.holdout or args.sched == 'plateau':  # it chooses the epoch whose weights come out, or the learning rate
+    recipe['teachers'] = list(teachers)
+    if args.holdout or args.sched == 'plateau':  # evaluation chooses the epoch, or the learning rate
         recipe |= {'chosen_by': args.eval_metric, 'chosen_every': args.val_interval}
+    if args.holdout or args.sched == 'plateau' or teachers:  # which class means are taken with as well
+        recipe['evaluated_as'] = [args.crop_pct, args.interpolation]
     recipe['global_batch'] = global_batch(args, accelerator)
     recipe['precision'] = str(accelerator.mixed_precision)
     recipe['data'] = data.fingerprint
     text = json.dumps(recipe, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_key(path: Path) -> str:
+    """SHA-256 of a file of weights, or of those in a run's folder."""
+    path = path / 'model.safetensors' if path.is_dir() else path
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else \
+            hashlib.sha256(f.read()).hexdigest()
 
 
 def listed(value: str | list[str] | None) -> list[str]:

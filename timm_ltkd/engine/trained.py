@@ -40,11 +40,24 @@ def load_network(source: str, name: str | None, data: Data, what: str, pretraine
     else:
         network = create_network(name, classes)
         load_weights(network, source, what)
+        _note_input(network, Path(source), name, what)
     if network.num_classes != classes:
         raise UserError(
             f'{what}: the head of {source} has {network.num_classes} classes and the data {classes}; '
             'they must share one label space')
     return network
+
+
+def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
+    """How a file's network expects its images: as the config.json beside it says, else as usual for the model."""
+    if (file.parent / 'config.json').is_file():
+        config = _read_config(file.parent, what)
+        if config['architecture'] == name.split('.')[0]:
+            network.pretrained_cfg = {**network.pretrained_cfg, **(config.get('pretrained_cfg') or {})}
+            return
+    cfg = network.pretrained_cfg
+    _logger.info(f'{file} does not say how its images were normalised; taken as usual for {name}: '
+                 f'mean {cfg["mean"]}, std {cfg["std"]}')
 
 
 def _read_config(folder: Path, what: str) -> dict[str, Any]:

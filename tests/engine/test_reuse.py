@@ -1,0 +1,73 @@
+"""What a run may be continued with or reuse: teachers, weights without a config, the best figure."""
+import json
+
+import pytest
+from accelerate import Accelerator
+
+from timm_ltkd.cli.arguments import train_parser
+from timm_ltkd.cli.config import parse
+from timm_ltkd.engine.recipe import load_data, recipe_key
+
+
+@pytest.fixture
+def key():
+    """`recipe_key` of a train.py command line, and of teachers."""
+    accelerator = Accelerator()
+
+    def of(*words, teachers=()):
+        args = parse(train_parser(), words)
+        return recipe_key(args, load_data(args, accelerator), accelerator, teachers)
+    return of
+
+
+@pytest.mark.parametrize('words, counts', [
+    (['--eval-metric', 'few'], False), (['--crop-pct', '0.5'], False), (['--workers', '3'], False),
+    (['--sched', 'plateau', '--eval-metric', 'few'], True), (['--sched', 'plateau', '--val-interval', '2'], True),
+    (['--holdout', '0.2', '--crop-pct', '0.5'], True), (['--lr', '0.3'], True),
+])
+def test_what_counts_in_the_key(key, words, counts):
+    without = words[:2] if len(words) > 2 else []
+    assert (key(*words) != key(*without)) == counts
+
+
+def test_teachers_count_in_the_key(key):
+    assert len({key(), key(teachers=['a']), key(teachers=['b']), key(teachers=['a', 'b'])}) == 4
+
+
+def test_a_student_does_not_continue_under_another_teacher(script, options, tmp_path, capsys):
+    recipe = tmp_path / 'recipe.yaml'
+    argv = [*options, '--teacher', 'resnet20', '--student', 'resnet20', '--epochs', '1', '--experiment', 'run',
+            '--teacher-config', str(recipe)]
+    recipe.write_text('lr: 0.01')
+    script('distill', argv)
+    recipe.write_text('lr: 0.02')
+    with pytest.raises(SystemExit):
+        script('distill', [*argv, '--resume', 'auto'])
+    assert 'was started with other settings or data' in capsys.readouterr().err
+
+
+def test_an_empty_value_in_a_teachers_recipe_is_the_default(script, options, tmp_path):
+    (tmp_path / 'recipe.yaml').write_text('lr:\n')
+    script('distill', [*options, '--teacher', 'resnet20', '--student', 'resnet20', '--epochs', '1',
+                       '--experiment', 'run', '--teacher-config', str(tmp_path / 'recipe.yaml')])
+    assert list((tmp_path / 'teachers').glob('*/report.json'))
+
+
+def test_weights_beside_their_config_see_the_same_pixels(script, options, tmp_path):
+    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run', '--mean', '0.1',
+                     '--std', '0.9'])
+    run, results = tmp_path / 'run', tmp_path / 'r.json'
+    script('validate', [
+        str(run), str(run / 'model.safetensors'), '--model', 'resnet20', '--workers', '0', '--results-file', str(results)])
+    folder, file = json.loads(results.read_text()).values()
+    assert folder == file
+
+
+def test_the_best_figure_is_of_one_metric(script, options, tmp_path):
+    argv = [*options, '--model', 'resnet20', '--experiment', 'run', '--epochs', '2']
+    script('train', argv)
+    for path in (tmp_path / 'run' / 'last').glob('checkpoint-000002.pt'):
+        path.unlink()
+    script('train', [*argv, '--resume', 'auto', '--eval-metric', 'few'])
+    best = json.loads((tmp_path / 'run' / 'report.json').read_text())['best']
+    assert best['metric'] == 'few' and best['epoch'] == 1
