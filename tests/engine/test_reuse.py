@@ -58,7 +58,8 @@ def test_weights_beside_their_config_see_the_same_pixels(script, options, tmp_pa
                      '--std', '0.9'])
     run, results = tmp_path / 'run', tmp_path / 'r.json'
     script('validate', [
-        str(run), str(run / 'model.safetensors'), '--model', 'resnet20', '--workers', '0', '--results-file', str(results)])
+        str(run), str(run / 'model.safetensors'), '--model', 'resnet20', '--workers', '0',
+        '--results-file', str(results)])
     folder, file = json.loads(results.read_text()).values()
     assert folder == file
 
