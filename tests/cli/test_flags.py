@@ -417,7 +417,7 @@ def cosine(*t, least=0.):
 
 CASES = [
     # data
-    Case('--dataset', 'lt/digits', class_names, list('0123456789'), scripts='train'),
+    Case('--dataset', 'lt/digits --data-dir=', class_names, list('0123456789'), scripts='train'),
     Case('--data-dir', '{root}/other', class_names, ['x', 'y', 'z'], scripts=ALL),
     Case('--train-split', 'small', counts, [5, 5, 5], scripts=ALL),
     Case('--val-split', 'test', num_val, 6, scripts=ALL),
@@ -609,7 +609,7 @@ def test_config_file(script, base, paths, tmp_path):
 
 @covers('distill validate', '--dataset')
 def test_dataset_of_distill_and_validate(base, tmp_path):
-    digits = ['--dataset', 'lt/digits']
+    digits = ['--dataset', 'lt/digits', '--data-dir', '']
     assert class_names(reach('distill', [*base['distill'], *digits, '--teacher-checkpoint', ''])) == list('0123456789')
     torch.save(timm.create_model('resnet20', num_classes=10).state_dict(), tmp_path / 'ten.pt')
     seen = reach('validate', [str(tmp_path / 'ten.pt'), '--model', 'resnet20', *digits])

@@ -72,3 +72,14 @@ def test_the_best_figure_is_of_one_metric(script, options, tmp_path):
     script('train', [*argv, '--resume', 'auto', '--eval-metric', 'few'])
     best = json.loads((tmp_path / 'run' / 'report.json').read_text())['best']
     assert best['metric'] == 'few' and best['epoch'] == 1
+
+
+def test_a_teacher_sees_images_of_the_size_it_was_trained_with(script, options, tmp_path, log):
+    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
+    large = [word if options[i - 1] != '--img-size' else '16' for i, word in enumerate(options)]
+    script('distill', [*large, '--student', 'resnet32', '--teacher-checkpoint', str(tmp_path / 'teacher'),
+                       '--epochs', '1', '--experiment', 'student'])
+    assert 'the teacher sees images of 8 pixels, as it was trained; the student of 16' in log
+    own, beside = (json.loads((tmp_path / name / 'report.json').read_text()) for name in ('teacher', 'student'))
+    assert beside['run']['teacher'] == 'resnet20'  # by its folder, not by the default of --teacher
+    assert own['student'].keys() == beside['teacher'].keys()

@@ -90,7 +90,7 @@ def test_markdown(tmp_path):
     assert '| few | 1 | 5 | 0.00 | 30.00 | +30.00 |' in page
     assert '| balanced | 4 | 505 | 52.50 | 60.00 | +7.50 |' in page
     assert r"largest class: 0 'many\|images' (300 images)" in page and r"3 'one\`image'" in page
-    assert 'Best balanced: 42.50 at epoch 7, chosen on holdout.' in page
+    assert 'Best balanced: 42.50 at epoch 7 (counted from 0), chosen on holdout.' in page
     assert '- args.lr: 0.1\n' in page and '- seconds: 1.5\n' in page
     assert 'curves.png' in page
 

@@ -29,10 +29,12 @@ def validate(argv: Sequence[str] | None = None) -> None:
     """validate.py"""
     with one_line_errors('validate.py'):
         own = ('workers',)  # pixels as each checkpoint was trained with, not as the data set would have them
-        args, parser = parse(validate_parser(), argv, own), validate_parser()
-        if args.checkpoint:
-            use_data_of_run(parser, args.checkpoint[0])
-            args = parse(parser, argv, own)
+        parser, given = validate_parser(), validate_parser()
+        given.set_defaults(dataset=None)
+        given = given.parse_args(argv)
+        if given.checkpoint and given.dataset is None:
+            use_data_of_run(parser, given.checkpoint[0])
+        args = parse(parser, argv, own)
         from ..engine.validate import validate as measure
         measure(args)
 

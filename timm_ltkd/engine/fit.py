@@ -380,6 +380,8 @@ def _log_plan(training: Training) -> None:
         f'{global_batch(args, accelerator)} = {accelerator.num_processes} processes × {args.batch_size}'
         f'{f" × {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""}; learning rate {args.lr:g}; '
         f'{accelerator.device.type}, precision {accelerator.mixed_precision}')
+    if args.warmup_epochs >= training.epochs > 1:
+        _logger.warning(f'the learning rate is still rising after all {training.epochs} epochs: lower --warmup-epochs')
     if args.class_sampling != 'instance':
         _log_class_sampling(args, training.data)
     elif loader.batch_sampler.repeats:

@@ -22,7 +22,7 @@ from .launch import create_accelerator, on_main, set_up_logging
 from .networks import check_model_name, check_takes_images, create_network, resolve_input, set_input
 from .recipe import Data, file_key, listed, open_data, recipe_key
 from .stages import check_stage, prepare_stage
-from .trained import load_initial, load_network, warn_of_seen_holdout
+from .trained import architecture, load_initial, load_network, warn_of_seen_holdout
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
     set_up_logging(accelerator.is_main_process)
     check_model_name(args.student, '--student')
     check_teachers(args)
+    _name_teachers(args, teacher_args)
     if not args.teacher_checkpoint:
         for own in teacher_args:
             check_model_name(own.model, '--teacher')
@@ -87,7 +88,7 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
     folder = _open_folder(args, data, accelerator, name, keys)
     for own, network in zip(teacher_args, networks, strict=True):
         _check_teacher_size(args, own.model, network)
-    teachers = [Teacher(network, img_size=args.teacher_img_size) for network in networks]
+    teachers = [Teacher(network, img_size=_teacher_side(args, student, network)) for network in networks]
     teacher = teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
     result = fit(args, accelerator, data, student, folder, to_yaml(args), teacher=teacher, method=method)
     names = ' + '.join(_short(own.model) for own in teacher_args)
@@ -95,6 +96,25 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
         f'teacher {names}': result.teacher, f'student {_short(args.student)}': result.student}, folder)
     accelerator.end_training()
     return result
+
+
+def _name_teachers(args: Namespace, teacher_args: Sequence[Namespace]) -> None:
+    """Call teachers that come in folders by what these hold; in place."""
+    for source, own in zip(listed(args.teacher_checkpoint), teacher_args, strict=False):
+        own.model = architecture(source, '--teacher-checkpoint') or own.model
+    if args.teacher_checkpoint:
+        names = [own.model for own in teacher_args]
+        args.teacher = names if len(names) > 1 else names[0]
+
+
+def _teacher_side(args: Namespace, student: nn.Module, teacher: nn.Module) -> int | None:
+    """Side of the images a teacher is shown: as the options say, else as it was trained, if that is another than the
+    student's; None leaves them."""
+    trained, shown = getattr(teacher, 'trained_size', None), tuple(student.pretrained_cfg['input_size'][-2:])
+    if args.teacher_img_size or trained in (None, shown):
+        return args.teacher_img_size
+    _logger.info(f'the teacher sees images of {trained[0]} pixels, as it was trained; the student of {shown[0]}')
+    return trained[0]
 
 
 def _create_method(args: Namespace, data: Data, student: nn.Module, teacher: nn.Module) -> DistillMethod:

@@ -40,6 +40,9 @@ class Data(NamedTuple):
 
 def load_data(args: Namespace, accelerator: Accelerator) -> Data:
     """Make the data sets that the options name; with a download, one process goes first."""
+    if args.data_dir and args.dataset.lower() == 'lt/digits':
+        raise UserError('lt/digits has no data folder; for image folders add --dataset lt/folder (or folder)')
+
     def load():
         return create_splits(
             args.dataset,

@@ -53,11 +53,24 @@ def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
     if (file.parent / 'config.json').is_file():
         config = _read_config(file.parent, what)
         if config['architecture'] == name.split('.')[0]:
-            network.pretrained_cfg = {**network.pretrained_cfg, **(config.get('pretrained_cfg') or {})}
+            _set_input(network, config)
             return
     cfg = network.pretrained_cfg
     _logger.info(f'{file} does not say how its images were normalised; taken as usual for {name}: '
                  f'mean {cfg["mean"]}, std {cfg["std"]}')
+
+
+def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
+    """What config.json says of a network's images; `trained_size` is their height and width, for a teacher."""
+    cfg = config.get('pretrained_cfg') or {}
+    network.pretrained_cfg = {**network.pretrained_cfg, **cfg}
+    if 'input_size' in cfg:
+        network.trained_size = tuple(cfg['input_size'][-2:])
+
+
+def architecture(source: str, what: str) -> str | None:
+    """Which network a folder holds; None for a file of weights, which does not say."""
+    return _read_config(Path(source), what)['architecture'] if Path(source).is_dir() else None
 
 
 def _read_config(folder: Path, what: str) -> dict[str, Any]:
@@ -91,7 +104,7 @@ def _network_of_folder(folder: Path, data: Data, what: str) -> nn.Module:
     network = create_network(
         config['architecture'], config.get('num_classes'), option=what, model_kwargs=config.get('model_args'))
     load_weights(network, folder / 'model.safetensors', what)
-    network.pretrained_cfg = {**network.pretrained_cfg, **(config.get('pretrained_cfg') or {})}
+    _set_input(network, config)
     return network
 
 

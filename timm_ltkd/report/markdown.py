@@ -60,7 +60,7 @@ _CHOSEN = {
 def _best(best: Mapping[str, Any]) -> str:
     value = best.get('value')
     value = f'{value:.2f}' if isinstance(value, int | float) else value
-    return markdown_escape(f"Best {best.get('metric')}: {value} at epoch {best.get('epoch')}, "
+    return markdown_escape(f"Best {best.get('metric')}: {value} at epoch {best.get('epoch')} (counted from 0), "
                            f"chosen on {best.get('chosen_on')}. {_CHOSEN[best.get('chosen_on') == 'holdout']}")
 
 
