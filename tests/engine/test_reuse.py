@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from timm_ltkd.cli.arguments import train_parser
 from timm_ltkd.cli.config import parse
-from timm_ltkd.engine.recipe import load_data, recipe_key
+from timm_ltkd.engine.recipe import file_key, load_data, recipe_key
 
 
 @pytest.fixture
@@ -32,6 +32,16 @@ def test_what_counts_in_the_key(key, words, counts):
 
 def test_teachers_count_in_the_key(key):
     assert len({key(), key(teachers=['a']), key(teachers=['b']), key(teachers=['a', 'b'])}) == 4
+
+
+def test_weights_are_known_by_what_they_hold(tmp_path):
+    (tmp_path / 'a.pt').write_bytes(b'a')
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'model.safetensors').write_bytes(b'a')
+    assert file_key(str(tmp_path / 'a.pt')) == file_key(str(tmp_path / 'run'))
+    (tmp_path / 'a.pt').write_bytes(b'b')
+    assert file_key(str(tmp_path / 'a.pt')) != file_key(str(tmp_path / 'run'))
+    assert file_key('hf-hub:timm/resnet18') == 'hf-hub:timm/resnet18'
 
 
 def test_a_student_does_not_continue_under_another_teacher(script, options, tmp_path, capsys):

@@ -71,7 +71,7 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
             for source, own in zip(listed(args.teacher_checkpoint), teacher_args, strict=True)]
         for source in listed(args.teacher_checkpoint) if args.holdout else ():
             warn_of_seen_holdout(source, args, data)
-        keys = [file_key(Path(source)) for source in listed(args.teacher_checkpoint)]
+        keys = [file_key(source) for source in listed(args.teacher_checkpoint)]
     else:
         networks = [
             create_network(

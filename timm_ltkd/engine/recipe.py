@@ -132,12 +132,11 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_key(path: Path) -> str:
-    """SHA-256 of a file of weights, or of those in a run's folder."""
+def file_key(source: str) -> str:
+    """SHA-256 of a file of weights, or of those in a run's folder; the name itself of weights on the hub."""
+    path = Path(source)
     path = path / 'model.safetensors' if path.is_dir() else path
-    with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else \
-            hashlib.sha256(f.read()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
 
 
 def listed(value: str | list[str] | None) -> list[str]:
