@@ -53,8 +53,8 @@ def long_tail_report(
         logits_or_predictions: Any,
         targets: Any,
         prior: ClassPrior,
-        many: int = 100,
-        few: int = 20,
+        many: int | None = None,
+        few: int | None = None,
 ) -> dict[str, Any]:
     """Every figure of an evaluation, computed in float64.
 
@@ -66,8 +66,8 @@ def long_tail_report(
         logits_or_predictions: Logits `[N, C]`, predicted classes `[N]`, or the columns of `per_sample`.
         targets: Class indices `[N]`.
         prior: Counts of the training set.
-        many: A class with more training images is many-shot.
-        few: A class with fewer training images is few-shot.
+        many: A class with more training images is many-shot; by default the prior's boundary.
+        few: A class with fewer training images is few-shot; the same.
 
     Returns:
         In percent, 0 to 100: `top1`, `top5`, `balanced` (mean over classes), `many`, `medium`, `few`, `worst` (lowest

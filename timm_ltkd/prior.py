@@ -15,15 +15,26 @@ class ClassPrior:
     Args:
         counts: Training images of each class, `[C]`, whole numbers of at least 1.
         class_names: Names for messages; the class index is used without them.
+        many: A class with more images is many-shot.
+        few: A class with fewer images is few-shot.
 
     Attributes:
         counts: The counts as a float64 tensor `[C]`.
+        many, few: The boundaries that `shot_groups`, and with it every figure and report, goes by.
 
     Raises:
-        UserError: No class, a count that is not a whole number, or a class without an image (it is named).
+        UserError: No class, a count that is not a whole number, a class without an image (it is named), or boundaries
+            the wrong way round.
     """
 
-    def __init__(self, counts: Sequence[int] | torch.Tensor, class_names: Sequence[str] | None = None):
+    def __init__(
+            self,
+            counts: Sequence[int] | torch.Tensor,
+            class_names: Sequence[str] | None = None,
+            *,
+            many: int = 100,
+            few: int = 20,
+    ):
         counts = torch.as_tensor(counts).detach().to('cpu', torch.float64)
         if counts.ndim != 1 or not counts.numel():
             raise UserError(f'class counts must be a non-empty list, a number a class; got shape {list(counts.shape)}')
@@ -33,7 +44,9 @@ class ClassPrior:
             index = int((counts == 0).nonzero()[0])
             name = f" ('{class_names[index]}')" if class_names is not None else ''
             raise UserError(f'class {index}{name} has no training image; remove the class or give it images')
+        _check_boundaries(many, few)
         self.counts = counts
+        self.many, self.few = many, few
 
     @property
     def num_classes(self) -> int:
@@ -72,19 +85,28 @@ class ClassPrior:
         weights = self.counts ** -power
         return weights / weights.mean()
 
-    def shot_groups(self, many: int = 100, few: int = 20) -> dict[str, torch.Tensor]:
+    def shot_groups(self, many: int | None = None, few: int | None = None) -> dict[str, torch.Tensor]:
         """Which classes are many-shot (> many images), few-shot (< few) and medium-shot (the rest).
 
-        Source: Liu et al. 2019, arXiv 1904.05160. The boundaries themselves are medium.
+        Source: Liu et al. 2019, arXiv 1904.05160, with 100 and 20. The boundaries themselves are medium.
+
+        Args:
+            many, few: Other boundaries than the prior's own.
 
         Returns:
             {'many': bool `[C]`, 'medium': bool `[C]`, 'few': bool `[C]`}; each class is in exactly one.
         """
-        if not 0 <= few <= many:
-            raise UserError(f'shot groups need 0 <= few <= many, got few={few} and many={many}')
+        many, few = self.many if many is None else many, self.few if few is None else few
+        _check_boundaries(many, few)
         is_many, is_few = self.counts > many, self.counts < few
         return {'many': is_many, 'medium': ~(is_many | is_few), 'few': is_few}
 
     def __repr__(self) -> str:
         return (f'ClassPrior({self.num_classes} classes, {self.num_samples} images, '
                 f'imbalance factor {self.imbalance_factor:g})')
+
+
+def _check_boundaries(many: int, few: int) -> None:
+    if not 0 <= few <= many:
+        raise UserError(
+            f'shot groups need 0 <= few <= many, got few={few} (--few-shot) and many={many} (--many-shot)')

@@ -173,8 +173,6 @@ def test_hugging_face_columns_and_class_maps(image_root, tmp_path):
     ('lt/torch/mnis', "did you mean 'torch/mnist'"),
     ('foldr', "did you mean 'folder'"),
     ('hfds/', "unknown dataset 'hfds/'"),
-    ('lt/wds/shards', 'iterable dataset'),
-    ('hfids/repo', 'iterable dataset'),
 ])
 def test_unknown_names(name, message, tmp_path):
     with pytest.raises(UserError) as error:

@@ -17,10 +17,10 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser
 from timm_ltkd.cli.config import parse, teacher_args
 from timm_ltkd.data.plugin import register
 from timm_ltkd.distill import Output, Teacher, create_method
-from timm_ltkd.engine import fit
 from timm_ltkd.engine.launch import create_accelerator
 from timm_ltkd.engine.networks import create_network, resolve_input, set_input
 from timm_ltkd.engine.recipe import load_data
+from timm_ltkd.engine.training import Training
 
 FOLDER = Path(__file__).resolve().parents[2] / 'hparams'
 NAMES = [f'cifar{classes}_lt{factor}_{kind}'
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     factor: int
     kind: str
     args: Namespace
-    training: fit.Training
+    training: Training
     rows: list[dict]  # of the 200 epochs: learning rate(s) and the method's loss
 
 
@@ -112,7 +112,7 @@ def build(name, args, data):
     learn = {} if kind == 'teacher' else dict(
         teacher=Teacher(create_network(args.teacher, classes)),
         method=create_method(args.kd, prior=data.prior, **args.kd_kwargs))
-    training = fit.Training(args, create_accelerator(), data, network, **learn)
+    training = Training(args, create_accelerator(), data, network, **learn)
     return Recipe(classes, int(name.split('_')[1][2:]), kind, args, training, run_without_batches(training, classes))
 
 
@@ -129,8 +129,8 @@ def run_without_batches(training, classes):
         return {'loss': 0., 'seconds': 1.}, 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, 'train_epoch', no_batches)
-        patch.setattr(fit.Training, 'evaluate', lambda self: {'top1': 0., 'loss': 0.})
+        patch.setattr('timm_ltkd.engine.training.train_epoch', no_batches)
+        patch.setattr(Training, 'evaluate', lambda self: {'top1': 0., 'loss': 0.})
         while training.epoch < training.epochs:
             training.run_epoch()
     return rows

@@ -9,7 +9,7 @@ from PIL import Image
 
 from timm_ltkd.errors import UserError
 from timm_ltkd.prior import ClassPrior
-from timm_ltkd.report import plot_accuracy_by_frequency, plot_curves
+from timm_ltkd.report import plot_accuracy_by_frequency, plot_class_profile, plot_curves
 
 PRIOR = ClassPrior([30, 500, 120, 10])
 HISTORY = [
@@ -40,9 +40,36 @@ def test_accuracy_is_drawn_over_the_classes_by_training_images(tmp_path, saved):
     teacher, student = upper.lines
     assert teacher.get_xdata().tolist() == [1, 2, 3, 4] and teacher.get_ydata().tolist() == [1., 2., 3., 4.]
     assert student.get_xdata().tolist() == [1, 3, 4] and student.get_ydata().tolist() == [10., 30., 40.]
-    assert lower.lines[0].get_ydata().tolist() == [500., 120., 30., 10.]
+    assert lower.patches[-1].get_data().values.tolist() == [500., 120., 30., 10.]
     assert lower.get_yscale() == 'log'
     assert [text.get_text() for text in upper.texts] == ['many', 'medium', 'few']
+
+
+def test_axes_count_in_whole_numbers_however_few_there_are(tmp_path, saved):
+    for counts in ([5], [1], [7, 3], [12, 11], [13, 7, 3], [500, 3]):
+        rows = {'student': {'per_class': [50.] * len(counts)}}
+        plot_accuracy_by_frequency(tmp_path / 'a.png', rows, ClassPrior(counts))
+        axes = saved[-1].axes[1]
+        left, right = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if left <= tick <= right] == list(range(1, len(counts) + 1))
+        low, high = axes.get_ylim()
+        labels = [text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high]
+        assert labels and all(label.isdigit() for label in labels)
+
+
+def test_profile_is_sorted_and_coloured_by_group(tmp_path, saved):
+    plot_class_profile(tmp_path / 'p.png', PRIOR)
+    assert_is_picture(tmp_path / 'p.png')
+    axes, = saved[0].axes
+    assert [patch.get_data().values.tolist() for patch in axes.patches] == [[500., 120.], [30.], [10.]]
+    assert [patch.get_data().edges.tolist() for patch in axes.patches] == [[0.5, 1.5, 2.5], [2.5, 3.5], [3.5, 4.5]]
+    assert len({patch.get_facecolor() for patch in axes.patches}) == 3
+    assert axes.get_yscale() == 'log' and axes.get_title() == '4 classes, 660 training images, imbalance factor 50'
+    assert [text.get_text() for text in saved[0].legends[0].get_texts()] == [
+        'many: 2 classes, 620 images', 'medium: 1 classes, 30 images', 'few: 1 classes, 10 images']
+    plot_class_profile(tmp_path / 'p.png', ClassPrior([1, 19, 20]))
+    few = saved[1].axes[0].patches[1]
+    assert few.get_data().values.tolist() == [19., 1.] and few.get_facecolor() == axes.patches[2].get_facecolor()
 
 
 def test_the_legend_names_every_row(tmp_path, saved):

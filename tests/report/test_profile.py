@@ -21,7 +21,7 @@ def test_profile():
 
 
 def test_other_boundaries_and_no_names():
-    text = data_profile(PRIOR, many=400, few=5)
+    text = data_profile(ClassPrior(PRIOR.counts, many=400, few=5))
     assert 'largest class: 1 (500 images)' in text
     assert text.endswith('(many > 400, few < 5): many 1 (500 images), medium 3 (160 images)')
 

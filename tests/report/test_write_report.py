@@ -45,7 +45,7 @@ def write(folder, **changes):
 def test_the_paths_written_are_the_files_there(tmp_path):
     paths = write(tmp_path / 'new' / 'folder')
     assert sorted(path.name for path in paths) == [
-        'accuracy_by_frequency.png', 'curves.png', 'per_class.csv', 'report.json', 'report.md']
+        'accuracy_by_frequency.png', 'class_profile.png', 'curves.png', 'per_class.csv', 'report.json', 'report.md']
     assert sorted(paths) == sorted((tmp_path / 'new' / 'folder').iterdir())
 
 
@@ -57,7 +57,8 @@ def test_json(tmp_path):
     assert report['student'] == STUDENT and report['teacher'] == TEACHER
     assert report['data'] == {
         'num_classes': 4, 'num_train': 505, 'imbalance_factor': 60., 'class_counts': [300, 150, 50, 5],
-        'class_names': NAMES, 'groups': {'many': [0, 1], 'medium': [2], 'few': [3]}}
+        'class_names': NAMES, 'groups': {'many': [0, 1], 'medium': [2], 'few': [3]},
+        'many_shot': 100, 'few_shot': 20}
     assert report['best'] == RUN['best']
     assert report['run'] == {
         'student': 'resnet20', 'teacher': 'resnet32', 'seconds': 1.5, 'output': 'out', 'images': [3, 4],
@@ -90,7 +91,7 @@ def test_markdown(tmp_path):
     assert '| few | 1 | 5 | 0.00 | 30.00 | +30.00 |' in page
     assert '| balanced | 4 | 505 | 52.50 | 60.00 | +7.50 |' in page
     assert r"largest class: 0 'many\|images' (300 images)" in page and r"3 'one\`image'" in page
-    assert 'Best balanced: 42.50 at epoch 7 (counted from 0), chosen on holdout.' in page
+    assert 'Best balanced: 42.50 at epoch 8 (counted from 1), chosen on holdout.' in page
     assert '- args.lr: 0.1\n' in page and '- seconds: 1.5\n' in page
     assert 'curves.png' in page
 
@@ -112,12 +113,13 @@ def test_classes_without_a_test_image_are_blank_and_null(tmp_path):
 
 
 def test_group_boundaries_reach_every_file(tmp_path):
-    student = long_tail_report(TARGETS, TARGETS, PRIOR, many=200, few=100)
-    write(tmp_path, student=student, teacher=None, many=200, few=100)
+    prior = ClassPrior(PRIOR.counts, many=200, few=100)
+    write(tmp_path, student=long_tail_report(TARGETS, TARGETS, prior), teacher=None, prior=prior)
     groups = json.loads((tmp_path / 'report.json').read_text())['data']['groups']
     assert groups == {'many': [0], 'medium': [1], 'few': [2, 3]}
     assert ',50,few,' in (tmp_path / 'per_class.csv').read_text()
-    assert 'many &gt; 200, few &lt; 100' in (tmp_path / 'report.md').read_text()
+    text = (tmp_path / 'report.md').read_text()
+    assert 'many &gt; 200, few &lt; 100' in text and 'more than 200, 100 to 200 and fewer than 100' in text
 
 
 @pytest.mark.parametrize('changes, message', [

@@ -1,18 +1,22 @@
 """What is trained on: any timm dataset, long-tailed, under one class map, with repeatable augmentation."""
+from .class_map import match_class_names, read_class_map
 from .class_sampling import CLASS_SAMPLINGS, class_shares, epoch_order
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR, DigitsDataset
 from .factory import create_dataset
 from .holdout import HOLDOUT_TYPES, hold_out, holdout_counts, holdout_positions
+from .image_files import ImageBatch, create_image_loader, find_images
 from .labels import dataset_class_names, dataset_targets
-from .loader import create_eval_loader, create_train_loader, stop_workers
+from .loader import create_eval_loader, create_train_loader, epoch_plan, stop_workers
 from .mixing import SeededMixup, check_cutmix_minmax
 from .plugin import register
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
 from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
 from .splits import Splits, create_splits, fingerprint
+from .streams import StreamDataset, is_stream_name
 from .transforms import create_eval_transform, create_train_transform
+from .views import TwoViews, Views
 
 __all__ = [
     'CLASS_SAMPLINGS',
@@ -21,29 +25,39 @@ __all__ = [
     'IMBALANCE_TYPES',
     'DigitsDataset',
     'EpochBatchSampler',
+    'ImageBatch',
     'LongTailedDataset',
     'SeededDataset',
     'SeededMixup',
     'ShardSampler',
     'Splits',
+    'StreamDataset',
+    'TwoViews',
+    'Views',
     'check_cutmix_minmax',
     'class_shares',
     'create_dataset',
     'create_eval_loader',
     'create_eval_transform',
+    'create_image_loader',
     'create_splits',
     'create_train_loader',
     'create_train_transform',
     'dataset_class_names',
     'dataset_targets',
     'epoch_order',
+    'epoch_plan',
+    'find_images',
     'fingerprint',
     'hold_out',
     'holdout_counts',
     'holdout_positions',
+    'is_stream_name',
     'long_tail_counts',
     'long_tail_indices',
+    'match_class_names',
     'read_class_counts',
+    'read_class_map',
     'register',
     'stop_workers',
 ]

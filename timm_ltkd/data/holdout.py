@@ -7,6 +7,7 @@ import numpy as np
 from ..errors import UserError, nearest
 from .seeded import derive_seed
 from .splits import Splits
+from .streams import StreamDataset
 
 HOLDOUT_TYPES = ('proportional', 'balanced')
 
@@ -69,9 +70,10 @@ def holdout_positions(
         Positions in `targets`, ascending, int64.
     """
     targets = np.asarray(targets)
+    by_class = np.split(np.argsort(targets, kind='stable'), np.cumsum(np.bincount(targets, minlength=len(counts)))[:-1])
     held = []
     for label in np.flatnonzero(counts):
-        members = np.flatnonzero(targets == label)
+        members = by_class[label]
         order = np.random.default_rng(derive_seed(seed, int(label))).permutation(len(members))
         held.append(members[order[:counts[label]]])
     return np.sort(np.concatenate(held)).astype(np.int64) if held else np.empty(0, np.int64)
@@ -86,9 +88,13 @@ def hold_out(splits: Splits, share: float, holdout_type: str = 'proportional', *
         seed: Selects the images.
 
     Raises:
-        UserError: As `holdout_counts`.
+        UserError: As `holdout_counts`; the splits are streams.
     """
     train = splits.train
+    if isinstance(train, StreamDataset):
+        raise UserError(
+            f"'{train.shards.name}' is a stream and cannot be indexed, so nothing can be held out of it; leave the "
+            'holdout out, or name a split that was held out when the stream was written')
     held = holdout_positions(train.targets, holdout_counts(train.class_counts, share, holdout_type), seed=seed)
     kept = np.setdiff1d(np.arange(len(train)), held)
     return replace(splits, train=train.subset(kept), holdout=train.subset(held))

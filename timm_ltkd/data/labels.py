@@ -10,8 +10,8 @@ from ..errors import UserError
 def dataset_targets(dataset: Dataset) -> np.ndarray:
     """The class index of every image, read from what the dataset already knows.
 
-    Understood: timm's `ImageDataset` over a folder, tar or Hugging Face reader, torchvision's classification datasets,
-    and anything with `targets` or `labels`. A `target_transform` is not applied.
+    Understood: timm's `ImageDataset` over a folder, tar, list or Hugging Face reader, torchvision's classification
+    datasets, and anything with `targets` or `labels`. A `target_transform` is not applied.
 
     Returns:
         int64 [N].
@@ -94,11 +94,11 @@ def _stored_names(source) -> list[str] | None:
     for attribute in ('class_to_idx', 'class_name_to_idx'):
         class_to_idx = getattr(source, attribute, None)
         if class_to_idx:
-            return _names_by_index(class_to_idx)
+            return names_by_index(class_to_idx)
     return None
 
 
-def _names_by_index(class_to_idx: dict) -> list[str]:
+def names_by_index(class_to_idx: dict) -> list[str]:
     """A map may skip an index, or give one to several names: the index itself, or the first of the names, then."""
     names = {}
     for name, index in class_to_idx.items():
@@ -116,7 +116,8 @@ def _hfds_feature(reader):
     if reader.label_key not in columns:
         images = [name for name, feature in columns.items() if type(feature).__name__ == 'Image']
         others = ', '.join(name for name in columns if name not in images)
-        raise UserError(f"the data set has no label column '{reader.label_key}'; choose one of: {others} (target_key)")
+        raise UserError(
+            f"the data set has no label column '{reader.label_key}'; choose one of: {others} (--target-key)")
     return columns[reader.label_key]
 
 

@@ -4,10 +4,12 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import UserError
 from .class_sampling import epoch_order
 from .dataset import LongTailedDataset
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
+from .streams import EvalStream, StreamDataset, TrainStream
 
 
 def create_train_loader(
@@ -25,10 +27,11 @@ def create_train_loader(
 ) -> DataLoader:
     """Shuffled, augmented batches whose pixels depend on (seed, epoch, sample) only.
 
-    Call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
+    Call `epoch_plan(loader).set_epoch(epoch)` before each epoch.
 
     Args:
-        dataset: A `LongTailedDataset`, or one that can be made one; left as it is, its transform too.
+        dataset: A `LongTailedDataset`, one that can be made one, or a `StreamDataset` (see `TrainStream`); left as it
+            is, its transform too.
         transform: From an image to a tensor, or None.
         batch_size: Per process.
         seed: Of order and augmentation.
@@ -41,12 +44,19 @@ def create_train_loader(
 
     Returns:
         A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
+
+    Raises:
+        UserError: Class sampling of a stream.
     """
+    if isinstance(dataset, StreamDataset):
+        _check_sampling(dataset, class_sampling)
+        part = TrainStream(dataset.with_transform(transform), batch_size, seed=seed, rank=rank, world_size=world_size)
+        return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
     view = _view(dataset, transform)
     order = partial(epoch_order, view.targets, class_sampling, seed=seed, epochs=epochs)
     sampler = EpochBatchSampler(len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order)
     seeded = SeededDataset(view, seed)
-    return DataLoader(seeded, batch_sampler=sampler, **_process_options(workers, pin_memory))
+    return DataLoader(seeded, batch_sampler=sampler, **process_options(workers, pin_memory))
 
 
 def create_eval_loader(
@@ -67,9 +77,18 @@ def create_eval_loader(
         A loader of (float [B, 3, H, W], int64 [B], int64 [B]); the last is the position in `dataset`. A rank may get
         one image, or one batch, less than another.
     """
+    if isinstance(dataset, StreamDataset):
+        part = EvalStream(dataset.with_transform(transform), rank=rank, world_size=world_size)
+        return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
     sampler = ShardSampler(len(dataset), rank, world_size)
     indexed = _IndexedDataset(_view(dataset, transform))
-    return DataLoader(indexed, batch_size=batch_size, sampler=sampler, **_process_options(workers, pin_memory))
+    return DataLoader(indexed, batch_size=batch_size, sampler=sampler, **process_options(workers, pin_memory))
+
+
+def epoch_plan(loader: DataLoader) -> EpochBatchSampler | TrainStream:
+    """What decides which images a training loader shows: its `set_epoch(epoch)`, `batch_sizes()` and `repeats`."""
+    dataset = getattr(loader, 'dataset', None)
+    return dataset if isinstance(dataset, TrainStream) else loader.batch_sampler
 
 
 def stop_workers(loader: DataLoader) -> None:
@@ -101,7 +120,15 @@ def _view(dataset: Dataset, transform) -> LongTailedDataset:
     return labelled.with_transform(transform)
 
 
-def _process_options(workers: int, pin_memory: bool) -> dict:
+def _check_sampling(stream: StreamDataset, class_sampling: str) -> None:
+    if class_sampling != 'instance':
+        raise UserError(
+            f"class sampling '{class_sampling}' (a second stage has 'class') picks images by index, and "
+            f"'{stream.shards.name}' is a stream that has none; use hfds/ or image folders, or instance sampling")
+
+
+def process_options(workers: int, pin_memory: bool) -> dict:
+    """How a loader's processes are to work, as keywords of `DataLoader`."""
     return dict(
         num_workers=workers,
         persistent_workers=workers > 0,

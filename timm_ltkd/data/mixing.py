@@ -8,6 +8,7 @@ from timm.data.mixup import mixup_target
 
 from ..errors import UserError
 from .seeded import seeded_generators
+from .views import Views
 
 
 class SeededMixup:
@@ -43,15 +44,16 @@ class SeededMixup:
 
     def __call__(
             self,
-            input: torch.Tensor,
+            input: torch.Tensor | Views,
             target: torch.Tensor,
             epoch: int,
             step: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor | Views, torch.Tensor]:
         """Mix a batch; `input` may be overwritten.
 
         Args:
-            input: Images `[B, 3, H, W]`, on any device.
+            input: Images `[B, 3, H, W]`, on any device; of two views mixup has the same draws. (The boxes of CutMix
+                would be at other places of images of another size.)
             target: Class indices `[B]`.
             epoch: From 0.
             step: Of the batch in its epoch, from 0.
@@ -59,6 +61,9 @@ class SeededMixup:
         Returns:
             Images as `input`, and float32 probabilities `[B, C]`.
         """
+        if isinstance(input, Views):
+            mixed = [self(view, target, epoch, step) for view in input]
+            return Views(*(pixels for pixels, _ in mixed)), mixed[0][1]
         even = len(input) // 2 * 2
         parts = [self._mix(input[:even], target[:even], epoch, step)] if even else []
         if even < len(input):

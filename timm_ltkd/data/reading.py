@@ -4,6 +4,7 @@ import struct
 import zlib
 from contextlib import closing
 
+import numpy as np
 from PIL import Image
 from timm.data import ImageDataset
 from torch.utils.data import Dataset
@@ -34,7 +35,7 @@ def _read_timm_sample(dataset: ImageDataset, index: int) -> tuple:
     try:
         stream, target = dataset.reader[index][:2]
         with closing(stream):
-            image = stream.read() if dataset.load_bytes else _decode(stream, dataset.input_img_mode)
+            image = stream.read() if dataset.load_bytes else decode_image(stream, dataset.input_img_mode)
     except (*_BROKEN_FILE, ValueError) as e:
         raise _broken_image(dataset, index, e) from e
     if dataset.transform is not None:
@@ -44,14 +45,51 @@ def _read_timm_sample(dataset: ImageDataset, index: int) -> tuple:
     return image, target
 
 
-def _decode(stream, mode: str | None) -> Image.Image:
+def read_image(path: str, mode: str | None = None) -> Image.Image:
+    """An image file by itself, decoded as a sample's is.
+
+    Args:
+        path: The file.
+        mode: Pillow's mode to convert to; None leaves it.
+
+    Raises:
+        UserError: It is missing, truncated or no image; names it.
+    """
+    try:
+        with open(path, 'rb') as stream:
+            return decode_image(stream, mode)
+    except (*_BROKEN_FILE, ValueError) as e:
+        raise UserError(f"cannot read image '{path}': {' '.join(str(e).split())}; repair or remove it") from e
+
+
+def decode_image(stream, mode: str | None) -> Image.Image:
+    """An open image file, decoded, in one of Pillow's modes if one is given."""
     image = Image.open(stream)
     image.load()
-    return image.convert(mode) if mode else image
+    return convert(image, mode) if mode else image
+
+
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """An image in another mode, as Pillow converts it, but for grey values of 16 bits.
+
+    Pillow takes everything above 255 for white; here 65535 is white. Transparency is dropped, as timm does.
+
+    Args:
+        image: Decoded.
+        mode: Pillow's, as 'RGB'.
+    """
+    if image.mode.startswith('I') and not mode.startswith(('I', 'F')):
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)  # older Pillows hold 16 bits in 32
+        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode == 'P' and 'transparency' in image.info:
+        image = image.convert('RGBA')  # the same colours, without Pillow's warning
+    return image.convert(mode)
 
 
 def _broken_image(dataset: Dataset, index: int, error: Exception) -> UserError:
     name = sample_name(dataset, index, absolute=True)
+    if isinstance(error, FileNotFoundError) and name:
+        return UserError(f"there is no image '{name}'; put it there, or check the data folder and what lists it")
     what = f"image '{name}'" if name else f'image {index} of {type(dataset).__name__}'
     return UserError(f"cannot read {what}: {' '.join(str(error).split())}; repair or remove it")
 

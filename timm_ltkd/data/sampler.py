@@ -1,11 +1,18 @@
 """Which image goes to which process in which batch."""
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
 
 from ..errors import UserError
 from .seeded import derive_seed
+
+
+class Shown(NamedTuple):
+    """Positions in the data set, and how often each was shown before in the same epoch; int64 [M] both."""
+    index: torch.Tensor
+    before: torch.Tensor
 
 
 class EpochBatchSampler(Sampler):
@@ -79,11 +86,16 @@ class EpochBatchSampler(Sampler):
         """Images of each batch of an epoch, the same on every rank."""
         return [self.batch_size] * self._full_batches + [self._last_batch] * (self._last_batch > 0)
 
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        epoch, order = self.epoch, self._order()
+    def shown(self) -> Shown:
+        """All that this rank shows in the epoch, batch after batch."""
+        order = self._order()
         mine = torch.arange(self.rank, self.num_samples + self.repeats, self.world_size) % self.num_samples
-        indices, shown_before = order[mine].tolist(), _shown_before(order)[mine].tolist()
-        for start in range(0, len(mine), self.batch_size):
+        return Shown(order[mine], _shown_before(order)[mine])
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        epoch, shown = self.epoch, self.shown()
+        indices, shown_before = shown.index.tolist(), shown.before.tolist()
+        for start in range(0, len(indices), self.batch_size):
             batch = slice(start, start + self.batch_size)
             yield [
                 (epoch, index, again) if again else (epoch, index)

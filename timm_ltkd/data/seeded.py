@@ -1,13 +1,16 @@
 """Augmentation that depends on (seed, epoch, sample) alone, not on a worker or a process."""
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from struct import unpack
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
+
+T = TypeVar('T')
 
 
 class SeededDataset(Dataset):
@@ -15,8 +18,7 @@ class SeededDataset(Dataset):
 
     While such a sample is made, the generators of Python, NumPy and PyTorch (CPU) are seeded from
     (seed, epoch, index) and from nothing else, so the pixels do not change with the number of workers or processes,
-    nor with what was drawn before. In the main process the three generators then continue as if nothing had happened;
-    a loader worker's belong to nobody, and are not put back (that would be most of the cost).
+    nor with what was drawn before. See `seeded_call`.
 
     An image that is shown more than once in an epoch has the keys `(epoch, index)`, `(epoch, index, 1)`,
     `(epoch, index, 2)` and so on, each with its own augmentation.
@@ -38,11 +40,20 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: tuple[int, ...] | int):
         if not isinstance(key, tuple):
             return self.dataset[key]
-        if get_worker_info() is not None:
-            _seed_generators(self.seed, *key)
-            return self.dataset[key[1]]
-        with seeded_generators(self.seed, *key):
-            return self.dataset[key[1]]
+        return seeded_call(lambda: self.dataset[key[1]], self.seed, *key)
+
+
+def seeded_call(make: Callable[[], T], *parts: int) -> T:
+    """What `make` returns while the generators of Python, NumPy and PyTorch (CPU) start from these integers.
+
+    In the main process the three generators then continue as if nothing had happened; a loader worker's belong to
+    nobody, and are not put back (that would be most of the cost).
+    """
+    if get_worker_info() is not None:
+        _seed_generators(*parts)
+        return make()
+    with seeded_generators(*parts):
+        return make()
 
 
 def derive_seed(*parts: int) -> int:
@@ -64,11 +75,21 @@ def _seed_generators(*parts: int) -> None:
 @contextmanager
 def seeded_generators(*parts: int) -> Iterator[None]:
     """Inside, the generators of Python, NumPy and PyTorch (CPU) start from these integers; then all is as it was."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    states = generator_states()
     try:
         _seed_generators(*parts)
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])
+        set_generator_states(states)
+
+
+def generator_states() -> tuple:
+    """Where the generators of Python, NumPy and PyTorch (CPU) are, for `set_generator_states`."""
+    return random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+
+
+def set_generator_states(states: tuple) -> None:
+    """Put the three generators back to where they were: what is drawn then is drawn again."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.default_generator.set_state(states[2])

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from ..errors import UserError
 from .dataset import LongTailedDataset
 from .factory import create_dataset
-from .folders import classes_come_from_folders, split_folder
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, split_folder
+from .lists import ReaderImageList
+from .streams import StreamDataset, is_stream_name
 
 _IMAGES_READ = 16
 
@@ -24,13 +27,13 @@ class Splits:
         class_names: Of all, by class index.
         holdout: What `hold_out` took from `train`, if anything.
     """
-    train: LongTailedDataset
-    val: LongTailedDataset
+    train: LongTailedDataset | StreamDataset
+    val: LongTailedDataset | StreamDataset
     class_names: list[str]
     holdout: LongTailedDataset | None = None
 
     @property
-    def watched(self) -> LongTailedDataset:
+    def watched(self) -> LongTailedDataset | StreamDataset:
         """What is looked at while training goes on: the holdout if there is one, so that `val` is left for the end."""
         return self.val if self.holdout is None else self.holdout
 
@@ -41,6 +44,8 @@ def create_splits(
         train_split: str = 'train',
         val_split: str = 'validation',
         class_map: dict | str | os.PathLike | None = None,
+        train_list: str | os.PathLike | None = None,
+        val_list: str | os.PathLike | None = None,
         **kwargs,
 ) -> Splits:
     """Make both splits of a data set so that a class has the same index in each.
@@ -52,16 +57,26 @@ def create_splits(
         name, root, class_map: As `create_dataset`.
         train_split: Name of the training split.
         val_split: Name of the split to measure on; the test part of sets that have only one other.
+        train_list: Training images by a list file instead, where the name stands for one.
+        val_list: The same of the images to measure on; without it those of an image folder below `root`, whose classes
+            are known by their names.
         **kwargs: As `create_dataset`: imbalance and reader options.
 
     Raises:
-        UserError: As `create_dataset`; a class in validation that training lacks; a data folder where both splits
-            would be the same images.
+        UserError: As `create_dataset`; a class in validation that training lacks; a data folder or lists where both
+            splits would be the same images.
     """
+    _check_lists(train_list, val_list, train_split, val_split)
     options = dict(name=name, root=root, class_map=class_map, **kwargs)
-    train = create_dataset(split=train_split, **options)
+    train = create_dataset(split=train_split, list_file=train_list, **options)
+    if is_stream_name(name):
+        options['class_counts'] = None  # they are those of the training split
+    if val_list is not None:
+        options |= dict(class_map=train.class_to_idx, list_file=val_list)
+    elif train_list is not None:
+        options |= dict(name='lt/folder', class_map=None, root=_val_folder(root, val_split))
     val = create_dataset(split=val_split, **options)
-    folder = split_folder(train.base)
+    folder = None if is_stream_name(name) else split_folder(train.base)
     if train_split != val_split and folder is not None and folder == split_folder(val.base):
         raise UserError(f"'{root}' has no folders {train_split} and {val_split}: both splits would be the same images")
     if val.class_names != train.class_names:
@@ -69,15 +84,39 @@ def create_splits(
     return Splits(train, val, train.class_names)
 
 
-def _with_classes_of(train: LongTailedDataset, val: LongTailedDataset, options: dict) -> LongTailedDataset:
+def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None:
+    if train_list is None and val_list is not None:
+        raise UserError('a --val-list goes with a --train-list')
+    if train_list is not None and train_split not in TRAIN_SPLITS:
+        raise UserError(f"--train-split '{train_split}' is for data that have parts; with a --train-list leave it out")
+    if val_list is None:
+        return
+    if val_split not in EVAL_SPLITS:
+        raise UserError(f"--val-split '{val_split}' is for data that have parts; with a --val-list leave it out")
+    if os.path.abspath(train_list) == os.path.abspath(val_list):
+        raise UserError(f"'{train_list}' is both the --train-list and the --val-list")
+
+
+def _val_folder(root, val_split: str) -> str:
+    """The image folder to measure on beside a list of training images; the data folder itself may hold those too."""
+    path = find_split(root, val_split)
+    if path == os.fspath(root):
+        raise UserError(f"there is no folder '{val_split}' in '{root}' to measure on; add it, or give a --val-list")
+    return path
+
+
+def _with_classes_of(train, val, options: dict) -> LongTailedDataset | StreamDataset:
     """The validation split under the class indices of training."""
     unknown = [f"'{name}'" for name in val.class_names if name not in train.class_to_idx]
     if unknown:
         more = f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''
         raise UserError(f"validation has classes that training does not have: {', '.join(unknown[:5])}{more}")
-    if classes_come_from_folders(val.base):
+    first_classes = val.class_names == train.class_names[:len(val.class_names)]
+    if isinstance(val, StreamDataset) and first_classes:
+        return val.with_class_names(train.class_names)
+    if not isinstance(val, StreamDataset) and classes_come_from_folders(val.base):
         return create_dataset(**options | dict(class_map=train.class_to_idx))
-    if val.class_names == train.class_names[:len(val.class_names)]:
+    if first_classes:
         return LongTailedDataset(val.base, val.indices, class_names=train.class_names)
     raise UserError('training and validation number their classes differently; give a class map, or use lt/folder')
 
@@ -91,26 +130,44 @@ def fingerprint(splits: Splits) -> str:
     Returns:
         SHA-256 in hexadecimal.
     """
-    digest = hashlib.sha256()
     parts = [json.dumps(splits.class_names).encode()]
-    held = () if splits.holdout is None else (splits.holdout.targets, splits.holdout.indices)
-    for array in (splits.train.targets, splits.train.indices, splits.val.targets, *held):
-        parts.append(np.ascontiguousarray(array, dtype='<i8').tobytes())
-    for dataset in (splits.train, splits.val, *(() if splits.holdout is None else (splits.holdout,))):
-        parts.append(json.dumps(_file_names(dataset)).encode())
-    raw = splits.train.with_transform(None)
-    for i in np.linspace(0, len(raw) - 1, min(len(raw), _IMAGES_READ)).astype(int):
-        parts.append(np.asarray(raw[i][0]).tobytes())
+    parts += _stream_parts(splits) if isinstance(splits.train, StreamDataset) else _indexed_parts(splits)
+    digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, 'little'))
         digest.update(part)
     return digest.hexdigest()
 
 
-def _file_names(dataset: LongTailedDataset) -> list[str] | None:
-    """Where the dataset keeps a list of them; a Hugging Face table would have to be read for its."""
-    if hasattr(dataset.base, 'reader') and not classes_come_from_folders(dataset.base):
-        return None
-    if not len(dataset) or dataset.filename(0) is None:
-        return None
-    return [dataset.filename(i) for i in range(len(dataset))]
+def _indexed_parts(splits: Splits) -> Iterator[bytes]:
+    """Of sets whose labels, selection and file names are at hand."""
+    held = () if splits.holdout is None else (splits.holdout.targets, splits.holdout.indices)
+    for array in (splits.train.targets, splits.train.indices, splits.val.targets, *held):
+        yield np.ascontiguousarray(array, dtype='<i8').tobytes()
+    for dataset in (splits.train, splits.val, *(() if splits.holdout is None else (splits.holdout,))):
+        yield _file_names(dataset)
+    raw = splits.train.with_transform(None)
+    for i in np.linspace(0, len(raw) - 1, min(len(raw), _IMAGES_READ)).astype(int):
+        yield np.asarray(raw[i][0]).tobytes()
+
+
+def _stream_parts(splits: Splits) -> Iterator[bytes]:
+    """Of streams: counts in place of labels, names of the files that they come from, the first images."""
+    for stream in (splits.train, splits.val):
+        for counts in (stream.class_counts, stream.shard_lengths):
+            yield b'' if counts is None else np.ascontiguousarray(counts, dtype='<i8').tobytes()
+        yield json.dumps([os.path.basename(file) for file in stream.shards.files]).encode()
+    for image in splits.train.first_images(_IMAGES_READ):
+        yield np.asarray(image).tobytes()
+
+
+def _file_names(dataset: LongTailedDataset) -> bytes:
+    """A digest of them where the dataset keeps them; a Hugging Face table would have to be read for its."""
+    reader = getattr(dataset.base, 'reader', None)
+    keeps_names = reader is None or isinstance(reader, ReaderImageList) or classes_come_from_folders(dataset.base)
+    if not keeps_names or not len(dataset) or dataset.filename(0) is None:
+        return b''
+    digest = hashlib.sha256()
+    for i in range(len(dataset)):
+        digest.update(os.fsencode(dataset.filename(i)) + b'\0')
+    return digest.digest()

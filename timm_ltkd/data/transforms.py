@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from PIL import Image
 from timm.data import create_transform
 from timm.data.auto_augment import posterize
-from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms import MaybeToTensor, str_to_interp_mode
 from torchvision import transforms
+from torchvision.transforms import functional as F
 
 from ..errors import UserError, nearest
 
@@ -34,6 +35,7 @@ def create_train_transform(
         recount: int = 1,
         interpolation: str = 'random',
         no_aug: bool = False,
+        drawn_for: Sequence[int] | None = None,
 ) -> transforms.Compose:
     """timm's training transform; with `crop_mode='pad'` the crop of the CIFAR recipe in place of its first step.
 
@@ -41,7 +43,8 @@ def create_train_transform(
     have the input size already are not interpolated.
 
     Args:
-        input_size: (channels, height, width), (height, width) or one side, in pixels.
+        input_size: (channels, height, width), (height, width) or one side, in pixels. Of one channel: images are made
+            grey after all other steps.
         mean, std: Of the normalisation, per channel, for values from 0 to 1.
         crop_mode: 'rrc' random resized crop; 'rkrc', 'rkrr' resize keeping the ratio, then a centre or random crop;
             'pad' resize where needed, pad, then a random crop.
@@ -53,9 +56,11 @@ def create_train_transform(
         reprob, remode, recount: Random erasing: probability, 'const', 'rand' or 'pixel' filling, largest number.
         interpolation: Of resizing; 'random' draws bilinear or bicubic where the mode resizes at random.
         no_aug: Only resize, centre crop and normalise.
+        drawn_for: Another size, (…, height, width): given the same random draws as a transform of that size, this one
+            shows the same part of an image, augmented alike; see `TwoViews`.
 
     Raises:
-        UserError: A value out of its range.
+        UserError: A value out of its range, or something whose draws mean another thing at another size.
     """
     size = _checked_size(input_size)
     _check_normalisation(mean, std)
@@ -80,8 +85,13 @@ def create_train_transform(
         mean=tuple(mean),
         std=tuple(std),
     )
+    if aa and _channels(input_size) == 1:
+        raise UserError(f"auto-augmentation '{aa}' works on colours, and the network takes grey images; leave it out")
     if no_aug:
-        return create_transform(**options, no_aug=True)
+        return _with_channels(create_transform(**options, no_aug=True).transforms, input_size)
+    if drawn_for is not None and (reprob or crop_mode == 'rkrr'):
+        what = 'random erasing hits' if reprob else "the crop mode 'rkrr' takes"
+        raise UserError(f'{what} another part of an image of another size; choose another augmentation')
     try:
         stages = create_transform(
             **options,
@@ -105,8 +115,8 @@ def create_train_transform(
     for step in steps:
         _allow_black_posterize(step)
     if crop_mode == 'pad':
-        steps[:1] = _padded_crop(size, crop_padding, interpolation)
-    return transforms.Compose(steps)
+        steps[:1] = _padded_crop(size, crop_padding, interpolation, drawn_for and _checked_size(drawn_for))
+    return _with_channels(steps, input_size)
 
 
 def create_eval_transform(
@@ -136,15 +146,46 @@ def create_eval_transform(
         _check_choice('evaluation crop mode', crop_mode, EVAL_CROP_MODES)
     if crop_pct is not None and not (math.isfinite(crop_pct) and crop_pct > 0):
         raise UserError(f'crop_pct must be above 0, got {crop_pct}')
-    return create_transform(
+    transform = create_transform(
         size, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation, mean=tuple(mean), std=tuple(std))
+    return _with_channels(transform.transforms, input_size)
 
 
-def _padded_crop(size: tuple[int, int], padding: int, interpolation: str) -> list:
+def _with_channels(steps: Sequence, input_size) -> transforms.Compose:
+    """The steps as one; for a network of one channel images become grey before they become a tensor."""
+    steps = list(steps)
+    if _channels(input_size) == 1:
+        at = next(i for i, step in enumerate(steps) if isinstance(step, MaybeToTensor))
+        steps.insert(at, transforms.Grayscale())
+    return transforms.Compose(steps)
+
+
+class ScaledCrop:
+    """The part of an image that `RandomCrop(drawn_for, padding)` cuts of the image of another size, by its draws.
+
+    Args:
+        size: (height, width) of the image, and of what is cut.
+        drawn_for: The other size.
+        padding: Of the image of that size, in pixels on each side; black.
+    """
+
+    def __init__(self, size: tuple[int, int], drawn_for: tuple[int, int], padding: int):
+        self.size, self.drawn_for, self.padding = size, drawn_for, padding
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        height, width = (side + 2 * self.padding for side in self.drawn_for)
+        drawn = transforms.RandomCrop.get_params(Image.new('1', (width, height)), self.drawn_for)[:2]
+        top, left = (
+            round((offset - self.padding) * side / other)
+            for offset, side, other in zip(drawn, self.size, self.drawn_for, strict=True))
+        return F.crop(image, top, left, *self.size)  # black outside the image
+
+
+def _padded_crop(size: tuple[int, int], padding: int, interpolation: str, drawn_for: tuple[int, int] | None) -> list:
     mode = str_to_interp_mode('bilinear' if interpolation == 'random' else interpolation)
     return [
         transforms.Resize(size, interpolation=mode),  # leaves an image of this size as it is
-        transforms.RandomCrop(size, padding=padding),
+        transforms.RandomCrop(size, padding=padding) if drawn_for is None else ScaledCrop(size, drawn_for, padding),
     ]
 
 
@@ -159,6 +200,11 @@ def _posterize(image: Image.Image, bits_to_keep: int, **options) -> Image.Image:
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)  # black, as earlier versions of Pillow gave
     return posterize(image, bits_to_keep, **options)
+
+
+def _channels(input_size) -> int:
+    """As the size says; 3 where it says none."""
+    return input_size[0] if not isinstance(input_size, int) and len(input_size) == 3 else 3
 
 
 def _checked_size(input_size) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 """What is told about a run: tables, summary.csv, figures and the report files."""
-from .plots import plot_accuracy_by_frequency, plot_curves
+from .plots import plot_accuracy_by_frequency, plot_class_profile, plot_curves
 from .profile import data_profile, group_classes
 from .summary import read_summary, write_summary
 from .table import format_table, markdown_table
@@ -11,6 +11,7 @@ __all__ = [
     'group_classes',
     'markdown_table',
     'plot_accuracy_by_frequency',
+    'plot_class_profile',
     'plot_curves',
     'read_summary',
     'write_report',

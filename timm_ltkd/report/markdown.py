@@ -14,30 +14,26 @@ def markdown_report(
         class_names: Sequence[str],
         run: Mapping[str, Any],
         files: Mapping[str, str],
-        many: int = 100,
-        few: int = 20,
         holdout_rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The page as Markdown text.
 
     Args:
         rows: Reports by row name; with two of them, teacher then student, their difference by group is shown.
-        prior: Counts of the training set.
+        prior: Counts of the training set, and the boundaries of the shot groups.
         class_names: Names by class index, `[C]`.
         run: Facts of the run; nested ones are shown as `outer.inner`.
         files: What each file written beside the page holds, by file name.
-        many: A class with more training images is many-shot.
-        few: A class with fewer training images is few-shot.
         holdout_rows: As `rows`, on held-out training images.
     """
-    sections = ['# Results', f'{markdown_table(rows)}\n\n{_legend(many, few)}']
+    sections = ['# Results', f'{markdown_table(rows)}\n\n{_legend(prior.many, prior.few)}']
     if run.get('best'):
         sections.append(_best(run['best']))
     if holdout_rows:
         sections += ['## On the holdout', markdown_table(holdout_rows)]
     if len(rows) == 2:
-        sections += ['## Student minus teacher', _difference(*rows.values(), prior, many, few)]
-    sections += ['## Training data', _bullets(data_profile(prior, class_names, many, few).splitlines())]
+        sections += ['## Student minus teacher', _difference(*rows.values(), prior)]
+    sections += ['## Training data', _bullets(data_profile(prior, class_names).splitlines())]
     facts = [f'{key}: {value}' for key, value in _flatten({k: v for k, v in run.items() if k != 'best'})]
     if facts:
         sections += ['## Run', _bullets(facts)]
@@ -58,21 +54,16 @@ _CHOSEN = {
 
 
 def _best(best: Mapping[str, Any]) -> str:
-    value = best.get('value')
+    value, epoch = best.get('value'), best.get('epoch')
     value = f'{value:.2f}' if isinstance(value, int | float) else value
-    return markdown_escape(f"Best {best.get('metric')}: {value} at epoch {best.get('epoch')} (counted from 0), "
+    epoch = epoch + 1 if isinstance(epoch, int) else epoch  # programs count from 0, see report.json
+    return markdown_escape(f"Best {best.get('metric')}: {value} at epoch {epoch} (counted from 1), "
                            f"chosen on {best.get('chosen_on')}. {_CHOSEN[best.get('chosen_on') == 'holdout']}")
 
 
-def _difference(
-        teacher: Mapping[str, Any],
-        student: Mapping[str, Any],
-        prior: ClassPrior,
-        many: int,
-        few: int,
-) -> str:
+def _difference(teacher: Mapping[str, Any], student: Mapping[str, Any], prior: ClassPrior) -> str:
     """Teacher, student and their difference over all classes (balanced) and over those of each shot group."""
-    groups = {'balanced': list(range(prior.num_classes)), **group_classes(prior, many, few)}
+    groups = {'balanced': list(range(prior.num_classes)), **group_classes(prior)}
     lines = []
     for name, classes in groups.items():
         before, after = teacher.get(name), student.get(name)

@@ -1,4 +1,4 @@
-"""Figures of a run as PNG: accuracy against class frequency, and the curves over the epochs."""
+"""Figures of a run as PNG: images per class, accuracy against class frequency, and the curves over the epochs."""
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito: safe for colour-blind
+GROUP_COLOURS = dict(zip(('many', 'medium', 'few'), COLOURS, strict=False))
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
 DASHES = ('-', '--', '-.', ':')  # curves that coincide, as top-1 and balanced on a balanced test set, both show
 SMOOTH_ABOVE = 20  # with more classes than this single accuracies are too noisy to join, a running mean is drawn
@@ -25,8 +26,6 @@ def plot_accuracy_by_frequency(
         path: str | os.PathLike,
         rows: Mapping[str, Mapping[str, Any]],
         prior: ClassPrior,
-        many: int = 100,
-        few: int = 20,
 ) -> None:
     """Draw each report's per-class accuracy over the classes sorted by training images, most first.
 
@@ -35,9 +34,7 @@ def plot_accuracy_by_frequency(
     Args:
         path: The PNG file to replace.
         rows: Reports of `timm_ltkd.metrics.long_tail_report` by the name to show.
-        prior: Counts of the training set.
-        many: A class with more training images is many-shot.
-        few: A class with fewer training images is few-shot.
+        prior: Counts of the training set, and the boundaries of the shot groups.
 
     Raises:
         UserError: A report of another number of classes than the prior.
@@ -49,7 +46,7 @@ def plot_accuracy_by_frequency(
     order = np.argsort(-prior.counts.numpy(), kind='stable')
     picture = _new_figure(5.5)
     upper, lower = picture.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _shade_groups((upper, lower), order, group_classes(prior, many, few))
+    _shade_groups((upper, lower), order, group_classes(prior))
     for index, (name, row) in enumerate(rows.items()):
         accuracy = np.array([np.nan if value is None else value for value in row['per_class']], dtype=np.float64)
         _draw_accuracy(upper, accuracy[order], figure_text(name), index)
@@ -59,14 +56,38 @@ def plot_accuracy_by_frequency(
     columns = 1 if len(''.join(labels)) > 90 else max(len(labels), 1)  # long model names go below each other
     picture.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False)
 
-    ranks = np.arange(1, prior.num_classes + 1)
-    lower.step(ranks, prior.counts.numpy()[order], where='mid', color='0.25')
-    for threshold in (many, few):
+    lower.stairs(prior.counts.numpy()[order], _class_edges(prior), baseline=None, color='0.25', linewidth=1.5)
+    for threshold in (prior.many, prior.few):
         if prior.counts.min() <= threshold <= prior.counts.max():
             lower.axhline(threshold, color='0.5', linestyle=':', linewidth=1)
-    lower.set(yscale='log', ylabel='training images', xlabel='class, by training images (most first)',
-              xlim=(0.5, prior.num_classes + 0.5))
-    _whole_ticks(lower)
+    _label_classes(lower, prior)
+    _save(picture, path)
+
+
+def plot_class_profile(path: str | os.PathLike, prior: ClassPrior) -> None:
+    """Draw the training images of every class on a log axis, most first, in the colour of its shot group.
+
+    Args:
+        path: The PNG file to replace.
+        prior: Counts of the training set, and the boundaries of the shot groups.
+    """
+    order = np.argsort(-prior.counts.numpy(), kind='stable')
+    counts, edges, floor = prior.counts.numpy()[order], _class_edges(prior), 0.7  # a class of one image shows too
+    rank = np.argsort(order)
+    picture = _new_figure(4.)
+    axes = picture.subplots()
+    for name, classes in group_classes(prior).items():
+        first, last = rank[classes].min(), rank[classes].max() + 1
+        images = int(counts[first:last].sum())
+        axes.stairs(
+            counts[first:last], edges[first:last + 1], baseline=floor, fill=True, color=GROUP_COLOURS[name],
+            label=f'{name}: {len(classes):,} classes, {images:,} images')
+    _label_classes(axes, prior)
+    axes.set(ylim=(floor, 1.3 * counts[0]), title=(
+        f'{prior.num_classes:,} classes, {prior.num_samples:,} training images, '
+        f'imbalance factor {prior.imbalance_factor:.4g}'))
+    picture.legend(
+        loc='outside lower center', ncols=3, fontsize='small', columnspacing=1, handlelength=1, frameon=False)
     _save(picture, path)
 
 
@@ -112,9 +133,27 @@ def _save(picture: 'Figure', path: str | os.PathLike) -> None:
         picture.savefig(aside, format='png')
 
 
+def _class_edges(prior: ClassPrior) -> np.ndarray:
+    """Where classes begin and end on their axis, `[C + 1]`: the first is around 1."""
+    return np.arange(prior.num_classes + 1) + 0.5
+
+
+def _label_classes(axes: 'Axes', prior: ClassPrior) -> None:
+    """Classes by rank to the right, their images on a log axis upwards; both are counted, and told in whole numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    edges = _class_edges(prior)
+    axes.set(yscale='log', ylabel='training images', xlabel='class, by training images (most first)',
+             xlim=(edges[0], edges[-1]), ylim=(0.6 * float(prior.counts.min()), 1.6 * float(prior.counts.max())))
+    steps = (1, 2, 5) if prior.imbalance_factor < 50 else (1,)
+    axes.yaxis.set_major_locator(FixedLocator([step * 10 ** power for power in range(10) for step in steps]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,g}'))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    _whole_ticks(axes)
+
+
 def _whole_ticks(axes: 'Axes') -> None:
-    """Classes and epochs are counted: no tick at 2.5."""
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    """Classes and epochs are counted: no tick at 2.5, also where there is but one."""
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def _shade_groups(all_axes: Sequence['Axes'], order: np.ndarray, groups: Mapping[str, Sequence[int]]) -> None:

@@ -6,20 +6,18 @@ from ..prior import ClassPrior
 from .text import printable
 
 
-def data_profile(prior: ClassPrior, class_names: Sequence[str] | None = None, many: int = 100, few: int = 20) -> str:
+def data_profile(prior: ClassPrior, class_names: Sequence[str] | None = None) -> str:
     """Classes, images, largest and smallest class, imbalance factor and shot groups; a fact a line.
 
     Args:
-        prior: Counts of the training set.
+        prior: Counts of the training set, and the boundaries of the shot groups.
         class_names: Names by class index, `[C]`; the index alone is shown without them.
-        many: A class with more training images is many-shot.
-        few: A class with fewer training images is few-shot.
 
     Raises:
         UserError: Another number of names than classes.
     """
     check_names(prior, class_names)
-    groups = group_classes(prior, many, few)
+    groups = group_classes(prior)
     sizes = [f'{name} {len(classes)} ({_images(prior, classes)} images)' for name, classes in groups.items()]
     return '\n'.join([
         f'classes: {prior.num_classes}',
@@ -27,13 +25,13 @@ def data_profile(prior: ClassPrior, class_names: Sequence[str] | None = None, ma
         f'largest class: {_describe(prior, int(prior.counts.argmax()), class_names)}',
         f'smallest class: {_describe(prior, int(prior.counts.argmin()), class_names)}',
         f'imbalance factor: {prior.imbalance_factor:.4g}',
-        f"classes by training images (many > {many}, few < {few}): {', '.join(sizes)}",
+        f"classes by training images (many > {prior.many}, few < {prior.few}): {', '.join(sizes)}",
     ])
 
 
-def group_classes(prior: ClassPrior, many: int = 100, few: int = 20) -> dict[str, list[int]]:
+def group_classes(prior: ClassPrior) -> dict[str, list[int]]:
     """The class indices of each shot group that has any."""
-    masks = prior.shot_groups(many=many, few=few)
+    masks = prior.shot_groups()
     return {name: mask.nonzero()[:, 0].tolist() for name, mask in masks.items() if mask.any()}
 
 

@@ -10,13 +10,14 @@ from ..errors import UserError
 from ..files import replace_file
 from ..prior import ClassPrior
 from .markdown import markdown_report
-from .plots import plot_accuracy_by_frequency, plot_curves
+from .plots import plot_accuracy_by_frequency, plot_class_profile, plot_curves
 from .profile import check_names, group_classes
 from .summary import write_csv
 
 FILES = {
     'report.json': 'every figure, for programs',
     'per_class.csv': 'training images and accuracy of each class',
+    'class_profile.png': 'training images of each class, most first',
     'accuracy_by_frequency.png': 'accuracy of each class against its training images',
     'curves.png': 'losses, accuracies and learning rate over the epochs',
 }
@@ -32,23 +33,19 @@ def write_report(
         class_names: Sequence[str],
         history: Sequence[Mapping[str, Any]],
         run: Mapping[str, Any],
-        many: int = 100,
-        few: int = 20,
 ) -> list[Path]:
-    """Write report.json, report.md, per_class.csv, accuracy_by_frequency.png and curves.png, each whole or not at all.
+    """Write report.json, report.md, per_class.csv and the figures, each file whole or not at all.
 
     Args:
         folder: Where to; made if it is not there.
         student: Report of `timm_ltkd.metrics.long_tail_report` of what was trained.
         teacher: The same of its teacher.
         holdout: Reports by role (`student`, `teacher`) on held-out training images, shown beside if there are any.
-        prior: Counts of the training set.
+        prior: Counts of the training set, and the boundaries of the shot groups.
         class_names: Names by class index, `[C]`.
         history: Rows of the summary, one an epoch; without any there is no curves.png.
         run: Facts of the run, kept as they are under `run`. `student` and `teacher`, if text, name the models in
             tables and plots; `best` (metric, value, epoch, chosen_on) is also put at the top of report.json.
-        many: A class with more training images is many-shot.
-        few: A class with fewer training images is few-shot.
 
     Returns:
         The paths written.
@@ -66,13 +63,13 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     rows = {_row_name(role, run): report for role, report in reports.items()}
     holdout_rows = {_row_name(role, run): holdout[role] for role in reports if role in (holdout or {})}
-    groups = group_classes(prior, many, few)
+    groups = group_classes(prior)
     files = {name: holds for name, holds in FILES.items() if history or name != 'curves.png'}
 
-    _write_text(folder / 'report.md', markdown_report(
-        rows, prior, class_names, run, files, many, few, holdout_rows))
+    _write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, holdout_rows))
     _write_per_class(folder / 'per_class.csv', reports, prior, class_names, groups)
-    plot_accuracy_by_frequency(folder / 'accuracy_by_frequency.png', rows, prior, many, few)
+    plot_class_profile(folder / 'class_profile.png', prior)
+    plot_accuracy_by_frequency(folder / 'accuracy_by_frequency.png', rows, prior)
     if history:
         plot_curves(folder / 'curves.png', history)
     _write_text(folder / 'report.json', _as_json(
@@ -106,6 +103,8 @@ def _as_json(
             'class_counts': [int(count) for count in prior.counts],
             'class_names': [str(name) for name in class_names],
             'groups': groups,
+            'many_shot': prior.many,
+            'few_shot': prior.few,
         },
         'run': run,
     }

@@ -1,0 +1,183 @@
+"""List files: what is read from them, and what is refused."""
+import copy
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import timm.data
+from PIL import Image
+
+from timm_ltkd.data import create_dataset, create_splits, fingerprint
+from timm_ltkd.data.lists import PackedPaths, read_list
+from timm_ltkd.errors import UserError
+
+CLASSES = ['ant', 'bee', 'cat']
+
+
+def write_list(path, files, root, labels=None):
+    """A list of the files, labelled by their folders unless told otherwise."""
+    labels = [CLASSES.index(file.parent.name) for file in files] if labels is None else labels
+    path.write_text(''.join(f'{f.relative_to(root)} {label}\n' for f, label in zip(files, labels, strict=True)))
+    return path
+
+
+@pytest.fixture
+def lists(image_root, tmp_path):
+    """`train_list` and `val_list` of the images, in an order of their own."""
+    found = {}
+    for split in ('train', 'val'):
+        files = sorted((image_root / split).glob('*/*.png'), key=lambda f: (f.name, f))
+        found[f'{split}_list'] = write_list(tmp_path / f'{split}.txt', files, image_root)
+    return found
+
+
+def refusal(make, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        make(*args, **kwargs)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def test_every_form_of_line(tmp_path):
+    (tmp_path / 'list.txt').write_bytes(
+        '\ufefftrain/a b/x 1.jpg 0\r\n\n./é/y.jpg\t 1  \n/absolute/z.jpg 1\n'.encode() + b'caf\xe9/w.jpg 2')
+    paths, targets, class_names = read_list(tmp_path / 'list.txt')
+    assert list(paths) == ['train/a b/x 1.jpg', './é/y.jpg', '/absolute/z.jpg', 'caf\udce9/w.jpg']
+    assert targets.tolist() == [0, 1, 1, 2] and targets.dtype == np.int64
+    assert class_names == ['0', '1', '2']
+
+
+@pytest.mark.parametrize('line', ['a.jpg', 'a.jpg x', 'a.jpg -1', 'a.jpg 1.0', 'a.jpg,1', 'a.jpg 123456789', '7'])
+def test_a_malformed_line_is_told_by_its_number(tmp_path, line):
+    (tmp_path / 'list.txt').write_text(f'a.jpg 0\n\n{line}\nb.jpg 1\n')
+    assert f"list.txt', line 3: expected the path of an image and the index of its class, got '{line}'" in refusal(
+        read_list, tmp_path / 'list.txt')
+
+
+def test_files_that_are_no_lists(tmp_path):
+    assert 'cannot read the list' in refusal(read_list, tmp_path / 'none.txt')
+    assert 'cannot read the list' in refusal(read_list, tmp_path)
+    (tmp_path / 'empty.txt').write_text('\n')
+    assert 'names no image' in refusal(read_list, tmp_path / 'empty.txt')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'picture.png')
+    assert 'line 1: expected' in refusal(read_list, tmp_path / 'picture.png')
+
+
+@pytest.mark.parametrize('paths, names', [
+    (['t/n02/a.jpg', 't/n01/b.jpg', 't/n02/c.jpg'], ['n02', 'n01']),
+    (['n02/images/a.jpg', 'n01/images/b.jpg', 'n02/images/c.jpg'], ['n02/images', 'n01/images']),
+    (['t/n02/a.jpg', 't/n01/b.jpg', 't/n03/c.jpg'], ['0', '1']),  # two directories for class 0
+    (['t/a.jpg', 't/b.jpg', 't/c.jpg'], ['0', '1']),  # one for both
+    (['a.jpg', 'n01/b.jpg', 'c.jpg'], ['0', '1']),  # none for class 0
+])
+def test_class_names_come_from_directories_that_tell_classes_apart(tmp_path, paths, names):
+    (tmp_path / 'list.txt').write_text(''.join(f'{p} {c}\n' for p, c in zip(paths, (0, 1, 0), strict=True)))
+    assert read_list(tmp_path / 'list.txt').class_names == names
+
+
+def test_packed_paths_are_a_sequence_of_strings():
+    texts = ['', 'ä b', 'c' * 300]
+    paths = PackedPaths(text.encode() for text in texts)
+    assert list(paths) == texts == list(pickle.loads(pickle.dumps(paths))) and len(paths) == 3
+    assert paths[-1] == texts[-1]
+    with pytest.raises(IndexError):
+        paths[3]
+
+
+def test_a_list_is_a_timm_dataset(image_root, lists):
+    dataset = create_dataset('list', image_root, list_file=lists['train_list'])
+    assert isinstance(dataset.base, timm.data.ImageDataset)
+    assert dataset.class_names == CLASSES and dataset.class_counts.tolist() == [12, 12, 12]
+    assert dataset.filename(1) == 'train/bee/000.png' and dataset.filename(1, basename=True) == '000.png'
+    assert dataset.filename(1, absolute=True) == str(image_root / 'train/bee/000.png')
+    image, target = pickle.loads(pickle.dumps(dataset))[1]
+    assert image.mode == 'RGB' and target == 1
+    assert image.tobytes() == Image.open(image_root / 'train/bee/000.png').tobytes()
+    doubled = dataset.with_transform(lambda image: 2)
+    assert doubled[0] == (2, 0) and isinstance(dataset[0][0], Image.Image)
+    assert copy.copy(dataset.base).filename(0) == 'train/ant/000.png'
+
+
+def test_both_splits_by_lists(image_root, lists):
+    splits = create_splits('lt/list', image_root, **lists, imbalance_factor=4)
+    assert splits.train.class_counts.tolist() == [12, 6, 3] and splits.val.class_counts.tolist() == [4, 4, 4]
+    for dataset in (splits.train, splits.val):
+        for i in range(len(dataset)):
+            assert splits.class_names[dataset[i][1]] == dataset.filename(i).split('/')[-2]
+
+
+def test_validation_from_a_folder_goes_by_the_names_of_classes(image_root, lists, tmp_path):
+    files = sorted((image_root / 'train').glob('*/*.png'))
+    order = ['cat', 'ant', 'bee']  # not that of the folders
+    write_list(lists['train_list'], files, image_root, [order.index(f.parent.name) for f in files])
+    splits = create_splits('lt/list', image_root, train_list=lists['train_list'])
+    assert splits.class_names == order == splits.val.class_names
+    assert all(order[splits.val[i][1]] == splits.val.filename(i).split('/')[0] for i in range(12))
+    shutil.rmtree(image_root / 'val' / 'cat')
+    splits = create_splits('lt/list', image_root, train_list=lists['train_list'])
+    assert splits.val.class_counts.tolist() == [0, 4, 4]
+    shutil.rmtree(image_root / 'val')
+    assert "no split 'validation'" in refusal(create_splits, 'list', image_root, train_list=lists['train_list'])
+    assert "no folder 'validation'" in refusal(
+        create_splits, 'list', image_root / 'train', train_list=lists['train_list'])
+
+
+def test_a_class_map_names_the_classes(image_root, lists, tmp_path):
+    (tmp_path / 'names.txt').write_text('Ameise\nBiene\nKatze\n')
+    splits = create_splits('list', image_root, **lists, class_map=tmp_path / 'names.txt')
+    assert splits.class_names == splits.val.class_names == ['Ameise', 'Biene', 'Katze']
+    (tmp_path / 'names.txt').write_text('Ameise\nBiene\n')
+    assert "is of class 2, but there are 2 classes (0 to 1)" in refusal(
+        create_splits, 'list', image_root, **lists, class_map=tmp_path / 'names.txt')
+    (tmp_path / 'names.txt').write_text('Ameise\nBiene\nKatze\nDohle\n')
+    assert "no training image for class 'Dohle' (index 3)" in refusal(
+        create_splits, 'list', image_root, **lists, class_map=tmp_path / 'names.txt')
+
+
+def test_a_skipped_index_is_told(image_root, lists):
+    files = sorted((image_root / 'train').glob('*/*.png'))
+    write_list(lists['train_list'], files, image_root, [[0, 2, 4][CLASSES.index(f.parent.name)] for f in files])
+    assert "class '1' (index 1), '3' (index 3)" in refusal(create_splits, 'list', image_root, **lists)
+
+
+def test_a_validation_class_that_training_lacks_is_told(image_root, lists):
+    with lists['val_list'].open('a') as f:
+        f.write('val/ant/000.png 3\n')
+    assert "image 'val/ant/000.png' is of class 3, but there are 3 classes" in refusal(
+        create_splits, 'list', image_root, **lists)
+
+
+def test_a_missing_image_is_told_when_it_is_read(image_root, lists):
+    (image_root / 'train' / 'bee' / '000.png').unlink()
+    dataset = create_dataset('list', image_root, list_file=lists['train_list'])
+    assert len(dataset) == 36 and dataset[0][1] == 0
+    assert f"there is no image '{image_root}/train/bee/000.png'" in refusal(dataset.__getitem__, 1)
+
+
+def test_lists_and_names_must_fit(image_root, lists, tmp_path):
+    train = lists['train_list']
+    assert 'needs a list file: --train-list' in refusal(create_dataset, 'lt/list', image_root)
+    for name in ('lt/folder', 'lt/digits', 'lt/tinyimagenet', 'lt/imagenet_by_counts', 'imagenet', 'hfids/x'):
+        assert 'takes no list file; these do: list, lt/list, lt/imagenet' in refusal(
+            create_dataset, name, image_root, list_file=train)
+    assert "write 'lt/list'" in refusal(create_dataset, 'list', image_root, list_file=train, imbalance_factor=2)
+    assert 'needs a data folder' in refusal(create_dataset, 'list', list_file=train)
+    assert 'does not exist' in refusal(create_dataset, 'list', tmp_path / 'none', list_file=train)
+    assert 'goes with a --train-list' in refusal(create_splits, 'lt/folder', image_root, val_list=train)
+    assert 'both the --train-list and the --val-list' in refusal(
+        create_splits, 'list', image_root, train_list=train, val_list=str(train))
+    assert "--train-split 'small'" in refusal(create_splits, 'list', image_root, 'small', **lists)
+    assert "--val-split 'test'" in refusal(create_splits, 'list', image_root, val_split='test', **lists)
+
+
+def test_fingerprint_knows_the_order_and_the_names(image_root, lists, tmp_path):
+    def of(root=image_root):
+        return fingerprint(create_splits('list', root, **lists))
+
+    first = of()
+    shutil.copytree(image_root, tmp_path / 'moved')
+    assert first == of() == of(tmp_path / 'moved')
+    lines = lists['val_list'].read_text().splitlines()
+    lists['val_list'].write_text('\n'.join([lines[3], *lines[1:3], lines[0], *lines[4:]]))  # two of one class
+    assert of() != first

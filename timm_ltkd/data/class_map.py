@@ -1,0 +1,94 @@
+"""Which of another label space's classes are those of the data: read from a file, or matched by name."""
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError, nearest
+
+
+def read_class_map(path: str | os.PathLike, class_names: Sequence[str], num_outputs: int) -> list[int]:
+    """For each class of the data its index in another label space, such as a teacher's.
+
+    Args:
+        path: JSON, a dict from class name to index or a list of indices in class order; or text with a line for each
+            class, an index in class order or `name index`.
+        class_names: Of the data, by class index, [C].
+        num_outputs: Size of the other label space.
+
+    Returns:
+        [C].
+
+    Raises:
+        UserError: No such file or of another form, a class without an index, an index out of range, or one that two
+            classes share.
+    """
+    entries = _read(Path(path))
+    indices = _in_class_order(entries, class_names, path) if isinstance(entries, dict) else entries
+    if len(indices) != len(class_names):
+        raise UserError(f'{path} has {len(indices)} indices and the data {len(class_names)} classes; give one for each')
+    taken: dict[int, str] = {}
+    for name, index in zip(class_names, indices, strict=True):
+        if not 0 <= index < num_outputs:
+            raise UserError(f"{path}: the index of '{name}' is {index}; it must be from 0 to {num_outputs - 1}")
+        if index in taken:
+            raise UserError(f"{path}: '{taken[index]}' and '{name}' have the same index {index}; give each its own")
+        taken[index] = name
+    return indices
+
+
+def match_class_names(class_names: Sequence[str], others: Sequence[str]) -> list[int] | None:
+    """The index of each class in another label space by name, [C]; None if a name is not there, or there twice."""
+    wanted = set(class_names)
+    found = [name for name in others if name in wanted]
+    if len(found) != len(wanted) or set(found) != wanted:
+        return None
+    index = {name: i for i, name in enumerate(others)}
+    return [index[name] for name in class_names]
+
+
+def _in_class_order(entries: dict[str, int], class_names: Sequence[str], path) -> list[int]:
+    if missing := [name for name in class_names if name not in entries]:
+        more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+        raise UserError(f"{path} has no index for class '{missing[0]}'{more}{nearest(missing[0], entries)}")
+    return [entries[name] for name in class_names]
+
+
+def _read(path: Path) -> dict[str, int] | list[int]:
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f'cannot read the class map {path}: {e}') from None
+    if text.lstrip()[:1] in ('{', '['):
+        return _from_json(text, path)
+    return _from_lines(text, path)
+
+
+def _from_json(text: str, path: Path) -> dict[str, int] | list[int]:
+    try:
+        entries = json.loads(text)
+    except ValueError as e:
+        raise UserError(f'{path} is not valid JSON: {e}') from None
+    for index in entries.values() if isinstance(entries, dict) else entries:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise UserError(f'{path}: a class index is a whole number, got {index!r}')
+    return entries
+
+
+def _from_lines(text: str, path: Path) -> dict[str, int] | list[int]:
+    """Indices where every line is one, else `name index`; a name may have spaces."""
+    named, indices = {}, []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        index = line.split()[-1]
+        name = line.strip().removesuffix(index).strip()
+        if not index.isdecimal() or (indices if name else named):
+            raise UserError(f"{path} line {number}: '{line}' is not an index, or name and index, as on the others")
+        if name in named:
+            raise UserError(f"{path} line {number}: class '{name}' comes twice")
+        if name:
+            named[name] = int(index)
+        else:
+            indices.append(int(index))
+    return named or indices

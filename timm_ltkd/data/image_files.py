@@ -1,0 +1,104 @@
+"""A user's own images, without labels: a folder of them, or one file."""
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from timm.data.readers import get_img_extensions
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ..errors import UserError, last_line
+from .loader import process_options
+from .reading import read_image
+from .sampler import ShardSampler
+
+
+class ImageBatch(NamedTuple):
+    """Images that could be read, and what to say of those that could not.
+
+    Attributes:
+        pixels: Float `[B, channels, H, W]`; None if none could be read.
+        index: Their positions among the files, int64 `[B]`.
+        broken: A message for each of the others.
+    """
+    pixels: torch.Tensor | None
+    index: torch.Tensor
+    broken: list[str]
+
+
+def find_images(path: str | os.PathLike) -> list[str]:
+    """The image files below a folder, links followed and hidden files left out, sorted; or the one file itself.
+
+    Raises:
+        UserError: Nothing there, or a folder without images.
+    """
+    path = os.fspath(path)
+    if os.path.isfile(path):
+        return [path]
+    if not os.path.isdir(path):
+        raise UserError(f"there is no image file or folder '{path}'")
+    extensions = tuple(get_img_extensions())
+    found = []
+    for folder, below, files in os.walk(path, followlinks=True):
+        below[:] = [name for name in below if not name.startswith('.')]
+        found += [
+            os.path.join(folder, name) for name in files
+            if name.lower().endswith(extensions) and not name.startswith('.')]
+    if not found:
+        raise UserError(f"there are no images ({' '.join(extensions)}) in '{path}'")
+    return sorted(found, key=lambda file: Path(file).parts)
+
+
+def create_image_loader(
+        files: Sequence[str],
+        transform,
+        *,
+        mode: str = 'RGB',
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+) -> DataLoader:
+    """Batches of this rank's share of the files, each file once over all ranks, in order.
+
+    Args:
+        files: Of images.
+        transform: From an image to a tensor.
+        mode: Pillow's mode that images are converted to first.
+        batch_size: Per process; a batch has fewer where images are broken.
+        rank: Of this process.
+        world_size: Number of processes.
+        workers: Loader processes; 0 loads in this one.
+        pin_memory: Page-locked batches, for copies to an accelerator.
+
+    Returns:
+        A loader of `ImageBatch`.
+    """
+    return DataLoader(
+        _ImageFiles(files, transform, mode), batch_size=batch_size, sampler=ShardSampler(len(files), rank, world_size),
+        collate_fn=_collate, **process_options(workers, pin_memory))
+
+
+class _ImageFiles(Dataset):
+    """(pixels, None) of a file, or (None, message) of one that cannot be read; and its position."""
+
+    def __init__(self, files: Sequence[str], transform, mode: str):
+        self.files, self.transform, self.mode = files, transform, mode
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Any, str | None, int]:
+        try:
+            return self.transform(read_image(self.files[index], self.mode)), None, index
+        except UserError as e:
+            return None, last_line(e), index
+
+
+def _collate(samples: Sequence[tuple[Any, str | None, int]]) -> ImageBatch:
+    pixels = [image for image, _, _ in samples if image is not None]
+    index = [index for image, _, index in samples if image is not None]
+    broken = [message for _, message, _ in samples if message is not None]
+    return ImageBatch(default_collate(pixels) if pixels else None, torch.tensor(index, dtype=torch.int64), broken)

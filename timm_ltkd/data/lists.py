@@ -1,0 +1,144 @@
+"""Images named one by one: the list files that long-tailed sets are published as, and a timm reader over them."""
+import codecs
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from timm.data.readers.reader import Reader
+
+from ..errors import UserError
+
+_LONGEST_LABEL = 7  # digits; ten million classes are a mistake
+
+
+class PackedPaths(Sequence):
+    """Paths in one piece of memory, `[N]`.
+
+    A million strings take twice as much, and every loader worker ends up with a copy of its own: reading a Python
+    object writes to the memory it shares.
+    """
+
+    def __init__(self, paths: Iterable[bytes] = ()):
+        self._text, self._ends = bytearray(), array('q', [0])
+        for path in paths:
+            self.append(path)
+
+    def append(self, path: bytes) -> None:
+        self._text += path
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]  # counts from the end, and refuses what is outside
+        return os.fsdecode(bytes(self._text[self._ends[index]:self._ends[index + 1]]))
+
+    def __iter__(self) -> Iterator[str]:
+        for start, end in pairwise(self._ends):
+            yield os.fsdecode(bytes(self._text[start:end]))
+
+
+class ImageList(NamedTuple):
+    """What a list file holds.
+
+    Attributes:
+        paths: As they stand there, `[N]`.
+        targets: Class index of each, int64 `[N]`.
+        class_names: By class index, `[C]`; the indices themselves where nothing tells.
+    """
+    paths: PackedPaths
+    targets: np.ndarray
+    class_names: list[str]
+
+
+def read_list(path: str | os.PathLike, class_names: Sequence[str] | None = None) -> ImageList:
+    """Read a list file: on each line the path of an image, a blank, and the index of its class.
+
+    The form of the published lists of ImageNet-LT, Places-LT and iNaturalist 2018. A path may contain blanks; empty
+    lines count for nothing. The images themselves are not looked at.
+
+    Args:
+        path: The file.
+        class_names: By class index, `[C]`; by default, where the images of every class lie in a directory of their
+            own, its name (or, where two of these are alike, as much of its path as tells all apart).
+
+    Raises:
+        UserError: No such file, nothing in it, or a line of another form (its number is given) or with a class that
+            has no name.
+    """
+    paths, targets = PackedPaths(), array('q')
+    try:
+        with open(path, 'rb') as f:
+            for number, line in enumerate(f, 1):
+                entry = line.removeprefix(codecs.BOM_UTF8).rsplit(None, 1)
+                if len(entry) == 2 and entry[1].isdigit() and len(entry[1]) <= _LONGEST_LABEL:
+                    paths.append(entry[0])
+                    targets.append(int(entry[1]))
+                elif entry:
+                    raise UserError(
+                        f"'{path}', line {number}: expected the path of an image and the index of its class, got "
+                        f"'{_shown(line)}'")
+    except OSError as e:
+        raise UserError(f"cannot read the list '{path}': {e.strerror or e}") from e
+    if not paths:
+        raise UserError(f"the list '{path}' names no image")
+    targets = np.array(targets, np.int64)
+    if class_names is None:
+        class_names = _directory_names(paths, targets) or [str(c) for c in range(targets.max() + 1)]
+    elif targets.max() >= len(class_names):
+        at = int((targets >= len(class_names)).argmax())
+        raise UserError(
+            f"'{path}': image '{paths[at]}' is of class {targets[at]}, but there are {len(class_names)} classes "
+            f'(0 to {len(class_names) - 1})')
+    return ImageList(paths, targets, list(class_names))
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode(errors='replace').strip()
+    return ''.join(c if c.isprintable() else '?' for c in (text if len(text) <= 60 else f'{text[:60]}…'))
+
+
+def _directory_names(paths: PackedPaths, targets: np.ndarray) -> list[str] | None:
+    """The directory of every class's images by class index; None unless each class has one, and to itself."""
+    directories: dict[int, str] = {}
+    for path, target in zip(paths, targets.tolist(), strict=True):
+        directory = path.rpartition('/')[0]
+        if directories.setdefault(target, directory) != directory:
+            return None
+    if len(directories) <= targets.max() or len(set(directories.values())) < len(directories):
+        return None
+    parts = [directories[c].split('/') for c in range(len(directories))]
+    by_depth = (['/'.join(part[-depth:]) for part in parts] for depth in range(1, max(map(len, parts)) + 1))
+    names = next(names for names in by_depth if len(set(names)) == len(names))
+    return names if all(names) else None
+
+
+class ReaderImageList(Reader):
+    """timm reader of images that are named one by one; for `timm.data.ImageDataset(root, reader=...)`.
+
+    Args:
+        root: What the paths are relative to.
+        paths: `[N]`.
+        targets: Class index of each, int64 `[N]`.
+        class_names: By class index, `[C]`.
+    """
+
+    def __init__(self, root: str | os.PathLike, paths: Sequence[str], targets: np.ndarray, class_names: Sequence[str]):
+        super().__init__()
+        self.root = os.fspath(root)
+        self.paths, self.targets, self.class_names = paths, targets, list(class_names)
+
+    def __getitem__(self, index: int):
+        return open(self._filename(index, absolute=True), 'rb'), int(self.targets[index])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+        """The path of an image, relative to the root unless asked otherwise."""
+        path = self.paths[index]
+        return os.path.basename(path) if basename else os.path.join(self.root, path) if absolute else path

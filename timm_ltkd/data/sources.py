@@ -1,0 +1,177 @@
+"""Where images come from: the whole of a split, by each of the ways there are, with errors that say what to do."""
+import os
+from functools import partial
+from numbers import Integral
+from pickle import UnpicklingError
+from tarfile import TarError
+
+import timm.data
+from timm.data import dataset_factory
+from timm.data.readers import get_img_extensions
+from timm.data.readers.class_map import load_class_map as timm_class_map
+from torch.utils.data import Dataset
+
+from ..errors import UserError, last_line, nearest
+from .digits import DigitsDataset
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_class_folders, find_split, is_train_split
+from .labels import names_by_index
+from .lists import ImageList, ReaderImageList, read_list
+from .reading import read_image
+from .tiny_imagenet import read_tiny_imagenet
+
+_OTHER_TORCH_NAMES = ('folder', 'image_folder', 'imagenet', 'inat', 'inaturalist', 'places365', 'qmnist')
+
+
+def torch_names() -> list[str]:
+    """The names that go behind `torch/`."""
+    return [*getattr(dataset_factory, '_TORCH_BASIC_DS', ()), *_OTHER_TORCH_NAMES]
+
+
+def create_whole(name: str, root, split: str, class_map, list_file, kwargs: dict) -> Dataset:
+    """A split with all its images.
+
+    Args:
+        name: 'digits', 'tinyimagenet', 'folder', 'list', 'torch/...' or 'hfds/...'.
+        root, split, class_map, list_file: As `create_dataset`.
+        kwargs: For timm's factory and the dataset it makes.
+
+    Raises:
+        UserError: As `create_dataset`.
+    """
+    kind = name.split('/')[0]
+    _check_options(name, kind, class_map, kwargs)
+    if kind == 'digits':
+        return _create_digits(split, **kwargs)
+    if kind == 'torch':
+        return _create_torch(name, root, split, kwargs)
+    if kind == 'tinyimagenet':
+        return _create_listed(read_tiny_imagenet(_data_folder(root, name), split), root, **kwargs)
+    classes = load_class_map(class_map, root)
+    if kind == 'list':
+        root, names = _data_folder(root, name), classes and names_by_index(classes)
+        return _create_listed(read_list(list_file, names), root, **kwargs)
+    if kind == 'hfds':
+        return _create_hfds(name, root, split, classes, kwargs)
+    return _create_folder(root, split, classes, kwargs)
+
+
+def _check_options(name: str, kind: str, class_map, kwargs: dict) -> None:
+    if class_map is not None and kind in ('digits', 'tinyimagenet', 'torch'):
+        raise UserError(f"'{name}' has its own classes; a class map is for folders, tar files, lists and hfds/")
+    for key in ('input_key', 'target_key'):
+        if key in kwargs and kind != 'hfds':
+            raise UserError(
+                f"'{name}' has no columns to choose {key} from (--{key.replace('_', '-')}); hfds/ data sets have")
+
+
+def _data_folder(root, name: str) -> str | os.PathLike:
+    if root is None:
+        raise UserError(f"'{name}' needs a data folder (root, --data-dir)")
+    if not os.path.isdir(root):
+        raise UserError(f"the data folder '{root}' does not exist")
+    return root
+
+
+def _create_listed(images: ImageList, root, download: bool = False, **kwargs) -> timm.data.ImageDataset:
+    """timm's dataset of images that are named one by one; there is nothing to download."""
+    return timm.data.ImageDataset(root, reader=ReaderImageList(root, *images), **kwargs)
+
+
+def _create_digits(split: str, download: bool = False, **kwargs) -> DigitsDataset:
+    """`download` may be given as for any other set; there is nothing to fetch."""
+    _check_two_parts('digits', split)
+    return DigitsDataset(train=is_train_split(split), **kwargs)
+
+
+def _check_two_parts(name: str, split: str) -> None:
+    known = (*TRAIN_SPLITS, *EVAL_SPLITS, 'test')
+    if split not in known:
+        raise UserError(f"'{name}' has no split '{split}'{nearest(split, known)}")
+
+
+def _create_torch(name: str, root, split: str, kwargs: dict):
+    if root is None:
+        raise UserError(f"'{name}' needs a data folder (root, --data-dir)")
+    download = kwargs.get('download', False)
+    if not download and not os.path.isdir(root):
+        raise UserError(f"the data folder '{root}' does not exist; --dataset-download fetches the data")
+    kind, kwargs = name.split('/')[1], dict(kwargs)
+    if kind in getattr(dataset_factory, '_TORCH_BASIC_DS', ()):
+        _check_two_parts(name, split)  # timm would take any other name for the test set
+    elif kind in ('folder', 'image_folder'):
+        root = find_split(root, split)
+        kwargs.setdefault('loader', partial(read_image, mode='RGB'))  # torchvision's own takes 16 bits for white
+    try:
+        return timm.data.create_dataset(name, root=str(root), split=split, search_split=False, **kwargs)
+    except (RuntimeError, OSError, ValueError) as e:
+        if isinstance(e, UserError):
+            raise
+        hint = '' if download else '; if it is not there yet, fetch it with --dataset-download'
+        raise UserError(f"cannot read '{name}' from '{root}': {last_line(e)}{hint}") from e
+
+
+def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: dict):
+    try:
+        dataset = timm.data.create_dataset(
+            name, root=None if root is None else str(root), split=split, class_map=class_map, **kwargs)
+    except NotImplementedError as e:  # Arrow cannot take these values for images
+        raise UserError(f"column '{kwargs.get('input_key', 'image')}' of '{name}' holds no images (--input-key)") from e
+    except ImportError as e:
+        raise UserError(f"'{name}' needs the package datasets: pip install datasets ({last_line(e)})") from e
+    except AttributeError as e:  # timm before it took a label column of plain integers
+        raise UserError(f"this timm reads '{name}' only with named classes or a class map; update timm") from e
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        if 'save_to_disk' in str(e):
+            raise UserError(
+                f"'{name}' is one split as save_to_disk leaves it, and a run needs two: save a DatasetDict of both, or "
+                'write them as parquet files') from e
+        raise UserError(f"cannot read split '{split}' of '{name}': {last_line(e)}") from e
+    _check_image_column(dataset.reader, name)
+    return dataset
+
+
+def _check_image_column(reader, name: str) -> None:
+    """Refuse a table that has no such column: it is given one, without images."""
+    if len(reader) and reader.dataset.select_columns([reader.image_key])[0][reader.image_key] is None:
+        columns = reader.dataset.features.items()
+        images = [key for key, kind in columns if type(kind).__name__ == 'Image' and key != reader.image_key]
+        known = ', '.join(images or [key for key, _ in columns if key != reader.image_key])
+        raise UserError(f"'{name}' has no image column '{reader.image_key}'; choose one of: {known} (--input-key)")
+
+
+def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
+    if root is None:
+        raise UserError('image folders need a data folder (root, --data-dir)')
+    path = find_split(root, split)
+    tar = os.path.isfile(path)
+    if tar and not path.endswith('.tar'):
+        raise UserError(f"'{path}' is neither a folder nor a tar file")
+    # an open tar file can neither be pickled nor shared with forked workers, so it is opened for each image
+    reader_options = dict(cache_tarfiles=False) if tar else {}
+    try:
+        base = timm.data.create_dataset(
+            'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
+    except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
+        raise UserError(f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}'") from e
+    except (OSError, TarError) as e:
+        raise UserError(f"cannot read '{path}': {last_line(e)}") from e
+    if class_map is None and is_train_split(split):
+        check_class_folders(base, path)
+    return base
+
+
+def load_class_map(class_map, root) -> dict | None:
+    """Class index by name, as timm reads it from a dict or a file; None for None.
+
+    Raises:
+        UserError: A file that timm cannot read, or one of something else.
+    """
+    if class_map is None:
+        return None
+    try:
+        loaded = timm_class_map(class_map if isinstance(class_map, dict) else os.fspath(class_map), str(root or ''))
+    except (AssertionError, OSError, ValueError, UnpicklingError) as e:
+        raise UserError(f"cannot read the class map '{class_map}': {last_line(e)}") from e
+    if not loaded or not all(isinstance(index, Integral) and index >= 0 for index in loaded.values()):
+        raise UserError('a class map must give a class index (0, 1, ...) for every name')
+    return loaded

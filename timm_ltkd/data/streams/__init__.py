@@ -1,0 +1,9 @@
+"""Data that is read from one end to the other and cannot be indexed: `hfids/` and `wds/`."""
+from .create import check_no_selection, create_stream, is_stream_name
+from .dataset import StreamDataset, StreamSample
+from .parts import EvalStream, TrainStream
+
+__all__ = [
+    'EvalStream', 'StreamDataset', 'StreamSample', 'TrainStream', 'check_no_selection', 'create_stream',
+    'is_stream_name',
+]

@@ -1,0 +1,96 @@
+"""`create_stream`: from a name to a stream that knows its classes."""
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ...errors import UserError
+from ..selection import read_class_counts
+from .counts import StreamCounts, kept_counts
+from .dataset import StreamDataset
+from .huggingface import HuggingFaceShards
+from .shards import Shards
+from .webdataset import WebdatasetShards
+
+_KINDS = {'hfids': HuggingFaceShards, 'wds': WebdatasetShards}
+
+
+def is_stream_name(name: str) -> bool:
+    """Whether a data set of this name, with or without `lt/`, is a stream."""
+    prefix, slash, rest = _plain(name).partition('/')
+    return bool(rest or slash and prefix.lower() == 'wds') and prefix.lower() in _KINDS
+
+
+def check_no_selection(name: str, imbalance_factor, max_per_class, class_counts) -> None:
+    """Raise a UserError if options of `create_dataset` would select images from a stream."""
+    if imbalance_factor is not None or max_per_class is not None:
+        prefix, _, rest = _plain(name).partition('/')
+        indexed = f'hfds/{rest}' if prefix.lower() == 'hfids' else 'image folders'
+        raise UserError(
+            f"'{name}' is a stream and cannot be indexed, so no images can be selected from it; use {indexed}, or "
+            'leave the imbalance factor out')
+    if class_counts is not None and name != _plain(name):
+        raise UserError(
+            f"class counts of a stream say what it has, and select nothing from it; write '{_plain(name)}'")
+
+
+def _plain(name: str) -> str:
+    return name[3:] if name.lower().startswith('lt/') else name
+
+
+def create_stream(
+        name: str,
+        root: str | os.PathLike | None = None,
+        split: str = 'train',
+        *,
+        class_counts: Sequence[int] | np.ndarray | str | os.PathLike | None = None,
+        class_map: dict | None = None,
+        input_img_mode: str | None = 'RGB',
+        transform: Callable | None = None,
+        download: bool = False,
+        **keys: str | None,
+) -> StreamDataset:
+    """A split of a stream, its images counted (once, see `kept_counts`) unless the counts are given.
+
+    Args:
+        name: 'hfids/REPO or folder', or 'wds/ANY'; with or without `lt/`.
+        root: For `hfids/` the cache folder, for `wds/` the folder or URL of the shards.
+        split: Of the data set; for `wds/` also shards with braces.
+        class_counts: How many images of each class the split has, [C], or a file of that (see `read_class_counts`).
+        class_map: Class index by name.
+        input_img_mode: Pillow's mode of the images; None leaves them as they are.
+        transform: From an image to the network's input.
+        download: Must be False: a stream is read where it is.
+        **keys: `input_key` and `target_key`, as the kind of stream has them; None is left out.
+
+    Raises:
+        UserError: As `HuggingFaceShards`, `WebdatasetShards`, `count_images`; class counts that do not fit the names.
+    """
+    prefix, _, rest = _plain(name).partition('/')
+    if download:
+        raise UserError(f"'{name}' is a stream, which is read where it is and never downloaded; hfds/ data sets are")
+    keys = {key: value for key, value in keys.items() if value is not None}
+    shards = _KINDS[prefix.lower()](rest, None if root is None else os.fspath(root), split, class_map, **keys)
+    kept_in = None
+    if class_counts is None:
+        counts, kept_in = kept_counts(shards)
+    else:
+        counts = _given_counts(class_counts, shards)
+    names = shards.class_names or [str(index) for index in range(len(counts.classes))]
+    return StreamDataset(
+        shards, counts, class_names=names, transform=transform, image_mode=input_img_mode, kept_in=kept_in)
+
+
+def _given_counts(class_counts, shards: Shards) -> StreamCounts:
+    """What the user says, with the shards' lengths where the stream says these."""
+    in_file = isinstance(class_counts, str | os.PathLike)
+    classes = read_class_counts(class_counts) if in_file else np.asarray(class_counts)
+    if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
+        raise UserError(f'class counts must be a flat list of integers, got {classes.dtype} of shape {classes.shape}')
+    if shards.class_names is not None and len(classes) != len(shards.class_names):
+        raise UserError(f"{len(classes)} class counts are given for the {len(shards.class_names)} of '{shards.name}'")
+    if (classes < 1).any():
+        raise UserError(f"class {int(np.argmax(classes < 1))} of '{shards.name}' cannot have less than one image")
+    lengths = shards.lengths
+    fits = lengths is not None and len(lengths) == len(shards) and sum(lengths) == classes.sum()
+    return StreamCounts(classes, np.array(lengths, np.int64) if fits else None)
