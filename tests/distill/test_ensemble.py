@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
-from timm_ltkd.distill import DistillTask, Teacher, TeacherEnsemble, create_method, kd_loss
+from timm_ltkd.distill import DistillTask, PixelAdapter, Teacher, TeacherEnsemble, create_method, kd_loss
 from timm_ltkd.errors import UserError
 
 
@@ -65,8 +65,8 @@ def test_each_sees_its_own_pixels(pixels):
     ensemble = TeacherEnsemble([Teacher(probes[0], img_size=20), probes[1]])
     ensemble.expect_input((0., 0., 0.), (1., 1., 1.))
     ensemble(pixels)
-    larger = F.interpolate(pixels * 2 - 1, (20, 20), mode='bicubic', antialias=True, align_corners=False)
-    assert torch.allclose(probes[0].seen, larger, atol=1e-5)
+    larger = PixelAdapter((0.5,) * 3, (0.5,) * 3, (20, 20))
+    assert torch.allclose(probes[0].seen, larger(pixels * 2 - 1), atol=1e-5)
     assert probes[1].seen is pixels
 
 

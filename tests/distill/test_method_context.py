@@ -25,7 +25,7 @@ from timm_ltkd.distill import (
     list_methods,
     standardize_logits,
 )
-from timm_ltkd.distill.method import call_with_known, model_output
+from timm_ltkd.distill.method import call_with_known
 from timm_ltkd.errors import UserError
 from timm_ltkd.prior import ClassPrior
 
@@ -50,20 +50,6 @@ def logits(seed=0):
 
 
 # features
-
-@pytest.mark.parametrize('name', [
-    'resnet20', 'resnet18', 'mobilenetv3_small_050', 'convnext_atto', 'efficientvit_b0'])
-def test_feature_dim_is_the_length_of_the_pooled_features(name):
-    model = timm.create_model(name, num_classes=10).eval()
-    with torch.no_grad():
-        output = model_output(model, torch.zeros(1, 3, 64, 64), needs_features=True)
-    assert output.features.shape == (1, feature_dim(model))
-
-
-def test_feature_dim_of_a_network_that_does_not_say():
-    with pytest.raises(UserError, match='Linear has no head_hidden_size or num_features'):
-        feature_dim(nn.Linear(2, 2))
-
 
 def feature_method(student, teacher, **kwargs):
     return create_method(

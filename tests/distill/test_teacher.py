@@ -7,7 +7,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
-from timm_ltkd.distill import DistillTask, Teacher, create_method
+from timm_ltkd.distill import DistillTask, PixelAdapter, Teacher, create_method, normalisation
 from timm_ltkd.errors import UserError
 
 
@@ -75,8 +75,9 @@ def test_the_task_tells_it_the_students_normalisation(pixels):
 def test_it_may_see_another_size(pixels):
     probe = Probe()
     Teacher(probe, img_size=20)(pixels)
-    expected = F.interpolate(pixels, (20, 20), mode='bicubic', antialias=True, align_corners=False)
-    assert torch.equal(probe.seen, expected)
+    assert probe.seen.shape == (2, 3, 20, 20) and Teacher(probe, img_size=(20, 16)).img_size == (20, 16)
+    smooth = F.interpolate(pixels, (20, 20), mode='bicubic', antialias=True, align_corners=False)
+    assert float((probe.seen - smooth).abs().max()) < 0.1, 'but for rounding and cutting off'
     Teacher(probe, img_size=12)(pixels)
     assert probe.seen is pixels
 
@@ -94,7 +95,7 @@ def test_a_vision_transformer_gets_its_size(pixels, img_size):
         'vit_tiny_patch16_224', img_size=img_size, num_classes=3, embed_dim=24, num_heads=2, depth=1)
     output = Teacher(vit)(pixels, needs_features=True)
     assert output.logits.shape == (2, 3) and output.features.shape == (2, 24)
-    larger = F.interpolate(pixels, (img_size, img_size), mode='bicubic', antialias=True, align_corners=False)
+    larger = PixelAdapter(*normalisation(vit), (img_size, img_size))(pixels)
     assert torch.allclose(output.logits, vit(larger), atol=1e-6)
 
 
@@ -156,7 +157,7 @@ def test_features_are_those_before_the_classifier(pixels):
 
 
 def test_features_of_a_network_that_has_none_are_refused(pixels):
-    with pytest.raises(UserError, match='Probe has no forward_features/forward_head'):
+    with pytest.raises(UserError, match='Probe has no get_classifier'):
         Teacher(Probe())(pixels, needs_features=True)
 
 
@@ -164,3 +165,36 @@ def test_a_state_dict_holds_the_network_alone():
     teacher = Teacher(Probe(mean=(0.1, 0.2, 0.3)))
     teacher.expect_input((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert set(teacher.state_dict()) == {'model.scale'}
+
+
+def test_a_class_map_takes_the_logits_of_its_classes(pixels):
+    network = timm.create_model('resnet20', num_classes=7).eval()
+    teacher = Teacher(network, class_map=[5, 0, 2])
+    logits = network(pixels)
+    assert torch.equal(teacher(pixels).logits, logits[:, [5, 0, 2]])
+    assert teacher.num_classes == 3
+    teacher.check_label_space(3)
+    with pytest.raises(UserError, match='has 3 classes'):
+        teacher.check_label_space(7)
+    assert set(teacher.state_dict()) == {f'model.{key}' for key in network.state_dict()}
+
+
+@pytest.mark.parametrize('class_map, message', [
+    ([5, 0, 7], "goes from 0 to 7 and the teacher's head has 7 classes"),
+    ([5, -1], "goes from -1 to 5"),
+    ([5, 0, 5], 'none of them twice'),
+    ([], 'a class map names'),
+])
+def test_a_class_map_that_does_not_fit(class_map, message):
+    with pytest.raises(UserError, match=message):
+        Teacher(timm.create_model('resnet20', num_classes=7), class_map=class_map)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_conversion_of_pixels_exact(pixels, dtype):
+    probe = Probe(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
+    teacher = Teacher(probe, dtype=dtype)
+    teacher.expect_input((0., 0., 0.), (1., 1., 1.))
+    assert teacher.dtype == dtype and teacher(pixels).logits.dtype == torch.float32
+    exact = normalise(pixels, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    assert torch.allclose(probe.seen.float(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)

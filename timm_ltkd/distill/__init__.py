@@ -41,16 +41,18 @@ from .losses import (
 from .ltkd import LTKD, class_thirds, grouped_kl, ltkd_loss
 from .method import (
     DistillMethod,
-    Output,
     StandardizedLogits,
     create_method,
     describe_methods,
-    feature_dim,
     list_methods,
+    method_options,
     register_method,
     standardize_logits,
 )
+from .output import Output, check_logits, feature_dim, model_output
+from .pixels import PixelAdapter, normalisation
 from .prototypes import align_prototypes, balanced_prototypes, class_directions
+from .several import SeveralMethods, check_method_count, create_methods, share_options
 from .task import DistillTask
 from .teacher import Teacher
 from .wsl import WSL, soft_label_weights, wsl_loss
@@ -58,12 +60,13 @@ from .wsl import WSL, soft_label_weights, wsl_loss
 __all__ = [
     'BKD', 'DIST', 'DKD', 'KD', 'LDAM', 'LTKD', 'WSL', 'BalancedSoftmax', 'ClassWeights', 'CosineLinear',
     'CrossEntropy', 'DiVE', 'DistillMethod', 'DistillTask', 'Feature', 'Focal', 'HardLabelLoss', 'KRDistill',
-    'LogitAdjust', 'Output', 'StandardizedLogits', 'Teacher', 'TeacherEnsemble', 'WeightedCrossEntropy',
-    'align_prototypes', 'balanced_kd_loss', 'balanced_prototypes', 'balanced_softmax_loss', 'class_directions',
-    'class_thirds', 'cosine_classifier', 'create_loss', 'create_method', 'cross_entropy_loss', 'decoupled_kl',
-    'describe_losses', 'describe_methods', 'dist_loss', 'dive_loss', 'dkd_loss', 'feature_dim', 'feature_loss',
-    'focal_loss', 'grouped_kl', 'kd_loss', 'ldam_loss', 'ldam_margins', 'list_losses', 'list_methods',
-    'logit_adjusted_loss', 'lrd_loss', 'ltkd_loss', 'plain_classifier', 'rectification_report', 'rectified_features',
-    'rectified_logits', 'register_loss', 'register_method', 'rrd_loss', 'soft_label_weights', 'standardize_logits',
-    'weighted_cross_entropy_loss', 'wsl_loss',
+    'LogitAdjust', 'Output', 'PixelAdapter', 'SeveralMethods', 'StandardizedLogits', 'Teacher', 'TeacherEnsemble',
+    'WeightedCrossEntropy', 'align_prototypes', 'balanced_kd_loss', 'balanced_prototypes', 'balanced_softmax_loss',
+    'check_logits', 'check_method_count', 'class_directions', 'class_thirds', 'cosine_classifier', 'create_loss',
+    'create_method', 'create_methods', 'cross_entropy_loss', 'decoupled_kl', 'describe_losses', 'describe_methods',
+    'dist_loss', 'dive_loss', 'dkd_loss', 'feature_dim', 'feature_loss', 'focal_loss', 'grouped_kl', 'kd_loss',
+    'ldam_loss', 'ldam_margins', 'list_losses', 'list_methods', 'logit_adjusted_loss', 'lrd_loss', 'ltkd_loss',
+    'method_options', 'model_output', 'normalisation', 'plain_classifier', 'rectification_report',
+    'rectified_features', 'rectified_logits', 'register_loss', 'register_method', 'rrd_loss', 'share_options',
+    'soft_label_weights', 'standardize_logits', 'weighted_cross_entropy_loss', 'wsl_loss',
 ]

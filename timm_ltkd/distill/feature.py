@@ -63,4 +63,5 @@ class Feature(DistillMethod):
         self.projector = nn.Identity() if same else linear_projector(student_features, teacher_features, seed=seed)
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {'feature_loss': self.alpha * feature_loss(self.projector(student.features), teacher.features)}
+        projected = self.projector(full_precision(student.features))
+        return {'feature_loss': self.alpha * feature_loss(projected, teacher.features)}

@@ -1,52 +1,15 @@
 """What a distillation method is, and the register of all of them."""
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import UserError, nearest
 from ..prior import ClassPrior
-
-
-class Output(NamedTuple):
-    """What a network says about a batch: logits `[B, C]`, and pooled features `[B, D]` where a method needs them."""
-    logits: torch.Tensor
-    features: torch.Tensor | None = None
-
-
-def model_output(model: nn.Module, input: torch.Tensor, needs_features: bool = False) -> Output:
-    """Run a timm model on `[B, 3, H, W]` and return its logits, with the pooled pre-logits features if asked for.
-
-    Raises:
-        UserError: Features are needed from a model without timm's `forward_features` and `forward_head`.
-    """
-    if not needs_features:
-        return Output(model(input))
-    if not hasattr(model, 'forward_features') or not hasattr(model, 'forward_head'):
-        raise UserError(
-            f'{type(model).__name__} has no forward_features/forward_head, so it gives no features; '
-            'choose another model, or a method that needs logits only')
-    feature_map = model.forward_features(input)
-    return Output(model.forward_head(feature_map), model.forward_head(feature_map, pre_logits=True))
-
-
-def feature_dim(model: nn.Module) -> int:
-    """Length D of the pooled features `[B, D]` that `model_output` gives of a timm model.
-
-    Raises:
-        UserError: The model has neither of timm's `head_hidden_size` and `num_features`.
-    """
-    model = unwrap_model(model)
-    for name in ('head_hidden_size', 'num_features'):  # the first where a head has hidden layers of its own
-        if isinstance(getattr(model, name, None), int):
-            return getattr(model, name)
-    raise UserError(
-        f'{type(model).__name__} has no head_hidden_size or num_features, so the length of its features is not known; '
-        'choose another model, or a method that needs logits only')
+from .output import Output
 
 
 def full_precision(tensor: torch.Tensor) -> torch.Tensor:
@@ -163,6 +126,22 @@ def describe_methods() -> dict[str, str]:
     return {name: (inspect.getdoc(_METHODS[name]) or '').partition('\n')[0] for name in list_methods()}
 
 
+def method_options(name: str) -> list[str]:
+    """The options that the method `name` has, beside what it is told of data and networks.
+
+    Raises:
+        UserError: Unknown method (the nearest is named).
+    """
+    method = _find_method(name)
+    return _options(method, ('standardize',) if method.uses_logits else ())
+
+
+def _find_method(name: str) -> type[DistillMethod]:
+    if name not in _METHODS:
+        raise UserError(f"unknown distillation method '{name}'{nearest(name, _METHODS)}")
+    return _METHODS[name]
+
+
 def create_method(
         name: str,
         *,
@@ -186,9 +165,7 @@ def create_method(
         UserError: Unknown method or option (the nearest is named), something needed and missing, or standardised
             logits for a method that looks at no logits.
     """
-    if name not in _METHODS:
-        raise UserError(f"unknown distillation method '{name}'{nearest(name, _METHODS)}")
-    what, method = f"method '{name}'", _METHODS[name]
+    what, method = f"method '{name}'", _find_method(name)
     if check_flag(what, 'standardize', standardize) and not method.uses_logits:
         raise UserError(f'{what} compares features and looks at no logits: leave standardize out')
     method = call_with_known(
@@ -202,6 +179,11 @@ _MISSING = {
     'student_features': 'compares features: pass student_features=feature_dim(student)',
     'teacher_features': 'compares features: pass teacher_features=feature_dim(teacher)',
 }
+
+
+def _options(factory, also: tuple[str, ...]) -> list[str]:
+    """Parameters of a factory that are no context, and those that are handled by its caller."""
+    return [*(key for key in inspect.signature(factory).parameters if key not in _MISSING), *also]
 
 
 def call_with_known(
@@ -229,8 +211,7 @@ def call_with_known(
         UserError: Unknown option, or something that the factory needs is None.
     """
     context = {'prior': prior, 'student_features': student_features, 'teacher_features': teacher_features}
-    parameters = inspect.signature(factory).parameters
-    options = [*(key for key in parameters if key not in context), *also]
+    parameters, options = inspect.signature(factory).parameters, _options(factory, also)
     for key in kwargs:
         if key not in options:
             raise UserError(f"{what} has no option '{key}'{nearest(key, options)}")

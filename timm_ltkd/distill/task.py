@@ -2,15 +2,18 @@
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import group_parameters
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..errors import UserError
 from .ensemble import TeacherEnsemble
-from .method import DistillMethod, Output, model_output
+from .method import DistillMethod
+from .output import Output, compile_output, model_output
+from .pixels import normalisation
+from .several import SeveralMethods
 from .teacher import Teacher
 
 
@@ -22,7 +25,12 @@ class StudentWithMethod(nn.Module):
         self.student = student
         self.method = method
 
-    def forward(self, input: torch.Tensor, teacher: Output, target: torch.Tensor) -> tuple[torch.Tensor, dict]:
+    def forward(
+            self,
+            input: torch.Tensor,
+            teacher: Output | tuple[Output, ...],
+            target: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict]:
         output = model_output(self.student, input, self.method.needs_features)
         return output.logits, self.method(output, teacher, target)
 
@@ -43,13 +51,15 @@ class DistillTask(TrainingTask):
     """Distil a frozen teacher into a student; any timm models, any `DistillMethod`.
 
     `task(input, target)` returns a dict: `loss` to call backward on, `output` (student logits `[B, C]`), `task_loss`
-    (the hard-label criterion) and the method's terms by name; `loss` is the sum of `task_loss` and the terms.
+    (the hard-label criterion) and the method's terms by name; `loss` is the sum of `task_loss` and the terms. `input`
+    is a batch `[B, 3, H, W]`, or a pair of them: the same images for the student and, of another size, for the teacher,
+    both normalised for the student.
     Optimise `task.get_trainable_module()`: the student and what the method owns, never the teacher.
 
     Args:
         student: The network to train.
         teacher: The network to learn from, a `Teacher`, or a `TeacherEnsemble`.
-        method: How, from `create_method`.
+        method: How, from `create_method` or `create_methods`.
         criterion: Hard-label loss of (logits, target); None is plain cross-entropy.
         mean: Mean that inputs were normalised with; the student's own (its `pretrained_cfg`) if not given.
         std: Likewise the standard deviation.
@@ -58,7 +68,8 @@ class DistillTask(TrainingTask):
         verbose: Accepted for timm's interface.
 
     Raises:
-        UserError: Teacher and student have different numbers of classes.
+        UserError: Teacher and student have different numbers of classes; or methods for a teacher each, and another
+            number of teachers.
     """
 
     def __init__(
@@ -77,12 +88,11 @@ class DistillTask(TrainingTask):
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.teacher = teacher if isinstance(teacher, Teacher | TeacherEnsemble) else Teacher(teacher)
         raw_student = unwrap_model(student)
+        _check_pairs(self.teacher, method)
         if hasattr(raw_student, 'num_classes'):
             self.teacher.check_label_space(raw_student.num_classes)
-        cfg = getattr(raw_student, 'pretrained_cfg', None) or {}
-        self.teacher.expect_input(
-            mean if mean is not None else cfg.get('mean', IMAGENET_DEFAULT_MEAN),
-            std if std is not None else cfg.get('std', IMAGENET_DEFAULT_STD))
+        own_mean, own_std = normalisation(raw_student)
+        self.teacher.expect_input(own_mean if mean is None else mean, own_std if std is None else std)
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
         self.trainable_module = StudentWithMethod(student, method)
         if device is not None or dtype is not None:
@@ -92,18 +102,37 @@ class DistillTask(TrainingTask):
     def method(self) -> DistillMethod:
         return unwrap_model(self.trainable_module).method
 
+    @property
+    def lessons(self) -> list[tuple[Teacher | TeacherEnsemble, DistillMethod]]:
+        """Who teaches by which method: one pair, or one for each of `SeveralMethods`."""
+        if not isinstance(self.method, SeveralMethods):
+            return [(self.teacher, self.method)]
+        methods = self.method.methods.values()
+        teachers = self.teacher.teachers if self.method.separate else [self.teacher] * len(methods)
+        return list(zip(teachers, methods, strict=True))
+
     def set_epoch(self, epoch: int) -> None:
         """Tell the method (and the criterion, if it has a schedule) which epoch begins, counted from 0."""
         self.method.set_epoch(epoch)
         if hasattr(self.criterion, 'set_epoch'):
             self.criterion.set_epoch(epoch)
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        teacher = self.teacher(input, self.method.needs_features)
-        logits, terms = self.trainable_module(input, teacher, target)
+    def forward(
+            self,
+            input: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+            target: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        student_input, teacher_input = input if isinstance(input, tuple) else (input, input)
+        logits, terms = self.trainable_module(student_input, self._ask_teacher(teacher_input), target)
         task_loss = self.criterion(logits, target)
         loss = task_loss + sum(terms.values())
         return {'loss': loss, 'output': logits, 'task_loss': task_loss, **terms}
+
+    def _ask_teacher(self, input: torch.Tensor) -> Output | tuple[Output, ...]:
+        """What the teacher says of a batch; of each of several where each has its own method."""
+        if isinstance(self.method, SeveralMethods) and self.method.separate:
+            return tuple(teacher(input, method.needs_features) for teacher, method in self.lessons)
+        return self.teacher(input, self.method.needs_features)
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> 'DistillTask':
         """Wrap the trainable module, and only it, in DDP."""
@@ -114,10 +143,7 @@ class DistillTask(TrainingTask):
         """Compile student and teacher in place, so that no wrapper gets into names or checkpoints."""
         student = self.get_eval_model()
         for module in (student, *self.teacher.networks):
-            module.compile(backend=backend, mode=mode, **compile_kwargs)
-            if self.method.needs_features:  # which goes around the module's own call
-                module.forward_features = torch.compile(
-                    module.forward_features, backend=backend, mode=mode, **compile_kwargs)
+            compile_output(module, backend=backend, mode=mode, **compile_kwargs)
         return student
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
@@ -146,3 +172,12 @@ class DistillTask(TrainingTask):
         module = module if module is not None else self.get_trainable_module(ema=ema)
         if state and module is not None:
             unwrap_model(module).method.load_state_dict(state['method'], strict=strict)
+
+
+def _check_pairs(teacher: Teacher | TeacherEnsemble, method: DistillMethod) -> None:
+    """Raise a UserError where each method is to have a teacher of its own, and has not."""
+    if isinstance(method, SeveralMethods) and method.separate:
+        methods, teachers = len(method.methods), len(getattr(teacher, 'teachers', [teacher]))
+        if methods != teachers or not isinstance(teacher, TeacherEnsemble):
+            raise UserError(f'{methods} methods that have a teacher each: give a TeacherEnsemble of {methods}, not of '
+                            f'{teachers}')

@@ -1,15 +1,18 @@
 """A frozen network to learn from, fed as it expects."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models import get_pretrained_cfg, is_model, list_models
 from timm.task import DistillationTeacher
 from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import UserError, nearest
-from .method import Output, model_output
+from .output import Output, model_output
+from .pixels import PixelAdapter, normalisation
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Teacher(DistillationTeacher):
@@ -18,47 +21,64 @@ class Teacher(DistillationTeacher):
     Args:
         model: A network, or the name of a timm model, which is made with its pretrained weights.
         num_classes: Size of the label space, needed for a name.
-        img_size: Side in pixels to resize inputs to, on their device. Without it inputs are resized only for a network
-            that takes no other size than its own.
+        img_size: Side in pixels, or (height, width), to resize inputs to, on their device and with the interpolation
+            of the network's `pretrained_cfg`. Without it inputs are resized only for a network that takes no other
+            size than its own.
         pretrained_path: Weights for a model given by name, instead of its own.
         device: Where to put it.
         dtype: Precision of its weights; inputs are cast to it and outputs come back in float32.
+        class_map: Where the head is of another label space: the index in it of each of the classes that are taught,
+            `[C]`. The other logits are left out, so that a softmax is over the C alone.
 
     Raises:
         UserError: A name that timm doesn't know or has no weights for, or whose pretrained head has another number of
-            classes: timm would give it a random head.
+            classes: timm would give it a random head; a class map that points outside the head, or twice to one class.
     """
 
     def __init__(
             self,
             model: str | nn.Module,
             num_classes: int | None = None,
-            img_size: int | None = None,
+            img_size: int | tuple[int, int] | None = None,
             pretrained_path: str | None = None,
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
+            class_map: Sequence[int] | None = None,
     ):
+        head_classes = num_classes if class_map is None else None
         if isinstance(model, str) and not model.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
-            _check_name(model, num_classes, bool(pretrained_path))
-        super().__init__(model, num_classes=num_classes if pretrained_path else None, pretrained_path=pretrained_path)
+            _check_name(model, head_classes, bool(pretrained_path))
+        super().__init__(model, num_classes=head_classes if pretrained_path else None, pretrained_path=pretrained_path)
+        self.register_buffer('class_map', None, persistent=False)
+        if class_map is not None:
+            self.class_map = self._checked_class_map(class_map)
         if isinstance(model, str) and num_classes is not None:
             self.check_label_space(num_classes)
         self.requires_grad_(False)
-        self.to(device=device, dtype=dtype)
-        self.dtype = dtype
         cfg = getattr(unwrap_model(self.model), 'pretrained_cfg', None) or {}
-        if img_size is None and cfg.get('fixed_input_size'):
-            made_for = getattr(getattr(unwrap_model(self.model), 'patch_embed', None), 'img_size', None)
-            self.img_size = tuple(made_for or cfg['input_size'][-2:])  # its configuration may say another size
-        else:
-            self.img_size = (img_size, img_size) if img_size else None
-        self.register_buffer('input_scale', None, persistent=False)
-        self.register_buffer('input_shift', None, persistent=False)
+        size = _own_size(unwrap_model(self.model), cfg) if img_size is None else img_size
+        size = (size, size) if isinstance(size, int) else size
+        self.pixels = PixelAdapter(
+            *normalisation(self.model), size and tuple(size), cfg.get('interpolation') or 'bicubic')
+        self.to(device=device)
+        self.model.to(dtype=dtype)
 
     @property
     def num_classes(self) -> int | None:
-        """Size of the label space, None for a network that does not say."""
+        """Size of the label space that is taught, None for a network that does not say."""
+        if self.class_map is not None:
+            return len(self.class_map)
         return getattr(unwrap_model(self.model), 'num_classes', None)
+
+    @property
+    def img_size(self) -> tuple[int, int] | None:
+        """(height, width) that inputs are resized to; None if they are not."""
+        return self.pixels.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -70,37 +90,48 @@ class Teacher(DistillationTeacher):
         return super().train(False)
 
     def check_label_space(self, num_classes: int) -> None:
-        """Raise a UserError if the head has another number of classes."""
+        """Raise a UserError if it teaches another number of classes."""
         if self.num_classes not in (None, num_classes):
             raise UserError(
                 f"the teacher's head has {self.num_classes} classes and the student's {num_classes}: "
                 'they must share one label space')
 
     def expect_input(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """State how arriving pixels are normalised; if that is not the teacher's way, they are converted."""
-        as_given = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
-        mean, std = as_given
-        own_mean, own_std = self.mean_kd.double().cpu(), self.std_kd.double().cpu()
-        if torch.allclose(mean, own_mean, rtol=0, atol=1e-6) and torch.allclose(std, own_std, rtol=0, atol=1e-6):
-            self.input_scale = self.input_shift = None
-        else:
-            like = dict(device=self.mean_kd.device, dtype=torch.float32)
-            self.input_scale = (std / own_std).to(**like)
-            self.input_shift = ((mean - own_mean) / own_std).to(**like)
+        """State how arriving pixels are normalised, with a value for each of their channels.
+
+        If that is not the teacher's way they are converted; see `PixelAdapter`.
+        """
+        self.pixels.expect(mean, std)
 
     @torch.no_grad()
     def forward(self, input: torch.Tensor, needs_features: bool = False) -> Output:
         """Logits, and pooled features if asked for, of a batch `[B, 3, H, W]` normalised as `expect_input` was told."""
-        if self.input_scale is not None:
-            input = input * self.input_scale.to(input.dtype) + self.input_shift.to(input.dtype)
-        if self.img_size is not None and tuple(input.shape[-2:]) != self.img_size:
-            input = F.interpolate(input, self.img_size, mode='bicubic', antialias=True, align_corners=False)
-        if self.dtype is not None:
-            input = input.to(self.dtype)
+        input, dtype = self.pixels(input), self.dtype
+        if dtype in _HALF:
+            input = input.to(dtype)
         logits, features = model_output(self.model, input, needs_features)
-        if self.dtype is not None:
+        if dtype in _HALF:
             logits, features = logits.float(), None if features is None else features.float()
+        if self.class_map is not None:
+            logits = logits[:, self.class_map]
         return Output(logits, features)
+
+    def _checked_class_map(self, class_map: Sequence[int]) -> torch.Tensor:
+        indices, head = torch.as_tensor(class_map, dtype=torch.int64), self.num_classes
+        if indices.ndim != 1 or len(indices) == 0 or len(indices.unique()) < len(indices):
+            raise UserError('a class map names a class of the teacher for each that is taught, none of them twice')
+        if int(indices.min()) < 0 or (head is not None and int(indices.max()) >= head):
+            raise UserError(
+                f"the class map goes from {int(indices.min())} to {int(indices.max())} and the teacher's head has "
+                f'{head} classes')
+        return indices
+
+
+def _own_size(network: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of a network that takes no other; its configuration may say another than it was made for."""
+    if not cfg.get('fixed_input_size'):
+        return None
+    return getattr(getattr(network, 'patch_embed', None), 'img_size', None) or cfg['input_size'][-2:]
 
 
 def _check_name(name: str, num_classes: int | None, has_weights: bool) -> None:
