@@ -4,7 +4,9 @@ import os
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
+import io  # noqa: E402
 import logging  # noqa: E402
+import tarfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -38,3 +40,50 @@ def log():
     logger.addHandler(handler)
     yield messages
     logger.removeHandler(handler)
+
+
+@pytest.fixture(scope='session')
+def write_shards():
+    """`write_shards(kind, folder, split, images, labels, sizes, names)`: a split of a stream, in shards of `sizes`.
+
+    The kinds are 'parquet', 'imagefolder' (which has no shards) and 'tar'. Labels are class indices.
+    """
+    def write(kind, folder, split, images, labels, sizes, names=('ant', 'bee', 'cat')):
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            part = slice(start, start + size)
+            folder.mkdir(parents=True, exist_ok=True)
+            if kind == 'parquet':
+                path = folder / f'{split}-{i:05d}-of-{len(sizes):05d}.parquet'
+                _write_parquet(path, images[part], labels[part], names)
+            elif kind == 'tar':
+                _write_tar(folder / f'{split}-{i:03d}.tar', images[part], labels[part])
+            else:
+                for j, (image, label) in enumerate(zip(images[part], labels[part], strict=True)):
+                    (folder / split / names[label]).mkdir(parents=True, exist_ok=True)
+                    image.save(folder / split / names[label] / f'{start + j:05d}.png')
+        return folder
+    return write
+
+
+def _encoded(image):
+    file = io.BytesIO()
+    image.save(file, 'png')
+    return file.getvalue()
+
+
+def _write_parquet(path, images, labels, names):
+    import datasets
+    datasets.disable_progress_bars()
+    features = datasets.Features({'image': datasets.Image(), 'label': datasets.ClassLabel(names=list(names))})
+    rows = {'image': [{'bytes': _encoded(image), 'path': None} for image in images], 'label': [int(c) for c in labels]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+
+
+def _write_tar(path, images, labels):
+    with tarfile.open(path, 'w') as archive:
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            for ending, data in (('png', _encoded(image)), ('cls', str(int(label)).encode())):
+                member = tarfile.TarInfo(f'{path.stem}-{i:05d}.{ending}')
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))

@@ -41,6 +41,13 @@ def test_effective_numbers_tend_to_inverse_frequency():
         prior.effective_number_weights(1 - 1e-12), prior.inverse_frequency_weights(), rtol=1e-3)
 
 
+def test_a_prior_has_boundaries_of_its_own():
+    prior = ClassPrior([500, 101, 100, 20, 19, 1], many=101, few=2)
+    assert [groups.tolist() for groups in prior.shot_groups().values()] == [
+        [True] + [False] * 5, [False] + [True] * 4 + [False], [False] * 5 + [True]]
+    assert prior.shot_groups(few=20)['few'].tolist() == [False] * 4 + [True] * 2
+
+
 def test_shot_groups_put_the_boundaries_in_medium():
     groups = ClassPrior([500, 101, 100, 20, 19, 1]).shot_groups()
     assert groups['many'].tolist() == [True, True, False, False, False, False]
@@ -63,3 +70,5 @@ def test_bad_arguments():
         ClassPrior([1, 2]).effective_number_weights(1.)
     with pytest.raises(UserError, match='few <= many'):
         ClassPrior([1, 2]).shot_groups(many=5, few=6)
+    with pytest.raises(UserError, match='few=6 .--few-shot. and many=5'):
+        ClassPrior([1, 2], many=5, few=6)

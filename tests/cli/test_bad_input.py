@@ -151,6 +151,15 @@ def test_an_unknown_option_names_the_nearest_and_is_all_that_is_said(refuse, cap
     (['--sched=plateau', '--sched-on-updates'], "--sched 'plateau': "),
     (['--seed=99999999999'], 'argument --seed: must be at most 2147483647'),
     (['--opt=adamw', '--opt-betas', '0.9', '1'], "--opt 'adamw': Invalid beta"),
+    (['--opt=adamw', '--opt-betas', '0.9'], '--opt-betas: give as many numbers as the optimizer has betas, two for'),
+    (['--sched=multistep', '--decay-milestones', '9', '3'], '--decay-milestones 9 3: list the epochs in ascending'),
+    (['--kd', 'bkd', 'kd', 'bkd'], "--kd: 'bkd' twice for one teacher; name it once, and give it a larger weight"),
+    (['--kd', 'bkd', 'kd', '--kd-kwargs', 'bta=1'],
+     "none of the methods bkd, kd has an option 'bta'; did you mean 'beta'?"),
+    (['--kd', 'bkd', 'kd', '--kd-kwargs', 'dkd.beta=1'], "'dkd.beta': 'dkd' is not among the methods"),
+    (['--kd', 'bkd', 'kd', '--kd-kwargs', 'kd.prior=1'], "--kd-kwargs: 'kd.prior' comes from the run"),
+    (['--kd-kwargs', '.beta=1'], "'.beta=1' is not of the form key=value or name.key=value"),
+    (['--model-kwargs', 'a.b=1'], "'a.b=1' is not of the form key=value"),
     (['--gp=best'], "--student 'resnet20': it cannot be made with these options (Invalid pool type: best)"),
     (['--torchcompile', '--torchcompile-mode=fast'], "--torchcompile-mode 'fast': "),
     (['--kd-kwargs', 'beta=1'], 'beta must be in [0, 1)'),
@@ -349,12 +358,19 @@ def test_a_file_that_holds_no_weights(refuse_on, tmp_path, option, how, message)
 @pytest.mark.parametrize('model, num_classes, message', [
     ('resnet32', 3, 'is of another architecture'),
     ('resnet8x4', 3, 'does not fit CifarNet: '),
-    ('resnet20', 5, 'fc.bias is [5], expected [3] (the network has 3 classes)'),
 ])
 def test_weights_of_another_network(refuse_on, tmp_path, option, model, num_classes, message):
     folder = save_resnet20(tmp_path / 'weights', num_classes, model)
     for name in ('weights.pth', 'model.safetensors'):
         assert message in refuse_on(option, folder / name)
+
+
+@pytest.mark.parametrize('option, message', [
+    ('--initial-checkpoint', 'fc.bias is [5], expected [3] (the network has 3 classes)'),
+    ('--teacher-checkpoint', 'has 5 classes and the data 3; they must share one label space'),
+])
+def test_weights_with_another_head(refuse_on, tmp_path, option, message):
+    assert message in refuse_on(option, save_resnet20(tmp_path / 'weights', 5) / 'weights.pth')
 
 
 @pytest.mark.parametrize('option', ['--teacher-checkpoint', '--initial-checkpoint'])
@@ -401,7 +417,7 @@ def test_a_teacher_folder_that_is_damaged(refuse_on, tmp_path, file, content, me
 def test_a_teacher_of_another_label_space(refuse_on, tmp_path):
     folder = save_resnet20(tmp_path / 'five', 5, label_names='abcde')
     assert 'has 5 classes and the data 3' in refuse_on('--teacher-checkpoint', folder)
-    folder = save_resnet20(tmp_path / 'order', label_names=('ant', 'cat', 'bee'))
+    folder = save_resnet20(tmp_path / 'order', label_names=('ant', 'cat', 'dog'))
     assert "class 1 is 'cat' for" in refuse_on('--teacher-checkpoint', folder)
     assert 'there is no file or folder' in refuse_on('--teacher-checkpoint', tmp_path / 'none')
 

@@ -28,7 +28,7 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parse
 from timm_ltkd.cli.config import dump_config, parse
 from timm_ltkd.data import long_tail_indices
 from timm_ltkd.distill import describe_losses, describe_methods
-from timm_ltkd.engine import fit, jobs, loop, recipe, validate
+from timm_ltkd.engine import fit, jobs, loop, recipe, teachers, validate
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 COVERED = {script: {'help'} for script in PARSERS}
@@ -91,6 +91,7 @@ def reach(script: str, argv: list[str]) -> Seen:
     load = recipe.load_data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, 'fit', stop)
+        patch.setattr(teachers, 'fit', stop)
         if script == 'validate':
             patch.setattr(validate, 'evaluate', stop_evaluation)
             patch.setattr(recipe, 'load_data', note_data)
@@ -107,6 +108,19 @@ def save_pictures(folder: Path, sizes: dict[str, int], seed: int) -> None:
             Image.fromarray(rng.randint(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f'{i:02d}.png')
 
 
+def save_table(folder: Path, images: Path) -> None:
+    """Both splits as parquet files, with two columns of images and two of labels."""
+    from datasets import ClassLabel, Dataset, Features, Image
+    folder.mkdir()
+    files = [str(images / name / f'{i:02d}.png') for name in CLASSES for i in range(2)]
+    kinds = ClassLabel(names=list(CLASSES))
+    columns = {'image': files, 'label': [0, 0, 1, 1, 2, 2], 'other': files[::-1], 'kind': [0, 1, 1, 2, 2, 2]}
+    table = Dataset.from_dict(
+        columns, features=Features(image=Image(), label=kinds, other=Image(), kind=kinds))
+    for split in ('train', 'validation'):
+        table.to_parquet(folder / f'{split}.parquet')
+
+
 @pytest.fixture(scope='module')
 def paths(tmp_path_factory):
     """Files that the cases name: data of 12 (and other) images a class, weights, a class map, YAML."""
@@ -118,6 +132,10 @@ def paths(tmp_path_factory):
     save_pictures(data / 'test', dict.fromkeys(CLASSES, 2), seed=3)
     save_pictures(root / 'other' / 'train', dict.fromkeys(('x', 'y', 'z'), 12), seed=4)
     save_pictures(root / 'other' / 'val', dict.fromkeys(('x', 'y', 'z'), 3), seed=5)
+    save_table(root / 'table', data / 'train')
+    (root / 'train_list.txt').write_text(''.join(f'train/{CLASSES[c]}/0{i}.png {c}\n' for c, i in (
+        (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0))))
+    (root / 'val_list.txt').write_text('val/cat/00.png 2\nval/ant/00.png 0\n')
     (root / 'map.txt').write_text('cat\nant\nbee\n')
     (root / 'counts.txt').write_text('9\n5\n2\n')
     for name in ('resnet20', 'test_resnet'):
@@ -166,6 +184,14 @@ def indices(seen):
 
 def class_names(seen):
     return seen.data.splits.class_names
+
+
+def groups(seen):
+    return {name: mask.nonzero()[:, 0].tolist() for name, mask in seen.data.prior.shot_groups().items()}
+
+
+def first_image(seen):
+    return seen.data.splits.train[0][0].tobytes()
 
 
 def num_val(seen):
@@ -405,6 +431,8 @@ class Case(NamedTuple):
 
 ALL = 'train distill validate'
 FLAT = '--lr 1 --warmup-epochs 0 --sched step '  # a learning rate of 1 throughout
+TABLE = '--dataset lt/hfds/{root}/table --data-dir {root}/cache '
+COUNTED = '--class-counts {counts_txt} '
 COSINE = '--lr 1 --warmup-epochs 0 --sched cosine '
 PLAIN = '--opt momentum --momentum 0 --weight-decay 0 --warmup-epochs 0 --lr 1 -b 36 --sched step '  # w -= gradient
 RRC = '--train-crop-mode rrc '
@@ -422,6 +450,12 @@ CASES = [
     Case('--train-split', 'small', counts, [5, 5, 5], scripts=ALL),
     Case('--val-split', 'test', num_val, 6, scripts=ALL),
     Case('--class-map', '{map_txt}', class_names, ['cat', 'ant', 'bee'], scripts=ALL),
+    Case('--train-list', '{train_list_txt} --dataset list', counts, [3, 2, 1], scripts=ALL),
+    Case('--val-list', '{val_list_txt}', num_val, 2, '--dataset lt/list --train-list {train_list_txt}', ALL),
+    Case('--input-key', 'other', first_image, DIFFERS, TABLE, ALL),
+    Case('--target-key', 'kind', counts, [1, 2, 3], TABLE, ALL),
+    Case('--many-shot', '8', groups, {'many': [0], 'medium': [1, 2], 'few': []}, COUNTED + '--few-shot 1', ALL),
+    Case('--few-shot', '3', groups, {'many': [], 'medium': [0, 1], 'few': [2]}, COUNTED, ALL),
     Case('--imbalance-factor', '4', counts, [12, 6, 3], scripts=ALL),
     Case('--imbalance-type', 'step', counts, [12, 3, 3], '--imbalance-factor 4', ALL),
     Case('--imbalance-seed', '1', indices,
@@ -535,7 +569,16 @@ CASES = [
     Case('--smoothing', '0.3', lambda seen: round(max(mix(seen)[0]), 4), 0.8, '--mixup 1 --mixup-prob 0'),
     # distillation
     Case('--kd', 'kd', lambda seen: type(seen.method).__name__, 'KD', scripts='distill'),
+    Case('--kd', 'kd dist', lambda seen: [type(method).__name__ for _, method in seen.training.task.lessons],
+         ['KD', 'DIST'], scripts='distill'),
+    Case('--kd-kwargs', 'bkd.temperature=3 temperature=5',
+         lambda seen: [method.temperature for _, method in seen.training.task.lessons], [5, 3], '--kd kd bkd',
+         scripts='distill'),
     Case('--kd-kwargs', 'temperature=3', lambda seen: seen.method.temperature, 3, scripts='distill'),
+    Case('--teacher-dtype', 'bfloat16', lambda seen: seen.training.task.teacher.dtype, torch.bfloat16,
+         scripts='distill'),
+    Case('--teacher-resize', 'host', lambda seen: [tuple(view.shape) for view in seen.training.train_loader.dataset[0][0]],
+         [(3, 8, 8), (3, 16, 16)], '--teacher-img-size 16 ', scripts='distill'),
     Case('--teacher-img-size', '16', lambda seen: seen.training.task.teacher.img_size, (16, 16), scripts='distill'),
     # run
     Case('--output', 'elsewhere', lambda seen: str(seen.folder.path.parent), 'elsewhere'),
@@ -652,14 +695,33 @@ def test_initial_checkpoint(script, base, paths):
     assert not torch.equal(reach(script, base[script]).network.conv1.weight, wanted['conv1.weight'])
 
 
+@covers('train distill', '--new-head')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_new_head(script, base, tmp_path):
+    torch.save(timm.create_model('resnet20', num_classes=5).state_dict(), tmp_path / 'five.pt')
+    seen = reach(script, [*base[script], '--initial-checkpoint', str(tmp_path / 'five.pt'), '--new-head'])
+    wanted = torch.load(tmp_path / 'five.pt', weights_only=True)
+    for key, value in student(seen).state_dict().items():
+        assert torch.equal(value, wanted[key]) != key.startswith('fc.')
+
+
+@covers('train distill', '--small-image-stem')
+@pytest.mark.parametrize('script, name', [('train', '--model'), ('distill', '--student')])
+def test_small_image_stem(script, name, base):
+    argv = [*base[script], name, 'resnet10']
+    for words, side in ([], 7), (['--small-image-stem'], 3):
+        assert student(reach(script, [*argv, *words])).conv1.kernel_size == (side, side)
+
+
 @covers('train', '--stage')
-@pytest.mark.parametrize('stage, trained', [('crt', ['fc.weight', 'fc.bias']), ('lws', ['fc.scale']), ('', None)])
+@pytest.mark.parametrize('stage, trained', [('crt', ['fc.weight', 'fc.bias']), ('lws', ['fc.scale']), ('', None),
+                                            ('head', ['fc.weight', 'fc.bias'])])
 def test_stage(base, paths, stage, trained):
     argv = [*base['train'], '--imbalance-factor', '4', '--initial-checkpoint', str(paths['resnet20_pt'])]
     seen = reach('train', [*argv, *(['--stage', stage] if stage else [])])
     found = [name for name, p in student(seen).named_parameters() if p.requires_grad]
     assert found == trained if stage else len(found) == len(list(seen.network.parameters())) > 2
-    assert shown(seen) == ([7, 7, 7] if stage else [12, 6, 3])  # of 21 images, with all classes equally often
+    assert shown(seen) == ([7, 7, 7] if stage in ('crt', 'lws') else [12, 6, 3])  # of 21 images, with all classes equally often
     argv = ['-c', str(paths['root'] / 'stage.yaml')]
     (paths['root'] / 'stage.yaml').write_text(dump_config(seen.args))
     assert dump_config(parse(train_parser(), argv)) == dump_config(seen.args)
@@ -693,7 +755,8 @@ def test_torchcompile(script, networks, base, monkeypatch):
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_dist_bn(script, base, monkeypatch):
     calls = []
-    monkeypatch.setattr(fit, 'distribute_bn', lambda module, processes, reduce: calls.append((processes, reduce)))
+    monkeypatch.setattr(
+        'timm_ltkd.engine.training.distribute_bn', lambda module, processes, reduce: calls.append((processes, reduce)))
     for words in ([], ['--dist-bn', 'reduce'], ['--dist-bn', 'broadcast']):
         training = reach(script, [*base[script], *words]).training
         training.accelerator = Namespace(num_processes=2)
@@ -797,6 +860,28 @@ class TestTeacher:
             wanted = torch.load(path, weights_only=True)
             assert all(torch.equal(value, wanted[key]) for key, value in teacher.model.state_dict().items())
 
+    @covers('distill', '--teacher-tune')
+    def test_teacher_tune(self, argv, zoo):
+        argv = [*argv, '--teacher', 'test_resnet']
+        assert reach('distill', argv).args.stage is None
+        assert reach('distill', [*argv, '--teacher-tune', 'all']).args.stage is None
+        assert reach('distill', [*argv, '--teacher-tune', 'head']).args.stage == 'head'
+        seen = reach('distill', [*argv, '--teacher-tune', 'none'])  # the student's training
+        assert all(torch.equal(value, zoo[key]) for key, value in seen.teacher.model.state_dict().items())
+
+    @covers('distill', '--teacher-class-map')
+    def test_teacher_class_map(self, base, tmp_path):
+        (tmp_path / 'map.txt').write_text('2\n0\n1\n')
+        assert reach('distill', base['distill']).teacher.class_map is None
+        seen = reach('distill', [*base['distill'], '--teacher-class-map', str(tmp_path / 'map.txt')])
+        assert seen.teacher.class_map.tolist() == [2, 0, 1]
+
+    @covers('distill', '--teacher-small-image-stem')
+    def test_teacher_small_image_stem(self, argv):
+        argv = [*argv, '--teacher', 'resnet10', '--no-teacher-pretrained']
+        for words, side in ([], 7), (['--teacher-small-image-stem'], 3):
+            assert student(reach('distill', [*argv, *words])).conv1.kernel_size == (side, side)
+
     @covers('distill', '--teacher-config')
     def test_teacher_config(self, argv, tmp_path):
         (tmp_path / 'teacher.yaml').write_text('epochs: 9\nopt: adamw\n')
@@ -862,6 +947,26 @@ class TestValidate:
         run.validate([*argv, '--results-file', 'r.csv'])
         header, *rows = (tmp_path / 'r.csv').read_text().splitlines()
         assert header.startswith('checkpoint,top1') and [row.split(',')[0] for row in rows] == argv[:2]
+
+    @covers('validate', '--predict', '--predictions-file', '--topk')
+    def test_predictions(self, base, paths, tmp_path, capsys):
+        weights, pictures = base['validate'][0], str(paths['data'] / 'val' / 'ant')
+        argv = [weights, '--model', 'resnet20', '--img-size', '8', '--workers', '0', '--predict', pictures]
+        run.validate(argv)
+        header, *rows = capsys.readouterr().out.splitlines()
+        assert len(rows) == 3 and header.endswith('class_3,prob_3')
+        run.validate([*argv, '--topk', '1', '--predictions-file', str(tmp_path / 'p.csv')])
+        assert capsys.readouterr().out == ''
+        header, *some = (tmp_path / 'p.csv').read_text().splitlines()
+        assert header == 'file,class,probability,class_1,prob_1'
+        assert [row.split(',')[:2] for row in some] == [row.split(',')[:2] for row in rows]
+
+    def test_predictions_from_yaml(self, base, paths, tmp_path, capsys):
+        pictures = paths['data'] / 'val' / 'bee'
+        (tmp_path / 'p.yaml').write_text(f'predict: {pictures}\ntopk: 2\nworkers: 0\nimg-size: 8\nmodel: resnet20')
+        run.validate([base['validate'][0], '-c', str(tmp_path / 'p.yaml')])
+        header, *rows = capsys.readouterr().out.splitlines()
+        assert len(rows) == 3 and header.endswith('class_2,prob_2')
 
     @covers('validate', '--tau-norm', '--logit-adjust', '--eval-metric')
     def test_posthoc_fixes(self, base, tmp_path, capsys, log):

@@ -9,7 +9,7 @@ from timm import create_model
 
 from timm_ltkd.data import create_eval_loader, create_splits
 from timm_ltkd.distill import Teacher
-from timm_ltkd.engine import class_means, fit
+from timm_ltkd.engine import class_means, training
 from timm_ltkd.engine.checkpoint import checkpoint_files
 from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
@@ -35,7 +35,7 @@ def passes(monkeypatch):
     def watch(teacher, loader, *args):
         made.append((teacher, loader, class_means.teacher_class_means(teacher, loader, *args)))
         return made[-1][-1]
-    monkeypatch.setattr(fit, 'teacher_class_means', watch)
+    monkeypatch.setattr(training, 'teacher_class_means', watch)
     return made
 
 
@@ -43,15 +43,15 @@ def passes(monkeypatch):
 def interrupt(monkeypatch):
     """The next training stops in the epoch after this many."""
     def stop_after(epochs):
-        train_epoch = fit.train_epoch
+        train_epoch = training.train_epoch
 
         def train_and_stop(*args):
             result = train_epoch(*args)
             if args[5] == epochs:
-                monkeypatch.setattr(fit, 'train_epoch', train_epoch)
+                monkeypatch.setattr(training, 'train_epoch', train_epoch)
                 raise KeyboardInterrupt
             return result
-        monkeypatch.setattr(fit, 'train_epoch', train_and_stop)
+        monkeypatch.setattr(training, 'train_epoch', train_and_stop)
     return stop_after
 
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from timm_ltkd.engine import fit
+from timm_ltkd.engine import evaluate, training
 from timm_ltkd.engine.checkpoint import checkpoint_files
 from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
@@ -25,15 +25,16 @@ def evaluations(monkeypatch):
     """How many images each evaluation saw, and what it found; `evaluations.pretend` replaces a metric's values."""
     class Evaluations(list):
         pretend = None
-    seen, evaluate = Evaluations(), fit.evaluate
+    seen, measure = Evaluations(), evaluate.evaluate
 
     def note(network, loader, accelerator, prior, channels_last=False):
-        report = evaluate(network, loader, accelerator, prior, channels_last)
+        report = measure(network, loader, accelerator, prior, channels_last)
         if seen.pretend:
             report['top1'] = seen.pretend.pop(0)
         seen.append((len(loader.dataset), prior.counts.tolist()))
         return report
-    monkeypatch.setattr(fit, 'evaluate', note)
+    for module in (training, evaluate):  # of students and of teachers
+        monkeypatch.setattr(module, 'evaluate', note)
     return seen
 
 
@@ -41,13 +42,13 @@ HOLDOUT = ['--model', 'resnet20', '--epochs', '4', '--holdout', '0.3']  # 4, 2 a
 
 
 def test_the_best_epoch_on_the_holdout_is_exported(script, options, tmp_path, evaluations, monkeypatch, log):
-    weights, train_epoch = [], fit.train_epoch
+    weights, train_epoch = [], training.train_epoch
 
     def train_and_keep(task, *args):
         result = train_epoch(task, *args)
         weights.append({key: value.clone() for key, value in task.get_eval_model().state_dict().items()})
         return result
-    monkeypatch.setattr(fit, 'train_epoch', train_and_keep)
+    monkeypatch.setattr(training, 'train_epoch', train_and_keep)
     evaluations.pretend = [10., 50., 50., 20., 50., 33.]  # four epochs, the best on the holdout, and on the test split
     script('train', [*options, *HOLDOUT, '--experiment', 'run'])
     assert [images for images, _ in evaluations] == [7, 7, 7, 7, 7, 11], 'the test split once, at the end'
@@ -88,17 +89,17 @@ def test_a_resumed_run_exports_the_same_epoch(script, options, tmp_path, evaluat
     evaluations.pretend = list(figures)
     script('train', [*argv, 'whole'])
 
-    train_epoch = fit.train_epoch
+    train_epoch = training.train_epoch
 
     def stop_in_the_third(*args):
         if args[5] == 2:
             raise KeyboardInterrupt
         return train_epoch(*args)
-    monkeypatch.setattr(fit, 'train_epoch', stop_in_the_third)
+    monkeypatch.setattr(training, 'train_epoch', stop_in_the_third)
     evaluations.pretend = list(figures)
     with pytest.raises(SystemExit):
         script('train', [*argv, 'resumed'])
-    monkeypatch.setattr(fit, 'train_epoch', train_epoch)
+    monkeypatch.setattr(training, 'train_epoch', train_epoch)
     evaluations.pretend = figures[2:]
     script('train', [*argv, 'resumed', '--resume', 'auto'])
     for file in ('model.safetensors', 'summary.csv', 'per_class.csv'):

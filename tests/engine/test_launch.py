@@ -20,6 +20,16 @@ def test_each_process_tells_its_own_mistake(monkeypatch, capsys, rank, who):
     assert capsys.readouterr().err == f'{who}: error: x.png cannot be read\n'
 
 
+def test_there_are_no_more_loader_workers_than_cores(monkeypatch):
+    monkeypatch.setattr(launch.os, 'sched_getaffinity', lambda pid: {0, 5, 7}, raising=False)
+    assert [launch.loader_workers(asked) for asked in (0, 1, 3, 4, 64)] == [0, 1, 3, 3, 3]
+    monkeypatch.delattr(launch.os, 'sched_getaffinity')
+    monkeypatch.setattr(launch.os, 'cpu_count', lambda: 2)
+    assert launch.loader_workers(4) == 2
+    monkeypatch.setattr(launch.os, 'cpu_count', lambda: None)
+    assert launch.loader_workers(4) == 1
+
+
 @pytest.mark.parametrize('answer', [['found', None], [None, 'not there']])
 def test_what_the_first_process_finds_holds_for_all(monkeypatch, answer):
     """Another process does not look itself; it takes the answer, or the mistake, of the first."""

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from timm_ltkd.distill.bkd import BKD
-from timm_ltkd.engine import fit
+from timm_ltkd.engine import training
 from timm_ltkd.engine.checkpoint import checkpoint_files
 from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
@@ -23,15 +23,15 @@ def _no_plots(monkeypatch):
 def interrupt(monkeypatch):
     """`interrupt(epochs)`: the next training stops when that many epochs are done and one more is trained on."""
     def stop_after(epochs):
-        train_epoch = fit.train_epoch
+        train_epoch = training.train_epoch
 
         def train_and_stop(*args):
             result = train_epoch(*args)
             if args[5] == epochs:
-                monkeypatch.setattr(fit, 'train_epoch', train_epoch)
+                monkeypatch.setattr(training, 'train_epoch', train_epoch)
                 raise KeyboardInterrupt
             return result
-        monkeypatch.setattr(fit, 'train_epoch', train_and_stop)
+        monkeypatch.setattr(training, 'train_epoch', train_and_stop)
     return stop_after
 
 
@@ -94,7 +94,7 @@ def test_dropout_draws_from_the_random_states_that_are_restored(script, interrup
     interrupt(1)
     with pytest.raises(SystemExit):
         script('train', [*argv, '--experiment', 'resumed'])
-    monkeypatch.setattr(fit, 'set_rng_state', lambda state: None)
+    monkeypatch.setattr(training, 'set_rng_state', lambda state: None)
     script('train', [*argv, '--experiment', 'resumed', '--resume', 'auto'])
     whole, resumed = (load_file(tmp_path / run / 'model.safetensors') for run in ('whole', 'resumed'))
     assert not torch.equal(whole['head.weight'], resumed['head.weight'])

@@ -116,9 +116,33 @@ def test_nothing_to_resume(tmp_path):
 
 def test_other_settings_are_not_resumed(tmp_path):
     run = make_run(tmp_path / 'run', key='k')
-    check_key(RunFolder(run, 'k', resume=True))
+    check_key(RunFolder(run, 'k', resume=True), Namespace(lr=2))
     with pytest.raises(UserError, match='other settings or data.*args.yaml'):
-        check_key(RunFolder(run, 'k2', resume=True))
+        check_key(RunFolder(run, 'k2', resume=True), Namespace(lr=1))
+
+
+@pytest.mark.parametrize('before, now, said', [
+    ('lr: 0.1\nepochs: 3\n', dict(lr=0.2, epochs=3), '--lr was 0.1 and is 0.2'),
+    ('lr: 1.0e-05\nscale: [0.5, 1.0]\n', dict(lr=1e-5, scale=(0.5, 1.)), 'the options are the same, but not the ima'),
+    ('img_size: null\nkd: bkd\n', dict(img_size=32, kd=['bkd', 'kd']),
+     '--img-size was not given and is 32, --kd was bkd and is bkd kd'),
+    ('kd_kwargs: {alpha: 1}\nlog_with: []\n', dict(kd_kwargs={}, log_with=['wandb']),
+     '--kd-kwargs was alpha=1 and is empty;'),
+    ('workers: 2\nlog_interval: 3\n', dict(workers=4, log_interval=5, output='here', new=1),
+     'the options are the same'),
+    ('a: 0\nb: 0\nc: 0\nd: 0\ne: 0\nf: 0\ng: 0\n', dict.fromkeys('abcdefg', 1), '--e was 0 and is 1, 2 more;'),
+    ('lr: [\n', dict(lr=1), 'args.yaml cannot be read'),
+    ('- 1\n', dict(lr=1), 'args.yaml holds no options'),
+])
+def test_which_settings_differ_is_told(tmp_path, before, now, said):
+    run = make_run(tmp_path / 'run', key='k')
+    (run / 'args.yaml').write_text(before)
+    with pytest.raises(UserError) as told:
+        check_key(RunFolder(run, 'k2', resume=True), Namespace(**now))
+    assert said in str(told.value) and '\n' not in str(told.value)
+    (run / 'args.yaml').unlink()
+    with pytest.raises(UserError, match='args.yaml cannot be read; repeat them'):
+        check_key(RunFolder(run, 'k2', resume=True), Namespace(**now))
 
 
 def test_a_file_is_no_folder(tmp_path):

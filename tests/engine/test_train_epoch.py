@@ -5,8 +5,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from timm.task import ClassificationTask
 
-from timm_ltkd.engine import fit
+from timm_ltkd.engine import training
 from timm_ltkd.engine.checkpoint import checkpoint_files
 from timm_ltkd.engine.loop import LossWatch
 from timm_ltkd.errors import UserError
@@ -26,14 +27,14 @@ def _no_plots(monkeypatch):
 def updates(monkeypatch):
     """The gradients by parameter name that each update of the optimizer was made with."""
     seen = []
-    create = fit.create_optimizer
+    create = training.create_optimizer
 
     def create_watched(args, module):
         optimizer = create(args, module)
         optimizer.register_step_pre_hook(lambda *_: seen.append(
             {name: parameter.grad.clone() for name, parameter in module.named_parameters()}))
         return optimizer
-    monkeypatch.setattr(fit, 'create_optimizer', create_watched)
+    monkeypatch.setattr(training, 'create_optimizer', create_watched)
     return seen
 
 
@@ -115,7 +116,7 @@ def test_the_moving_average_is_what_is_evaluated_and_exported(script, options, i
 def test_the_average_follows_each_update(script, options, tmp_path, monkeypatch):
     """decay·average + (1 - decay)·weights after each optimizer step, not after each batch."""
     steps = []
-    monkeypatch.setattr(fit.ClassificationTask, 'update_ema', lambda task, step: steps.append(step))
+    monkeypatch.setattr(ClassificationTask, 'update_ema', lambda task, step: steps.append(step))
     script('train', [*options, '--model', 'resnet20', '--model-ema', '--grad-accum-steps', '4', '--experiment', 'run'])
     assert steps == [1, 2, 3, 4, 5, 6], '3 epochs of 6 batches, in windows of 4 and 2'
 

@@ -44,12 +44,16 @@ def ranks(out, data, vit_options, environment):
     """Records of both processes of one launch that runs all jobs."""
     distill = [*common(data['odd']), '--student', 'resnet20', '--teacher', 'resnet20', '--epochs', str(EPOCHS),
                '-b', '4', '--drop', '0.2', '--output', str(out)]
+    several = ['--teacher', 'resnet20', 'wrn_16_2', '--kd', 'bkd', 'krdistill', '--epochs', '2']
     train = ['--output', str(out), '--experiment']
     small = [*common(data['one more'], side=4), '--model', 'resnet20', '--epochs', '1', '-b', '4', *train]
     jobs = {
         'distill': ['distill', [*distill, '--experiment', 'whole']],
         'again-interrupted': ['distill', [*distill, '--experiment', 'again']],
         'again': ['distill', [*distill, '--experiment', 'again', '--resume', 'auto']],
+        'several': ['distill', [*distill, *several, '--experiment', 'several']],
+        'more-interrupted': ['distill', [*distill, *several, '--experiment', 'more']],
+        'more': ['distill', [*distill, *several, '--experiment', 'more', '--resume', 'auto']],
         'broadcast': ['train', [*small, 'broadcast', '--dist-bn', 'broadcast', '--model-ema']],
         'vit': ['train', [*vit_options, '-b', '4', '--grad-accum-steps', '2', *train, 'vit']],
         'validate': ['validate', [*common(data['odd'])[:6], str(out / 'whole'), '-b', '3', '--workers', '0',
@@ -70,7 +74,7 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize('job', ['distill', 'again', 'broadcast', 'vit'])
+@pytest.mark.parametrize('job', ['distill', 'again', 'several', 'more', 'broadcast', 'vit'])
 def test_there_are_two_and_they_end_with_the_same_weights(ranks, job):
     first, second = (rank[job] for rank in ranks)
     assert first['world'] == second['world'] == 2
@@ -181,6 +185,17 @@ def test_an_interrupted_run_ends_the_same(ranks, out):
     assert [rank['again-interrupted']['exit'] for rank in ranks] == [130, 130]
     for name in ('model.safetensors', 'summary.csv'):
         assert (out / 'whole' / name).read_bytes() == (out / 'again' / name).read_bytes()
+
+
+def test_each_of_two_teachers_has_its_method_also_in_two_processes(ranks, out):
+    first, second = (rank['several']['weights'] for rank in ranks)
+    assert first['method.methods.teacher2.prior_directions'].shape == (3, 128)
+    assert first['method.methods.teacher2.feature_centre'].abs().sum() > 0
+    rows = list(csv.DictReader(open(out / 'several/summary.csv')))
+    assert {'train_teacher1_bkd_loss', 'train_teacher2_rrd_loss', 'teacher2_swap_share_few'} < rows[0].keys()
+    assert [rank['more-interrupted']['exit'] for rank in ranks] == [130, 130]
+    for name in ('model.safetensors', 'summary.csv'):
+        assert (out / 'several' / name).read_bytes() == (out / 'more' / name).read_bytes()
 
 
 def test_all_processes_stop_at_a_bad_loss_of_one(ranks):

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
+from timm.utils import unwrap_model
 from torch.nn.parallel import DistributedDataParallel
 
 from timm_ltkd.cli import run
-from timm_ltkd.data import loader, seeded
-from timm_ltkd.engine import fit
+from timm_ltkd.data import epoch_plan, loader, seeded
+from timm_ltkd.engine import fit, training
 from timm_ltkd.engine.loop import LossWatch
 from timm_ltkd.errors import UserError
 from timm_ltkd.report import write
@@ -51,21 +52,21 @@ class Probe:
         seeded.SeededDataset.__getitem__, loader._IndexedDataset.__getitem__ = get_train, get_eval
 
     def _watch_batch_norm(self):
-        share = fit.distribute_bn
+        share = training.distribute_bn
 
         def distribute_bn(model, *args):
             before = statistics(model)
             share(model, *args)
             self.now['bn'].append((before, statistics(model)))
-        fit.distribute_bn = distribute_bn
+        training.distribute_bn = distribute_bn
 
     def _watch_training(self):
         make, save = fit.Training.__init__, fit.save_checkpoint
 
-        def init(training, *args, **kwargs):
-            make(training, *args, **kwargs)
-            self.training = training
-            teacher = getattr(training.task, 'teacher', None)
+        def init(run, *args, **kwargs):
+            make(run, *args, **kwargs)
+            self.training = run
+            teacher = getattr(run.task, 'teacher', None)
             self.now['teacher'] = teacher and {key: value.clone() for key, value in teacher.state_dict().items()}
 
         def save_checkpoint(*args):
@@ -79,10 +80,10 @@ class Probe:
         module = task.trainable_module
         self.now |= {
             'world': self.training.accelerator.num_processes,
-            'repeats': self.training.train_loader.batch_sampler.repeats,
+            'repeats': epoch_plan(self.training.train_loader).repeats,
             'wrapped': type(module.module).__name__ if isinstance(module, DistributedDataParallel) else None,
             'wrappers': sum(isinstance(part, DistributedDataParallel) for part in task.modules()),
-            'weights': {key: value.clone() for key, value in fit.unwrap_model(module).state_dict().items()},
+            'weights': {key: value.clone() for key, value in unwrap_model(module).state_dict().items()},
         }
         if self.now['teacher']:
             self.now['teacher_after'] = task.teacher.state_dict()
@@ -90,7 +91,7 @@ class Probe:
 
 
 def statistics(model):
-    buffers = dict(fit.unwrap_model(model).named_buffers())
+    buffers = dict(unwrap_model(model).named_buffers())
     return {name: buffer.clone() for name, buffer in buffers.items() if 'running_' in name}
 
 

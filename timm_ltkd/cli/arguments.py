@@ -31,18 +31,33 @@ class Parser(argparse.ArgumentParser):
 
 class KeyValues(argparse.Action):
     """`k=v k2=v2` as a dict; values are read as Python literals where they are one."""
+    form = 'key=value'
+
+    @staticmethod
+    def is_key(text: str) -> bool:
+        return text.isidentifier()
 
     def __call__(self, parser, namespace, values, option_string=None):
         pairs = {}
         for pair in values:
             key, equals, value = pair.partition('=')
-            if not equals or not key.isidentifier():
-                raise argparse.ArgumentError(self, f"'{pair}' is not of the form key=value")
+            if not equals or not self.is_key(key):
+                raise argparse.ArgumentError(self, f"'{pair}' is not of the form {self.form}")
             try:
                 pairs[key] = ast.literal_eval(value)
             except (ValueError, SyntaxError):
                 pairs[key] = value
         setattr(namespace, self.dest, pairs)
+
+
+class AddressedKeyValues(KeyValues):
+    """The same, where `name.k=v` is for one of several alone."""
+    form = 'key=value or name.key=value'
+
+    @staticmethod
+    def is_key(text: str) -> bool:
+        name, dot, key = text.rpartition('.')
+        return key.isidentifier() and bool(name) == bool(dot)
 
 
 class OneOrMore(argparse.Action):
@@ -95,6 +110,7 @@ COUNT, NATURAL = number(int, least=0), number(int, least=1)
 SEED = number(int, least=0, most=2 ** 31 - 1)
 POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, least=0)
 SHARE = number(float, least=0, most=1)
+TUNING = ('all', 'head', 'none')
 
 
 def _tau(text: str) -> float | str:
@@ -112,13 +128,23 @@ def _flag(group, name: str, help: str, default: bool | None = False):
 def add_data(parser: Parser) -> None:
     group = parser.add_argument_group('data')
     add = group.add_argument
-    add('--dataset', metavar='NAME', default='lt/digits',
+    add('--dataset', metavar='NAME',
         help="any name timm.data.create_dataset takes ('' or a folder reader for image folders), or lt/NAME to make "
-             'its training split long-tailed; lt/digits needs no download (default: %(default)s)')
+             'its training split long-tailed; lt/digits needs no download (default: lt/digits; lt/list with a '
+             '--train-list)')
     add('--data-dir', metavar='DIR', help='root folder of the data')
+    add('--train-list', metavar='FILE',
+        help='the training images by a list: on each line a path below --data-dir, a blank and the index of its class')
+    add('--val-list', metavar='FILE',
+        help='the same of the images to measure on (default: the --val-split folder below --data-dir)')
     add('--train-split', metavar='NAME', default='train', help='(default: %(default)s)')
     add('--val-split', metavar='NAME', default='validation', help='(default: %(default)s)')
-    add('--class-map', metavar='FILE', help='class to index map, as timm reads it')
+    add('--class-map', metavar='FILE', help='class to index map, as timm reads it; names the classes of a --train-list')
+    add('--input-key', metavar='NAME',
+        help='column of the images of an hfds/ or hfids/ data set (default: image); endings of image files in wds/ '
+             'shards (default: jpg;png;webp)')
+    add('--target-key', metavar='NAME',
+        help='column of the labels (default: label); entry of the JSON files in wds/ shards (default: the .cls files)')
     _flag(group, '--dataset-download', 'download torch/ datasets that are not there')
     add('--imbalance-factor', metavar='F', type=number(float, least=1),
         help='images of the largest class over images of the smallest, for lt/ datasets (default: no sub-selection; '
@@ -128,15 +154,20 @@ def add_data(parser: Parser) -> None:
     add('--imbalance-seed', metavar='N', type=SEED, default=0, help='selects the images (default: %(default)s)')
     add('--max-per-class', metavar='N', type=NATURAL,
         help='images of the largest class (default: the smallest class of the whole set)')
-    add('--class-counts', metavar='FILE', help='training images per class from a file, instead of a factor')
+    add('--class-counts', metavar='FILE',
+        help='training images per class from a file, instead of a factor; of a stream (hfids/, wds/) how many it has')
     add('--holdout', metavar='P', type=number(float, least=0, most=0.5), default=0.,
         help='hold this share of the training images out of training: it is evaluated after each epoch and chooses the '
              'best one, which is exported; the --val-split is then evaluated at the end only (default: no holdout)')
     add('--holdout-type', choices=HOLDOUT_TYPES, default='proportional',
         help='the share of each class, at least one image (proportional), or the same number of each class, at most '
              'half of it (balanced); --imbalance-seed selects the images (default: %(default)s)')
+    add('--many-shot', metavar='N', type=COUNT, default=100,
+        help='classes with more training images are many-shot in reports (default: %(default)s)')
+    add('--few-shot', metavar='N', type=COUNT, default=20,
+        help='classes with fewer are few-shot, the rest medium-shot (default: %(default)s)')
     add('-j', '--workers', metavar='N', type=COUNT,
-        help='loader workers per process (default: the data set\'s; see below)')
+        help='loader workers per process, at most one a core (default: the data set\'s; see below)')
     _flag(group, '--pin-mem', 'page-locked host memory for faster transfer to a GPU')
 
 
@@ -156,6 +187,10 @@ def add_network(parser: Parser) -> None:
     add = group.add_argument
     _flag(group, '--pretrained', 'start from the pretrained weights that timm knows')
     add('--initial-checkpoint', metavar='FILE', help='start from these weights, or those in a run\'s folder')
+    _flag(group, '--new-head',
+          'train a new classifier instead of that of the --initial-checkpoint, whatever its classes')
+    _flag(group, '--small-image-stem',
+          'ResNets of timm: a first convolution of 3x3 with stride 1 and no pooling, for images of 32 or 64 pixels')
     add('--num-classes', metavar='N', type=NATURAL, help='checked against the data, which decides')
     add('--drop', metavar='P', type=SHARE, default=0., help='dropout of the classifier (default: %(default)s)')
     add('--drop-path', metavar='P', type=SHARE, help='stochastic depth (default: the model\'s)')
@@ -269,9 +304,26 @@ def add_distillation(parser: Parser) -> None:
              'same data, and kept in teachers/ under the output folder for the next run')
     add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
     _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
-    add('--teacher-img-size', metavar='N', type=NATURAL, help='the teacher sees images of this side')
-    add('--kd', metavar='NAME', default='bkd', help=f'{", ".join(distill.list_methods())} (default: %(default)s)')
-    add('--kd-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='its options')
+    add('--teacher-tune', choices=TUNING,
+        help='train all of the teacher on this data first, or only a new head on frozen weights that are there, or '
+             'take them with the head they have (default: all; none with a --teacher-checkpoint)')
+    add('--teacher-class-map', metavar='FILE', action=OneOrMore,
+        help='for a teacher of another label space that is taken as it is: its index of each class of the data, as '
+             'JSON (a dict by name, or a list) or lines (an index, or name and index); one for all teachers, or each')
+    add('--teacher-img-size', metavar='N', type=NATURAL,
+        help='the teacher is trained on and sees images of this side (default: the student\'s where it is trained '
+             'whole, else that of its weights)')
+    add('--teacher-resize', choices=('device', 'host'), default='device',
+        help='make the teacher\'s pixels of the student\'s, on the device, or of the image itself, by Pillow in the '
+             'loader (default: %(default)s)')
+    add('--teacher-dtype', choices=('float32', 'bfloat16', 'float16'), default='float32',
+        help='precision of the teacher\'s weights (default: %(default)s)')
+    _flag(group, '--teacher-small-image-stem', 'train the teacher with --small-image-stem')
+    add('--kd', metavar='NAME', action=OneOrMore, default='bkd',
+        help=f'{", ".join(distill.list_methods())}; several teachers teach the mean of their logits by one method, or '
+             'each by its own of as many, averaged; one teacher by several methods, added (default: %(default)s)')
+    add('--kd-kwargs', nargs='*', action=AddressedKeyValues, default={}, metavar='K=V',
+        help='its options; of several methods K=V is for all that have this option, NAME.K=V for one')
     add('--list-kd', action=PrintLines, describe=distill.describe_methods,
         help='print the methods with their papers, and exit')
 
@@ -299,9 +351,10 @@ def train_parser() -> Parser:
     _add_config(parser)
     parser.add_argument('--model', metavar='MODEL', default='resnet32', help='any timm model (default: %(default)s)')
     parser.add_argument(
-        '--stage', choices=('crt', 'lws'),
+        '--stage', choices=('crt', 'lws', 'head'),
         help='second stage, on the frozen network of --initial-checkpoint and with all classes shown equally often: '
-             'train a new classifier (crt), or a scale for each class of the old one (lws)')
+             'train a new classifier (crt), or a scale for each class of the old one (lws); head: a new classifier '
+             'with images shown as they come, on --pretrained weights as well')
     for add in (add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_mixing, add_run):
         add(parser)
     return parser
@@ -331,6 +384,11 @@ def validate_parser() -> Parser:
     _flag(parser, '--pretrained', 'the weights that timm knows')
     add('-b', '--batch-size', metavar='N', type=NATURAL, default=256, help='per process (default: %(default)s)')
     add('--results-file', metavar='FILE', help='write the figures to a .json or .csv file')
+    add('--predict', metavar='PATH',
+        help='instead of figures, the classes of the images in this folder and those below it, or of one image file: a '
+             'CSV with probabilities; no data set and no labels are needed')
+    add('--predictions-file', metavar='FILE', help='write them to this file (default: to standard output)')
+    add('--topk', metavar='N', type=NATURAL, help='of each image the N likeliest classes (default: 5)')
     add('--tau-norm', metavar='TAU', type=_tau, nargs='+', default=[],
         help='also with class weights divided by their length to the power TAU; of several values, or sweep (0 to 2), '
              'the one that is best on the --holdout')

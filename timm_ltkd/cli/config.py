@@ -53,6 +53,27 @@ def use_data_of_run(parser: Parser, folder: str) -> None:
         parser.set_defaults(**read_config(parser, str(path), only=data))
 
 
+def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) -> None:
+    """Whether the options of validate.py go with `--predict`, or its absence.
+
+    Args:
+        args: All options.
+        given: What the command line alone says; `dataset` is None where it does not name one.
+        parser: Knows the defaults.
+
+    Raises:
+        UserError: Options of predictions without `--predict`, or a data set with it.
+    """
+    if not args.predict:
+        for option, value in {'--predictions-file': args.predictions_file, '--topk': args.topk}.items():
+            if value:
+                raise UserError(f'{option} goes with --predict; name the images there')
+        return
+    for dest in sorted(_group_options(parser, 'data') - {'workers', 'pin_mem'}):
+        if getattr(given, dest) not in (None, parser.get_default(dest)):
+            raise UserError(f'--predict needs no data set; leave out --{dest.replace("_", "-")}')
+
+
 def read_config(parser: Parser, path: str, only: set[str] | None = None) -> dict[str, Any]:
     """A YAML file's options, checked as the parser would check them.
 
@@ -156,12 +177,14 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
         UserError: Bad `--teacher-config`, or one for another network.
     """
     own = parser.parse_args([])
-    student_only = {'model', 'loss', 'loss_kwargs', 'class_sampling', 'pretrained', 'initial_checkpoint', 'drop',
-                    'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'config'}
+    student_only = {
+        'model', 'small_image_stem', 'new_head', 'loss', 'loss_kwargs', 'class_sampling', 'pretrained',
+        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'config'}
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
+    own.img_size = args.teacher_img_size or args.img_size
     if args.teacher_config:
         recipe = read_config(parser, args.teacher_config)
         if recipe.get('model', args.teacher) != args.teacher:
@@ -171,6 +194,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
         vars(own).update({key: value for key, value in recipe.items() if key not in shared})
     if args.teacher_pretrained is not None:
         own.pretrained = args.teacher_pretrained
+    own.small_image_stem = own.small_image_stem or args.teacher_small_image_stem
     fill_defaults(own)  # of what the file leaves empty
     return own
 

@@ -3,6 +3,10 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..data.published import BY_COUNTS, SETS
+
 
 class DatasetDefaults(NamedTuple):
     """What to train with where nobody says otherwise; None leaves it to the model."""
@@ -26,11 +30,19 @@ DIGITS = DatasetDefaults(
 CIFAR = DatasetDefaults(
     epochs=200, batch_size=128, lr=0.1, weight_decay=2e-4, workers=4, img_size=32,
     mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), train_crop_mode='pad', color_jitter=0., crop_pct=1.)
+TINY_IMAGENET = DatasetDefaults(  # our choice: as CIFAR, at its size, padded by 4 as well
+    epochs=200, batch_size=128, lr=0.1, weight_decay=2e-4, workers=4, img_size=64,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, train_crop_mode='pad', color_jitter=0., crop_pct=1.)
+IMAGENET = DatasetDefaults(  # Kang et al. 2020, arXiv 1910.09217, whose rate is 0.2 for batches of 512
+    epochs=90, batch_size=256, lr=0.1, weight_decay=5e-4, workers=8, img_size=224,
+    mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, crop_pct=0.875)
 OTHER = DatasetDefaults(epochs=100, batch_size=128, lr=0.1, weight_decay=5e-5, workers=4)
 
 DEFAULTS_HELP = 'Defaults that belong to the data set:\n' + '\n'.join(
-    f'  {name:<8}' + ', '.join(f'{key} {value}' for key, value in defaults._asdict().items() if value is not None)
-    for name, defaults in (('digits', DIGITS), ('cifar*', CIFAR), ('others', OTHER)))
+    f'  {name:<30}' + ', '.join(f'{key} {value}' for key, value in defaults._asdict().items() if value is not None)
+    for name, defaults in (
+        ('digits', DIGITS), ('cifar*', CIFAR), ('tinyimagenet', TINY_IMAGENET),
+        ('imagenet, places365, inat2018', IMAGENET), ('others', OTHER)))
 
 
 def dataset_defaults(dataset: str) -> DatasetDefaults:
@@ -38,11 +50,17 @@ def dataset_defaults(dataset: str) -> DatasetDefaults:
     name = dataset.lower().rsplit('/', 1)[-1]
     if name == 'digits':
         return DIGITS
-    return CIFAR if name.startswith('cifar') else OTHER
+    if name.startswith('cifar'):
+        return CIFAR
+    if name == 'tinyimagenet':
+        return TINY_IMAGENET
+    return IMAGENET if name in (*SETS, BY_COUNTS) else OTHER
 
 
 def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
-    """Give options that are None (of `only`, or all) their data set's default, in place."""
+    """Give options that are None (of `only`, or all) their data set's default, and the data set its own, in place."""
+    if args.dataset is None:
+        args.dataset = 'lt/digits' if args.train_list is None else 'lt/list'
     for key, value in dataset_defaults(args.dataset)._asdict().items():
         if key in args and getattr(args, key) is None and value is not None and (only is None or key in only):
             setattr(args, key, list(value) if isinstance(value, tuple) else value)
@@ -50,6 +68,6 @@ def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
 
 
 def _fill_stage(args: Namespace) -> None:
-    """A second stage shows all classes equally often, unless another sampling than the usual one is named; in place."""
-    if getattr(args, 'stage', None) and args.class_sampling == 'instance':
+    """crt and lws show all classes equally often, unless another sampling than the usual one is named; in place."""
+    if getattr(args, 'stage', None) in ('crt', 'lws') and args.class_sampling == 'instance':
         args.class_sampling = 'class'

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from ..errors import UserError, last_line
 from .arguments import distill_parser, train_parser, validate_parser
-from .config import all_teacher_args, dump_config, parse, use_data_of_run
+from .config import all_teacher_args, check_prediction_options, dump_config, parse, use_data_of_run
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -32,9 +32,17 @@ def validate(argv: Sequence[str] | None = None) -> None:
         parser, given = validate_parser(), validate_parser()
         given.set_defaults(dataset=None)
         given = given.parse_args(argv)
-        if given.checkpoint and given.dataset is None:
+        if given.predict:
+            parser.set_defaults(dataset='folder')
+        elif given.checkpoint and given.dataset is None:
             use_data_of_run(parser, given.checkpoint[0])
         args = parse(parser, argv, own)
+        check_prediction_options(args, given, validate_parser())
+        if args.predict:
+            from ..engine.predict import predict
+            if predict(args):
+                sys.exit(1)  # some images could not be read
+            return
         from ..engine.validate import validate as measure
         measure(args)
 

@@ -2,7 +2,7 @@
 import logging
 from argparse import Namespace
 
-from ..distill import DistillMethod, HardLabelLoss
+from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count
 from ..errors import UserError
 from .recipe import listed
 
@@ -26,10 +26,11 @@ def check_loss(args: Namespace, criterion: HardLabelLoss) -> None:
 
 
 def check_teachers(args: Namespace) -> None:
-    """Whether several teachers are several networks.
+    """Whether several teachers are several networks, and there are as many methods as can be taught.
 
     Raises:
-        UserError: Not as many checkpoints as teachers, or the same network is to be trained twice.
+        UserError: Not as many checkpoints as teachers, the same network is to be trained twice, or neither one method
+            nor one for each teacher.
     """
     names, sources = listed(args.teacher), listed(args.teacher_checkpoint)
     if sources and len(sources) != len(names):
@@ -40,21 +41,57 @@ def check_teachers(args: Namespace) -> None:
         raise UserError(
             f"--teacher names '{twice[0]}' twice, and both would be the same network; name another, or give each its "
             '--teacher-checkpoint')
+    check_method_count(listed(args.kd), len(names), '--kd')
+    _check_tuning(args, sources)
+    if args.teacher_resize == 'host':
+        _check_host_resize(args)
+
+
+def _check_tuning(args: Namespace, sources: list[str]) -> None:
+    """Whether the options that say how teachers come to the label space of the data go together."""
+    maps, teachers, tune = listed(args.teacher_class_map), len(listed(args.teacher)), args.teacher_tune
+    if maps and (tune or ('none' if sources else 'all')) != 'none':
+        raise UserError('--teacher-class-map is for a teacher with the head it has; add --teacher-tune none')
+    if len(maps) not in (0, 1, teachers):
+        raise UserError(f'--teacher-class-map: {len(maps)} given for {teachers} of --teacher; one for all, or one each')
+    if args.teacher_pretrained is False and tune in ('head', 'none') and not sources:
+        raise UserError(f'--teacher-tune {tune} needs weights; leave out --no-teacher-pretrained')
+    if args.teacher_small_image_stem and tune in ('head', 'none') and not sources:
+        raise UserError(
+            f'--teacher-small-image-stem has a new first convolution, and --teacher-tune {tune} does not train it; use '
+            '--teacher-tune all')
+
+
+def _check_host_resize(args: Namespace) -> None:
+    """Whether two views of different size can show the same."""
+    hindrances = {
+        'of several teachers': len(listed(args.teacher)) > 1,
+        'with --reprob, which erases another part of it': args.reprob > 0,
+        'with --train-crop-mode rkrr, which takes another part of it': args.train_crop_mode == 'rkrr',
+        'with --cutmix, which cuts another box of it': args.cutmix > 0 or args.cutmix_minmax is not None,
+    }
+    for reason, on in hindrances.items():
+        if on:
+            raise UserError(
+                f'--teacher-resize host gives the student and one teacher the same view in two sizes; not {reason}')
 
 
 def check_method(args: Namespace, method: DistillMethod) -> None:
-    """The same as `check_loss` for a distillation method.
+    """The same as `check_loss` for a distillation method, or several.
 
     Raises:
-        UserError: Images are mixed, and the method takes class indices only; or it looks at features, which several
-            teachers don't share.
+        UserError: Images are mixed, and a method takes class indices only; or it looks at features, which several
+            teachers don't share, and is not told from which teacher to learn.
     """
-    if method.needs_features and len(listed(args.teacher)) > 1:
+    names = listed(args.kd)
+    if method.needs_features and len(listed(args.teacher)) > len(names):
         raise UserError(
             f'--kd {args.kd} learns from features, and those of several teachers have nothing in common; give one '
-            '--teacher, or a method that needs logits only')
-    _check_labels(args, f'--kd {args.kd}', not method.needs_hard_labels)
-    _warn_of_two_corrections(args, f'--kd {args.kd}', method.corrects_prior)
+            '--teacher, a method that needs logits only, or each teacher its own method (--kd A B)')
+    methods = method.methods.values() if isinstance(method, SeveralMethods) else [method]
+    for name, one in dict(zip(names, methods, strict=True)).items():
+        _check_labels(args, f'--kd {name}', not one.needs_hard_labels)
+        _warn_of_two_corrections(args, f'--kd {name}', one.corrects_prior)
 
 
 def _check_labels(args: Namespace, option: str, soft_labels: bool) -> None:

@@ -1,4 +1,5 @@
 """Predictions of a network, each image exactly once however many processes share the work."""
+import logging
 from typing import Any
 
 import torch
@@ -6,8 +7,13 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..distill import Teacher, TeacherEnsemble
 from ..metrics import long_tail_report, per_sample
 from ..prior import ClassPrior
+
+_logger = logging.getLogger(__name__)
+TIMM_FIGURES = ('loss', 'top1', 'top5')
+OUR_FIGURES = ('balanced', 'many', 'medium', 'few', 'worst')
 
 
 @torch.no_grad()
@@ -47,6 +53,62 @@ def evaluate(
     report = long_tail_report(columns, columns['target'], prior)
     report['loss'] = float(columns['loss'].double().mean())
     return report
+
+
+def evaluate_teacher(
+        teacher: Teacher | TeacherEnsemble,
+        names: str | list[str],
+        loader: DataLoader,
+        accelerator: Accelerator,
+        prior: ClassPrior,
+        channels_last: bool,
+        where: str,
+) -> dict[str, Any]:
+    """`evaluate` of a teacher; of several together, and the log tells of each.
+
+    Args:
+        teacher: On the accelerator's device.
+        names: Of several, in their order.
+        loader: As for `evaluate`; yields what the student sees.
+        accelerator: Device, processes.
+        prior: Class prior of the training set.
+        channels_last: Memory layout of the inputs.
+        where: What the log calls the images.
+    """
+    def tell(teacher: Teacher | TeacherEnsemble, name: str) -> dict[str, Any]:
+        report = evaluate(TeacherLogits(teacher), loader, accelerator, prior, channels_last)
+        figures = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
+        _logger.info(f'{name} on {where}: {figures}')
+        if near_chance(report, prior.num_classes):
+            _logger.warning(
+                f'{name} is near chance ({100 / prior.num_classes:.2g} %): is its label space that of the data '
+                '(--teacher-class-map, --teacher-tune), and does it see what it was trained on (--teacher-img-size)?')
+        return report
+
+    if not isinstance(teacher, TeacherEnsemble):
+        return tell(teacher, 'teacher')
+    for name, member in zip(names, teacher.teachers, strict=True):
+        tell(member, f'teacher {name}')
+    return tell(teacher, 'all teachers together')
+
+
+def near_chance(report: dict[str, Any], num_classes: int) -> bool:
+    """Whether a network tells nothing apart: a balanced accuracy below three times that of guessing.
+
+    Not told of fewer than ten classes, where a weak network may be as close. Both figures are our choice.
+    """
+    return num_classes >= 10 and report['balanced'] < 3 * 100 / num_classes
+
+
+class TeacherLogits(nn.Module):
+    """A teacher as a network that returns logits."""
+
+    def __init__(self, teacher: Teacher | TeacherEnsemble):
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.teacher(input).logits
 
 
 def _gather(columns: dict[str, torch.Tensor], accelerator: Accelerator, num_classes: int) -> dict[str, torch.Tensor]:

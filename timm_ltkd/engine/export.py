@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from timm.models import save_for_hf
 from torch import nn
 
+from ..data import published
 from ..distill import plain_classifier
 from ..files import replace_file
 from ..report import write_report
@@ -74,8 +75,13 @@ def run_facts(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """Options, software and hardware of a run, for its report."""
     device = accelerator.device
     cores = f'{device.type} ({os.cpu_count()} cores)'
-    names = {'student': args.student, 'teacher': ' + '.join(listed(args.teacher)), 'method': args.kd} \
-        if 'student' in args else {'student': args.model}
+    names = {'student': args.model} if 'model' in args else {
+        'student': args.student,
+        'teacher': ' + '.join(listed(args.teacher)),
+        'method': ' + '.join(listed(args.kd)),
+    }
+    if remark := published.remark(args.dataset):
+        names['data'] = remark
     return names | {
         'args': {key: value for key, value in vars(args).items() if value is not None},
         'versions': {name: version(name) for name in _PACKAGES} | {

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import is_aside, remove_asides, replace_file
 from .checkpoint import checkpoint_files
+from .differences import tell_differences
 
 MARK = 'run.json'  # in last/; says which settings the folder belongs to
 
@@ -101,13 +102,19 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
     raise UserError(f'{path} holds {what}; choose another --experiment ({hint})')
 
 
-def check_key(folder: RunFolder) -> None:
-    """Raise a UserError if the folder to resume belongs to other settings."""
+def check_key(folder: RunFolder, args: Namespace) -> None:
+    """Raise a UserError if the folder to resume belongs to other settings, and say which."""
     mark = _read_mark(folder.path)
     if folder.resume and mark is not None and mark != folder.key:
         raise UserError(
-            f'{folder.path} was started with other settings or data; repeat them with -c {folder.path}/args.yaml, '
+            f'{folder.path} was started with other settings or data: '
+            f'{tell_differences(args, folder.path / "args.yaml")}; repeat them with -c {folder.path}/args.yaml, '
             'or choose another --experiment')
+
+
+def short_name(model: str) -> str:
+    """A model name that can be part of a file name."""
+    return model.replace('/', '_').replace(':', '_')
 
 
 def _fresh(root: Path, name: str) -> Path:

@@ -77,6 +77,12 @@ def on_main(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
     return answer[0]
 
 
+def loader_workers(asked: int) -> int:
+    """How many loader workers a process gets: as many as asked for, but no more than there are cores for it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(asked, cores)
+
+
 def set_up_logging(main_process: bool) -> None:
     """Messages of this package to stderr, from the main process; the others only speak of errors."""
     logger = logging.getLogger('timm_ltkd')

@@ -11,7 +11,7 @@ from timm.utils import dispatch_clip_grad, unwrap_model
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import SeededMixup
+from ..data import SeededMixup, epoch_plan
 from ..errors import UserError
 
 _NO_STEP = 2 ** 62
@@ -91,7 +91,7 @@ def train_epoch(
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     watch, start = LossWatch(accelerator), time.perf_counter()
     batches, window = len(loader), accelerator.gradient_accumulation_steps
-    sizes = loader.batch_sampler.batch_sizes()
+    sizes = epoch_plan(loader).batch_sizes()
     bar = tqdm(  # None shows it on a terminal only
         total=batches, desc=f'epoch {epoch + 1}/{epochs}', leave=False,
         disable=None if accelerator.is_main_process else True)

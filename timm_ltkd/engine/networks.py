@@ -1,5 +1,6 @@
 """Networks and their weights: any timm model, loaded safely or refused with a reason."""
 import inspect
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -15,15 +16,18 @@ from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from torch import nn
 
+from ..distill import check_logits, normalisation
 from ..errors import UserError, last_line, nearest, unknown_keyword
 
+_logger = logging.getLogger(__name__)
 HUB_PATIENCE = 5.  # seconds
+ELSEWHERE = ('hf-hub:', 'hf_hub:', 'local-dir:')  # how names of models begin that are not in timm's list
 _WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
 def check_model_name(name: str, option: str) -> None:
     """Raise a UserError for a model that timm doesn't know, or not with these weights; the nearest is named."""
-    if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
+    if name.startswith(ELSEWHERE):
         return
     architecture, dot, _ = name.partition('.')
     if not timm.is_model(architecture):
@@ -40,6 +44,7 @@ def create_network(
         option: str = '--model',
         pretrained: bool = False,
         img_size: int | None = None,
+        small_image_stem: bool = False,
         model_kwargs: dict[str, Any] | None = None,
         **timm_kwargs,
 ) -> nn.Module:
@@ -53,6 +58,7 @@ def create_network(
         option: Which option named it, for messages.
         pretrained: Load the weights that timm knows.
         img_size: Side of the images in pixels.
+        small_image_stem: Make the ResNet of this name with a stem for small images.
         model_kwargs: More options of the model.
         **timm_kwargs: Options of `timm.create_model`; None is left out.
 
@@ -61,23 +67,53 @@ def create_network(
     """
     check_model_name(name, option)
     kwargs = {key: value for key, value in timm_kwargs.items() if value is not None} | (model_kwargs or {})
-    cfg = None if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) else timm.get_pretrained_cfg(name)
+    cfg = None if name.startswith(ELSEWHERE) else timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size and img_size and cfg.input_size[-1] != img_size:
         kwargs.setdefault('img_size', img_size)
     if num_classes is not None:
         kwargs['num_classes'] = num_classes
     if pretrained and cfg is not None and (reason := why_no_zoo_weights(name)):
         raise UserError(f"{option}: no pretrained weights for '{name}' ({reason})")
+    made_by = name
+    if small_image_stem:
+        made_by, kwargs['network'] = 'small_image_stem', name
     try:
-        network = timm.create_model(name, pretrained=pretrained, **kwargs)
+        network = timm.create_model(made_by, pretrained=pretrained, **kwargs)
+    except UserError as e:
+        raise UserError(f'{option}: {e}') from e
     except Exception as e:  # whatever a model's own code raises for options that it cannot use
         if (keyword := unknown_keyword(e)) is not None:
             hint = nearest(keyword, _model_options(name, e))
             raise UserError(f"{option} '{name}' has no option '{keyword}'{hint}") from e
         what = 'its pretrained weights cannot be had' if pretrained else 'it cannot be made with these options'
         raise UserError(f"{option} '{name}': {what} ({last_line(e)})") from e
+    _complete(network, name, num_classes)
+    _note_channels(network, f"{option} '{name}'")
     network.model_args = {key: value for key, value in kwargs.items() if key != 'num_classes'}
+    if small_image_stem and pretrained:
+        _logger.info(f"{option} '{name}': its first convolution, of 3x3, is new; the rest is pretrained")
     return network
+
+
+def _note_channels(network: nn.Module, what: str) -> None:
+    """Let the configuration of a network that was made for grey images say so; in place."""
+    cfg, channels = network.pretrained_cfg, getattr(network, 'in_chans', 3)
+    if channels not in (1, 3):
+        raise UserError(f'{what} takes images of {channels} channels; those of the data have 3, or are made grey for 1')
+    if cfg.get('input_size') and cfg['input_size'][0] != channels:
+        mean, std = normalisation(network)
+        network.pretrained_cfg = network.default_cfg = {
+            **cfg, 'input_size': (channels, *cfg['input_size'][1:]), 'mean': mean, 'std': std}
+
+
+def _complete(network: nn.Module, name: str, num_classes: int | None) -> None:
+    """Give a network what timm's own have and one that was registered by hand may lack; in place."""
+    if not hasattr(network, 'num_classes') and num_classes is not None:
+        network.num_classes = num_classes
+    if not hasattr(network, 'num_features'):
+        network.num_features = None  # which timm writes into config.json, for information
+    if not hasattr(network, 'pretrained_cfg'):
+        network.pretrained_cfg = network.default_cfg = {'architecture': name, 'num_classes': num_classes}
 
 
 def _model_options(name: str, error: Exception) -> list[str]:
@@ -91,14 +127,15 @@ def _model_options(name: str, error: Exception) -> list[str]:
 
 @torch.no_grad()
 def check_takes_images(network: nn.Module, input_size: Sequence[int], what: str) -> None:
-    """Raise a UserError if a network cannot run on one image of `input_size` (channels, height, width)."""
+    """Raise a UserError if a network makes no logits of one image of `input_size` (channels, height, width)."""
     training = network.training
     try:
-        network.eval()(torch.zeros(1, *input_size))
+        output = network.eval()(torch.zeros(1, *input_size))
     except Exception as e:  # a convolution, a pooling or an assertion somewhere inside
         height, width = input_size[-2:]
         raise UserError(f'{what} takes no images of {height}x{width} pixels ({last_line(e)[:120]})') from e
     network.train(training)
+    check_logits(network, output)
 
 
 def why_no_zoo_weights(name: str) -> str | None:
@@ -120,11 +157,11 @@ def why_no_zoo_weights(name: str) -> str | None:
     return None
 
 
-def load_weights(network: nn.Module, path: str | Path, what: str) -> None:
-    """Load a file of weights (safetensors, or a torch checkpoint that holds nothing but data), strictly.
+def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:
+    """What a file of weights (safetensors, or a torch checkpoint that holds nothing but data) holds, by name.
 
     Raises:
-        UserError: No such file; truncated; not safe to load; of another architecture or label space.
+        UserError: No such file; truncated; not safe to load.
     """
     try:
         state = load_state_dict(str(path), weights_only=True)
@@ -139,7 +176,20 @@ def load_weights(network: nn.Module, path: str | Path, what: str) -> None:
         raise UserError(f'{what}: {path} is truncated or no checkpoint ({last_line(e)[:120]})') from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f'{what}: {path} holds no weights by name')
-    own = network.state_dict()
+    return state
+
+
+def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence[str] = ()) -> None:
+    """Load a file of weights, see `read_weights`, strictly, but for the layers named in `keep`, which stay as they are.
+
+    Raises:
+        UserError: As `read_weights`; weights of another architecture or label space.
+    """
+    state, own = read_weights(path, what), network.state_dict()
+    kept = tuple(f'{layer}.' for layer in keep)
+    if kept:
+        state = {key: value for key, value in state.items() if not key.startswith(kept)}
+        state |= {key: value for key, value in own.items() if key.startswith(kept)}
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if wrong:
@@ -183,11 +233,14 @@ def resolve_input(args, cfg: dict[str, Any]) -> dict[str, Any]:
     The options win (they hold the data set's defaults already), then the network's own configuration.
     """
     channels = cfg.get('input_size', (3,))[0]
-    for name in ('mean', 'std'):
-        value = getattr(args, name)
-        if value is not None and len(value) not in (1, channels):
-            raise UserError(f'--{name}: give {channels} numbers, one a channel, or one for all')
     given = {key: getattr(args, key) for key in ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')}
+    for name in ('mean', 'std'):
+        value = given[name]
+        if value is not None and len(value) == 3 and channels == 1:  # those of coloured images, perhaps the data set's
+            given[name] = [sum(value) / 3]
+        elif value is not None and len(value) not in (1, channels):
+            raise UserError(f'--{name}: give {channels} numbers, one a channel, or one for all')
+    given['in_chans'] = channels
     config = resolve_data_config({k: v for k, v in given.items() if v is not None}, pretrained_cfg=cfg)
     return {key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')}
 

@@ -4,15 +4,17 @@ import json
 import logging
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from accelerate import Accelerator
 
-from ..data import Splits, create_splits, fingerprint, hold_out, holdout_counts
+from ..data import Splits, create_splits, fingerprint, hold_out, holdout_counts, is_stream_name, published
 from ..errors import UserError
 from ..prior import ClassPrior
 from ..report import data_profile
+from .launch import loader_workers
 
 _logger = logging.getLogger(__name__)
 
@@ -20,9 +22,11 @@ _logger = logging.getLogger(__name__)
 NO_PART = frozenset((
     'config', 'output', 'experiment', 'resume', 'overwrite', 'workers', 'pin_mem', 'log_with', 'log_interval',
     'val_interval', 'eval_metric', 'validation_batch_size', 'num_classes', 'crop_pct', 'interpolation',
-    'dataset', 'data_dir', 'train_split', 'val_split', 'class_map', 'dataset_download', 'imbalance_factor',
+    'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_map', 'input_key', 'target_key',
+    'dataset_download', 'many_shot', 'few_shot', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
-    'holdout', 'holdout_type', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained',
+    'holdout', 'holdout_type', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained', 'teacher_tune',
+    'teacher_class_map', 'teacher_small_image_stem',
 ))
 
 
@@ -39,7 +43,7 @@ class Data(NamedTuple):
 
 
 def load_data(args: Namespace, accelerator: Accelerator) -> Data:
-    """Make the data sets that the options name; with a download, one process goes first."""
+    """Make the data sets that the options name."""
     if args.data_dir and args.dataset.lower() == 'lt/digits':
         raise UserError('lt/digits has no data folder; for image folders add --dataset lt/folder (or folder)')
 
@@ -50,6 +54,10 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
             train_split=args.train_split,
             val_split=args.val_split,
             class_map=args.class_map,
+            train_list=args.train_list,
+            val_list=args.val_list,
+            input_key=args.input_key,
+            target_key=args.target_key,
             download=args.dataset_download,
             imbalance_factor=args.imbalance_factor,
             imbalance_type=args.imbalance_type,
@@ -57,14 +65,38 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
             max_per_class=args.max_per_class,
             class_counts=args.class_counts,
         )
-    if args.dataset_download:
-        with accelerator.main_process_first():
-            splits = load()
-    else:
+    with _first(args, accelerator):
         splits = load()
+    _warn_of_data(splits, args)
     if args.holdout:
         splits = _hold_out(splits, args)
-    return Data(splits, ClassPrior(splits.train.class_counts, splits.class_names), fingerprint(splits))
+    prior = ClassPrior(splits.train.class_counts, splits.class_names, many=args.many_shot, few=args.few_shot)
+    return Data(splits, prior, fingerprint(splits))
+
+
+def _first(args: Namespace, accelerator: Accelerator) -> AbstractContextManager:
+    """One process goes first where the others find what it has done: downloaded a set, or counted a stream."""
+    if args.dataset_download:
+        return accelerator.main_process_first()
+    return accelerator.local_main_process_first() if is_stream_name(args.dataset) else nullcontext()
+
+
+def _warn_of_data(splits: Splits, args: Namespace) -> None:
+    """Warn of a data set that is not what its name says, or not to be measured in full."""
+    whole = args.imbalance_factor is None and args.class_counts is None
+    if whole and (mismatch := published.mismatch(args.dataset, splits.train.class_counts)):
+        _logger.warning(mismatch)
+    if remark := published.remark(args.dataset):
+        _logger.warning(remark)
+    if unmeasured := [splits.class_names[c] for c in (splits.val.class_counts == 0).nonzero()[0]]:
+        _logger.warning(
+            f'{len(unmeasured)} of {len(splits.class_names)} classes have no validation image and are not measured: '
+            f'{_some(unmeasured)}')
+
+
+def _some(names: list[str]) -> str:
+    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+    return ', '.join(names[:5]) + more
 
 
 def _hold_out(splits: Splits, args: Namespace) -> Splits:
@@ -76,10 +108,7 @@ def _hold_out(splits: Splits, args: Namespace) -> Splits:
         f'holdout {args.holdout:g}, {args.holdout_type}: {held.sum()} of {counts.sum()} training images, '
         f'{held.min()} to {held.max()} of a class')
     if alone := [splits.class_names[c] for c in (held == 0).nonzero()[0]]:
-        more = f' and {len(alone) - 5} more' if len(alone) > 5 else ''
-        _logger.warning(
-            'classes with one training image keep it and are not measured on the holdout: '
-            f'{", ".join(alone[:5])}{more}')
+        _logger.warning(f'classes with one training image keep it and are not measured on the holdout: {_some(alone)}')
     return parted
 
 
@@ -104,6 +133,8 @@ def open_data(args: Namespace, accelerator: Accelerator) -> Data:
     classes = data.prior.num_classes
     if getattr(args, 'num_classes', None) not in (None, classes):
         raise UserError(f'--num-classes {args.num_classes}: the data have {classes} classes; leave it out')
+    if (workers := loader_workers(args.workers)) < args.workers:
+        _logger.info(f'{workers} loader workers a process instead of {args.workers}: there are no more cores')
     _logger.info(f'{args.dataset or "folder"}: {data_profile(data.prior, data.splits.class_names)}')
     return data
 
@@ -123,6 +154,8 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     recipe['teachers'] = list(teachers)
     if args.holdout or args.sched == 'plateau':  # evaluation chooses the epoch, or the learning rate
         recipe |= {'chosen_by': args.eval_metric, 'chosen_every': args.val_interval}
+        if args.eval_metric == 'few':
+            recipe['few_shot'] = args.few_shot
     if args.holdout or args.sched == 'plateau' or teachers:  # which class means are taken with as well
         recipe['evaluated_as'] = [args.crop_pct, args.interpolation]
     recipe['global_batch'] = global_batch(args, accelerator)
@@ -134,7 +167,7 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
 
 def file_key(source: str) -> str:
     """SHA-256 of a file of weights, or of those in a run's folder; the name itself of weights on the hub."""
-    path = Path(source)
+    path = Path(source.removeprefix('local-dir:'))
     path = path / 'model.safetensors' if path.is_dir() else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
 

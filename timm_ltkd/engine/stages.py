@@ -63,8 +63,13 @@ def check_stage(args: Namespace) -> None:
     Raises:
         UserError: No network to start from, or dropout, which frozen features don't have.
     """
-    if not args.initial_checkpoint:
-        raise UserError(f'--stage {args.stage} goes on from a trained network; name it with --initial-checkpoint')
+    if not args.initial_checkpoint and not (args.stage == 'head' and args.pretrained):
+        zoo = ', or take --pretrained weights' if args.stage == 'head' else ''
+        raise UserError(f'--stage {args.stage} goes on from a trained network; name it with --initial-checkpoint{zoo}')
+    if args.small_image_stem and not args.initial_checkpoint:
+        raise UserError(f'--stage {args.stage} trains the classifier alone, and --small-image-stem needs training too')
+    if args.stage == 'lws' and args.new_head:
+        raise UserError('--stage lws keeps the classifier that is there; leave out --new-head')
     if args.drop or args.drop_path:
         raise UserError(
             f'--stage {args.stage} trains on frozen features, without dropout; leave out --drop and --drop-path')
@@ -74,11 +79,11 @@ def prepare_stage(network: nn.Module, stage: str, *, seed: int) -> None:
     """Freeze a network, in place, but for what the stage learns.
 
     Source: Kang et al. 2020, arXiv 1910.09217, section 4. `crt`: a new classifier. `lws`: a scale for each class of
-    the old one.
+    the old one. `head` is a new classifier too; it differs in the images that it is shown.
 
     Args:
         network: Trained, on the CPU.
-        stage: 'crt' or 'lws'.
+        stage: 'crt', 'head' or 'lws'.
         seed: Of the new classifier's weights.
 
     Raises:
@@ -86,7 +91,7 @@ def prepare_stage(network: nn.Module, stage: str, *, seed: int) -> None:
     """
     name, classifier = linear_classifier(network, f'--stage {stage}')
     network.requires_grad_(False)
-    if stage == 'crt':
+    if stage in ('crt', 'head'):
         _start_anew(classifier, seed=seed)
         classifier.requires_grad_(True)
     else:

@@ -8,29 +8,36 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError, last_line
-from .networks import create_network, load_weights
+from .networks import ELSEWHERE, create_network, load_weights, read_weights
 from .recipe import Data, holdout_is_unseen
 
 _logger = logging.getLogger(__name__)
 
 
-def load_network(source: str, name: str | None, data: Data, what: str, pretrained: bool = False) -> nn.Module:
+def load_network(
+        source: str,
+        name: str | None,
+        data: Data | None,
+        what: str,
+        pretrained: bool = False,
+        **options: Any,
+) -> nn.Module:
     """A trained network whose head belongs to this data's label space.
 
     Args:
-        source: A run's folder (or any folder with timm's config.json), a file of weights, `hf-hub:…`, or `name` itself
-            with `pretrained`.
+        source: A run's folder (or any folder with timm's config.json), a file of weights, `hf-hub:…`, `local-dir:…`, or
+            `name` itself with `pretrained`.
         name: Network of a file of weights.
-        data: What it is to be used on.
+        data: What it is to be used on; None takes any label space.
         what: Which option gave it, for messages.
         pretrained: Let `source` be a model name, with the weights that timm knows.
+        **options: Of `create_network`, for a network given by name.
 
     Raises:
         UserError: Nothing there, not safe to load, of another architecture, or of another label space.
     """
-    classes = data.prior.num_classes
-    if source.startswith(('hf-hub:', 'hf_hub:')) or (pretrained and source == name):
-        network = create_network(source, None, option=what, pretrained=True)
+    if source.startswith(ELSEWHERE) or (pretrained and source == name):
+        network = create_network(source, None, option=what, pretrained=True, **options)
     elif Path(source).is_dir():
         network = _network_of_folder(Path(source), data, what)
     elif not Path(source).exists():
@@ -38,39 +45,83 @@ def load_network(source: str, name: str | None, data: Data, what: str, pretraine
     elif name is None:
         raise UserError(f'{what}: {source} holds weights alone; say of which network with --model')
     else:
-        network = create_network(name, classes)
+        classes = classes_of_weights(source, name, what) if data is None else data.prior.num_classes
+        network = create_network(name, classes, option=what, **options)
         load_weights(network, source, what)
         _note_input(network, Path(source), name, what)
-    if network.num_classes != classes:
+    if data is not None and network.num_classes != data.prior.num_classes:
         raise UserError(
-            f'{what}: the head of {source} has {network.num_classes} classes and the data {classes}; '
+            f'{what}: the head of {source} has {network.num_classes} classes and the data {data.prior.num_classes}; '
             'they must share one label space')
     return network
+
+
+def classes_of_weights(path: str, name: str, what: str) -> int | None:
+    """How many classes a file of weights tells apart; None if the model of this name does not say by which of them."""
+    weights = read_weights(path, what)
+    found = [weights.get(f'{classifier}.weight') for classifier in _classifiers(create_network(name, None))]
+    return None if not found or found[0] is None else len(found[0])
+
+
+def _classifiers(network: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that give the logits, as the network's configuration has them."""
+    names = network.pretrained_cfg.get('classifier') or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def label_names(source: str, network: nn.Module) -> list[str] | None:
+    """Class names by index, as a run's config.json or the hub has them; None for a network without names."""
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    names = network.pretrained_cfg.get('label_names')
+    if path.exists() and (folder / 'config.json').is_file():
+        config = _read_config(folder, source)
+        if path.is_dir() or config['architecture'] == network.pretrained_cfg.get('architecture'):
+            names = config.get('label_names')
+    if not isinstance(names, list | tuple) or len(names) != network.num_classes:
+        return None
+    return [str(name) for name in names]
 
 
 def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
     """How a file's network expects its images: as the config.json beside it says, else as usual for the model."""
     if (file.parent / 'config.json').is_file():
         config = _read_config(file.parent, what)
-        if config['architecture'] == name.split('.')[0]:
+        if _network_name(config) == name.split('.')[0]:
             _set_input(network, config)
             return
     cfg = network.pretrained_cfg
-    _logger.info(f'{file} does not say how its images were normalised; taken as usual for {name}: '
-                 f'mean {cfg["mean"]}, std {cfg["std"]}')
+    _logger.info(f'{file} does not say what images it was trained on; taken as usual for {name}: '
+                 f'{cfg["input_size"][-1]} pixels, mean {cfg["mean"]}, std {cfg["std"]}')
 
 
 def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
-    """What config.json says of a network's images; `trained_size` is their height and width, for a teacher."""
-    cfg = config.get('pretrained_cfg') or {}
-    network.pretrained_cfg = {**network.pretrained_cfg, **cfg}
-    if 'input_size' in cfg:
-        network.trained_size = tuple(cfg['input_size'][-2:])
+    """Note in a network what config.json says of its images."""
+    network.pretrained_cfg = {**network.pretrained_cfg, **(config.get('pretrained_cfg') or {})}
 
 
 def architecture(source: str, what: str) -> str | None:
     """Which network a folder holds; None for a file of weights, which does not say."""
-    return _read_config(Path(source), what)['architecture'] if Path(source).is_dir() else None
+    return _network_name(_read_config(Path(source), what)) if Path(source).is_dir() else None
+
+
+def network_options(source: str, what: str) -> dict[str, Any]:
+    """The options of train.py that make the network of a folder anew; none for a file of weights."""
+    if not Path(source).is_dir():
+        return {}
+    config = _read_config(Path(source), what)
+    return {
+        'model': _network_name(config),
+        'small_image_stem': config['architecture'] == 'small_image_stem',
+        'model_kwargs': {
+            key: value for key, value in (config.get('model_args') or {}).items()
+            if key not in ('num_classes', 'network')},
+    }
+
+
+def _network_name(config: dict[str, Any]) -> str:
+    """The timm name by which the options call the network of a config.json."""
+    return (config.get('model_args') or {}).get('network') or config['architecture']
 
 
 def _read_config(folder: Path, what: str) -> dict[str, Any]:
@@ -98,9 +149,10 @@ def _check_label_names(folder: Path, config: dict[str, Any], data: Data, what: s
             'give the data the same --class-map')
 
 
-def _network_of_folder(folder: Path, data: Data, what: str) -> nn.Module:
+def _network_of_folder(folder: Path, data: Data | None, what: str) -> nn.Module:
     config = _read_config(folder, what)
-    _check_label_names(folder, config, data, what)
+    if data is not None:
+        _check_label_names(folder, config, data, what)
     network = create_network(
         config['architecture'], config.get('num_classes'), option=what, model_kwargs=config.get('model_args'))
     load_weights(network, folder / 'model.safetensors', what)
@@ -109,15 +161,16 @@ def _network_of_folder(folder: Path, data: Data, what: str) -> nn.Module:
 
 
 def load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
-    """The weights to start from, of a file or of a run with the same classes."""
+    """The weights to start from, of a file or of a run with the same classes; with --new-head of any others."""
     path, what = Path(args.initial_checkpoint), '--initial-checkpoint'
     if path.is_dir():
         config = _read_config(path, what)
-        _check_label_names(path, config, data, what)
+        if not args.new_head:
+            _check_label_names(path, config, data, what)
         if args.holdout:
             warn_of_seen_holdout(str(path), args, data)
         path /= 'model.safetensors'
-    load_weights(network, path, what)
+    load_weights(network, path, what, keep=_classifiers(network) if args.new_head else ())
 
 
 def warn_of_seen_holdout(source: str, args: Namespace, data: Data) -> None:

@@ -1,0 +1,218 @@
+"""Predictions for a user's own images: the right classes and probabilities of every file, and nothing else needed."""
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from safetensors.torch import save_file
+
+from timm_ltkd.cli import run
+from timm_ltkd.data import find_images
+from timm_ltkd.engine import recipe
+from timm_ltkd.engine.trained import label_names
+from timm_ltkd.report import write
+
+NAMES = ['ant', 'bee', 'cat']
+PIXELS = dict(input_size=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop_pct=1., interpolation='bilinear')
+
+
+@pytest.fixture(scope='module')
+def trained(images, tmp_path_factory):
+    """The folder of a run on three classes, its normalisation not the usual one."""
+    output = tmp_path_factory.mktemp('trained')
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (name for name in dir(write) if name.startswith('plot_')):
+            patch.setattr(write, name, lambda *args, **kwargs: None)
+        run.train([
+            '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '2', '-b', '4',
+            '--lr', '0.002', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--crop-pct',
+            '1', '--model', 'resnet20', '--mean', '0.4', '0.5', '0.6', '--std', '0.2', '0.25', '0.3', '--interpolation',
+            'bilinear', '--output', str(output), '--experiment', 'run'])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return output / 'run'
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Files of all kinds in a folder of a user."""
+    folder = tmp_path / 'my pictures'
+    rng = np.random.RandomState(3)
+    for name in ('b/x, y.PNG', 'b/10.png', 'b/é à/ü.jpg', 'a.png', '.hidden.png', '.cache/z.png', 'B.png'):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.randint(0, 256, (13, 9, 3), dtype=np.uint8)).save(path)
+    (folder / 'notes.txt').write_text('no image')
+    return folder
+
+
+SHOWN = ['B.png', 'a.png', 'b/10.png', 'b/x, y.PNG', 'b/é à/ü.jpg']
+
+
+@pytest.fixture
+def predict(script, capsys):
+    """Call validate.py --predict; the rows that it prints, by column."""
+    def call(*argv):
+        capsys.readouterr()
+        script('validate', [*map(str, argv), '--workers', '0'])
+        return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    return call
+
+
+@pytest.fixture
+def fails(script, capsys):
+    """Call validate.py with a mistake; what it says."""
+    def call(*argv):
+        with pytest.raises(SystemExit) as stopped:
+            script('validate', [str(word) for word in argv])
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+    return call
+
+
+def by_hand(folder, files):
+    """Probabilities `[N, C]` as a user of timm would get them."""
+    network = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network))
+    with torch.no_grad():
+        return torch.cat([network(transform(Image.open(file).convert('RGB'))[None]).softmax(1) for file in files])
+
+
+def test_every_image_has_the_probabilities_that_timm_gives(trained, pictures, predict):
+    rows = predict(trained, '--predict', pictures, '-b', '2')
+    assert [row['file'] for row in rows] == SHOWN
+    expected = by_hand(trained, [pictures / name for name in SHOWN])
+    for row, probabilities in zip(rows, expected, strict=True):
+        order = probabilities.argsort(descending=True).tolist()
+        assert [row[f'class_{k}'] for k in (1, 2, 3)] == [NAMES[c] for c in order]
+        for k, c in enumerate(order, start=1):
+            assert float(row[f'prob_{k}']) == pytest.approx(float(probabilities[c]), abs=1e-6)
+            assert row[f'prob_{k}'] == str(np.float32(row[f'prob_{k}'])), 'as short as float32 is'
+        assert (row['class'], row['probability']) == (row['class_1'], row['prob_1'])
+    assert list(rows[0]) == [
+        'file', 'class', 'probability', 'class_1', 'prob_1', 'class_2', 'prob_2', 'class_3', 'prob_3']
+
+
+def test_they_are_what_the_run_was_measured_by(trained, images, predict):
+    rows = predict(trained, '--predict', images / 'val')
+    right = [row['file'].split('/')[0] == row['class'] for row in rows]
+    assert len(rows) == 11
+    assert json.loads((trained / 'report.json').read_text())['student']['top1'] == pytest.approx(100 * sum(right) / 11)
+
+
+def test_no_data_set_is_touched(trained, pictures, predict, monkeypatch, tmp_path):
+    shutil.copytree(trained, tmp_path / 'alone')
+    (tmp_path / 'alone/args.yaml').write_text('data_dir: /nowhere')
+    monkeypatch.setattr(recipe, 'create_splits', None)
+    assert len(predict(tmp_path / 'alone', '--predict', pictures)) == 5
+
+
+def test_one_file_and_fewer_classes(trained, pictures, predict):
+    (row,) = predict(trained, '--predict', pictures / 'a.png', '--topk', '1')
+    assert list(row) == ['file', 'class', 'probability', 'class_1', 'prob_1']
+    assert row['file'] == str(pictures / 'a.png')
+    whole = predict(trained, '--predict', pictures)[1]
+    assert whole['class'] == row['class'] and float(whole['probability']) == pytest.approx(float(row['probability']))
+
+
+def test_into_a_file(trained, pictures, predict, tmp_path, capsys):
+    printed = predict(trained, '--predict', pictures)
+    assert predict(trained, '--predict', pictures, '--predictions-file', tmp_path / 'p.csv') == []
+    with open(tmp_path / 'p.csv', encoding='utf-8', newline='') as f:
+        assert list(csv.DictReader(f)) == printed
+
+
+def test_a_broken_image_is_named_and_the_others_go_on(trained, pictures, script, capsys, log):
+    whole = (pictures / 'a.png').read_bytes()
+    (pictures / 'b/cut.png').write_bytes(whole[:len(whole) // 2])
+    (pictures / 'b/empty.jpg').write_bytes(b'')
+    with pytest.raises(SystemExit) as stopped:
+        script('validate', [str(trained), '--predict', str(pictures), '-b', '2'])
+    assert stopped.value.code == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row['file'] for row in rows] == SHOWN
+    messages = [line for line in log if 'cannot read image' in line]
+    assert len(messages) == 2
+    assert str(pictures / 'b/cut.png') in messages[0] and str(pictures / 'b/empty.jpg') in messages[1]
+
+
+def test_nothing_but_broken_images(trained, tmp_path, script, capsys):
+    (tmp_path / 'x.png').write_bytes(b'nonsense')
+    with pytest.raises(SystemExit) as stopped:
+        script('validate', [str(trained), '--predict', str(tmp_path / 'x.png')])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().out.splitlines() == [
+        'file,class,probability,class_1,prob_1,class_2,prob_2,class_3,prob_3']
+
+
+def test_a_file_of_weights_has_class_indices(pictures, predict, tmp_path):
+    network = timm.create_model('resnet20', num_classes=7)
+    save_file(network.state_dict(), tmp_path / 'weights.safetensors')
+    rows = predict(tmp_path / 'weights.safetensors', '--model', 'resnet20', '--predict', pictures, '--topk', '9')
+    assert {row[f'class_{k}'] for row in rows for k in range(1, 8)} == set('0123456')
+    assert 'class_8' not in rows[0]
+
+
+def test_a_file_of_weights_beside_a_config_has_its_names(trained, pictures, predict):
+    weights = trained / 'model.safetensors'
+    rows = predict(weights, '--model', 'resnet20', '--predict', pictures)
+    assert rows == predict(trained, '--predict', pictures)
+    assert label_names(str(weights), timm.create_model('resnet32', num_classes=3)) is None, 'another architecture'
+
+
+def test_names_of_the_hub_and_names_that_do_not_fit():
+    network = timm.create_model('resnet20', num_classes=2)
+    network.pretrained_cfg['label_names'] = ('no', 'yes')
+    assert label_names('hf-hub:somebody/something', network) == ['no', 'yes']
+    network.num_classes = 3
+    assert label_names('hf-hub:somebody/something', network) is None
+
+
+def test_a_network_for_grey_images(pictures, predict, tmp_path):
+    network = timm.create_model('resnet20', num_classes=2, in_chans=1)
+    folder = tmp_path / 'grey'
+    folder.mkdir()
+    save_file(network.state_dict(), folder / 'model.safetensors')
+    cfg = PIXELS | dict(input_size=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    (folder / 'config.json').write_text(json.dumps({
+        'architecture': 'resnet20', 'num_classes': 2, 'model_args': {'in_chans': 1}, 'pretrained_cfg': cfg,
+        'label_names': ['no', 'yes']}))
+    rows = predict(folder, '--predict', pictures)
+    assert len(rows) == 5 and {row['class'] for row in rows} <= {'no', 'yes'}
+
+
+def test_options_of_the_pixels_win(trained, pictures, predict):
+    plain, larger = (predict(trained, '--predict', pictures, *words) for words in ([], ['--img-size', '16']))
+    assert [row['probability'] for row in plain] != [row['probability'] for row in larger]
+
+
+@pytest.mark.parametrize('words, message', [
+    (['{trained}', '{trained}', '--predict', '{pictures}'], 'name one checkpoint for --predict'),
+    (['--predict', '{pictures}'], 'name one checkpoint for --predict'),
+    (['{trained}', '--predict', '{pictures}/nothing'], 'there is no image file or folder'),
+    (['{trained}', '--predict', '{pictures}/empty'], 'there are no images'),
+    (['{trained}', '--predict', '{pictures}', '--predictions-file', '{pictures}/nothing/p.csv'], 'no such folder'),
+    (['{trained}', '--predict', '{pictures}', '--results-file', 'r.csv'], '--results-file is about figures'),
+    (['{trained}', '--predict', '{pictures}', '--tau-norm', '1'], '--tau-norm is about figures'),
+    (['{trained}', '--predict', '{pictures}', '--dataset', 'lt/digits'], 'leave out --dataset'),
+    (['{trained}', '--predict', '{pictures}', '--data-dir', 'x'], 'leave out --data-dir'),
+    (['{trained}', '--topk', '3'], '--topk goes with --predict'),
+    (['{trained}', '--predictions-file', 'p.csv'], '--predictions-file goes with --predict'),
+])
+def test_what_does_not_go(trained, pictures, fails, words, message):
+    (pictures / 'empty').mkdir()
+    said = fails(*(word.format(trained=trained, pictures=pictures) for word in words))
+    assert message in said and said.count('\n') == 1
+
+
+def test_links_are_followed(pictures, tmp_path):
+    other = tmp_path / 'elsewhere'
+    other.mkdir()
+    (other / 'linked').symlink_to(pictures / 'b')
+    assert len(find_images(other)) == 3

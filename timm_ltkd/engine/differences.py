@@ -1,0 +1,46 @@
+"""Which options of a run are other than those that its folder was started with."""
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# where a run goes and how it is watched; which of them count is for `recipe_key` to know, the others never do
+_NEVER_COUNT = frozenset((
+    'config', 'output', 'experiment', 'resume', 'overwrite', 'workers', 'pin_mem', 'log_with', 'log_interval',
+    'validation_batch_size', 'num_classes'))
+_AT_MOST = 5
+
+
+def tell_differences(args: Namespace, config: Path) -> str:
+    """What has changed, e.g. `--epochs was 3 and is 5, --lr was 0.1 and is 0.2`.
+
+    Args:
+        args: Options of the run that is not to go on.
+        config: The args.yaml of the folder.
+    """
+    try:
+        before = yaml.safe_load(config.read_text(encoding='utf-8'))
+    except (OSError, ValueError, yaml.YAMLError):
+        return f'{config} cannot be read'
+    now = yaml.safe_load(yaml.safe_dump(vars(args)))  # tuples and lists are alike there
+    if not isinstance(before, dict):
+        return f'{config} holds no options'
+    changed = [
+        f'--{key.replace("_", "-")} was {_words(before[key])} and is {_words(value)}'
+        for key, value in sorted(now.items())
+        if key in before and key not in _NEVER_COUNT and value != before[key]]
+    if not changed:
+        return 'the options are the same, but not the images, the weights of a teacher, the precision, the processes ' \
+               'or the version'
+    more = [f'{len(changed) - _AT_MOST} more'] if len(changed) > _AT_MOST else []
+    return ', '.join(changed[:_AT_MOST] + more)
+
+
+def _words(value: Any) -> str:
+    """A value as one would give it on the command line."""
+    if isinstance(value, dict):
+        return ' '.join(f'{key}={item}' for key, item in value.items()) or 'empty'
+    if isinstance(value, list):
+        return ' '.join(map(str, value)) or 'empty'
+    return 'not given' if value is None else str(value)

@@ -1,0 +1,32 @@
+"""The network that a training starts with."""
+from argparse import Namespace
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from .build import check_recipe, create_criterion
+from .networks import check_takes_images, create_network, resolve_input, set_input
+from .recipe import Data
+from .stages import check_stage, prepare_stage
+from .trained import load_initial
+
+
+def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accelerator, option: str) -> nn.Module:
+    """A network as the options describe it, seeded, that knows how its images come; the whole recipe is checked."""
+    if stage := getattr(args, 'stage', None):
+        check_stage(args)
+    set_seed(args.seed)
+    network = create_network(
+        name, data.prior.num_classes, option=option, pretrained=args.pretrained, img_size=args.img_size,
+        small_image_stem=args.small_image_stem, model_kwargs=args.model_kwargs, drop_rate=args.drop or None,
+        drop_path_rate=args.drop_path, global_pool=args.gp)
+    if args.initial_checkpoint:
+        load_initial(args, network, data)
+    set_input(network, resolve_input(args, network.pretrained_cfg))
+    check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")
+    create_criterion(args, data).prepare(network)
+    if stage:
+        prepare_stage(network, stage, seed=args.seed)
+    check_recipe(args, accelerator, data, network)
+    return network

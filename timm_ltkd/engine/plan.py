@@ -1,0 +1,55 @@
+"""What the log says of a run before its first epoch."""
+import logging
+from argparse import Namespace
+
+import torch
+
+from ..data import class_shares, epoch_plan
+from ..distill import DistillMethod
+from .loop import eval_network
+from .recipe import Data, global_batch
+from .training import Training
+
+_logger = logging.getLogger(__name__)
+
+
+def log_plan(training: Training) -> None:
+    """Tell how long, how large and how fast a run is going to be, and what about it looks like a mistake."""
+    args, accelerator, loader = training.args, training.accelerator, training.train_loader
+    parameters = sum(p.numel() for p in eval_network(training.task).parameters())
+    _logger.info(
+        f'{parameters / 1e6:.2f} M parameters; {training.epochs} epochs of {len(loader)} batches; global batch '
+        f'{global_batch(args, accelerator)} = {accelerator.num_processes} processes × {args.batch_size}'
+        f'{f" × {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""}; learning rate {args.lr:g}; '
+        f'{accelerator.device.type}, precision {accelerator.mixed_precision}')
+    if args.warmup_epochs >= training.epochs > 1:
+        _logger.warning(f'the learning rate is still rising after all {training.epochs} epochs: lower --warmup-epochs')
+    _warn_of_deferral(training)
+    if args.class_sampling != 'instance':
+        _log_class_sampling(args, training.data)
+    elif repeats := epoch_plan(loader).repeats:
+        _logger.info(f'{repeats} images are seen twice an epoch, to fill the last batch')
+    if accelerator.device.type == 'cpu' and torch.get_num_threads() == 1:
+        _logger.info('one CPU thread a process; accelerate launch --num_cpu_threads_per_process N gives it more')
+
+
+def _warn_of_deferral(training: Training) -> None:
+    """Say so if class weights are to come in after the last epoch."""
+    for module in training.task.modules():
+        deferred = getattr(module, 'deferred_epochs', 0)
+        if deferred >= training.epochs:
+            option = '--kd-kwargs' if isinstance(module, DistillMethod) else '--loss-kwargs'
+            _logger.warning(
+                f'{option} deferred_epochs={deferred:g}: the run ends after {training.epochs} epochs, so class weights '
+                'never come in; lower it')
+
+
+def _log_class_sampling(args: Namespace, data: Data) -> None:
+    """How often the largest and the smallest class are shown, beside the images that they have."""
+    prior, sampling = data.prior, args.class_sampling
+    shown = class_shares(prior.counts, sampling, epoch=args.epochs - 1, epochs=args.epochs) * prior.num_samples
+    largest, smallest = (
+        f'{shown[c]:.1f} of the class of {prior.counts[c]:.0f}'
+        for c in (prior.counts.argmax(), prior.counts.argmin()))
+    epoch = 'the last' if sampling == 'progressive' else 'an'
+    _logger.info(f'class sampling {sampling}: {epoch} epoch shows {largest} images and {smallest}')

@@ -1,0 +1,165 @@
+"""What validate.py --predict does: the classes of a user's own images, as CSV."""
+import csv
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..data import create_eval_transform, create_image_loader, find_images, stop_workers
+from ..errors import UserError
+from ..report.summary import write_csv
+from .launch import create_accelerator, loader_workers, set_up_logging
+from .networks import check_takes_images, resolve_input
+from .trained import label_names, load_network
+
+_logger = logging.getLogger(__name__)
+TOPK = 5
+_MODES = {1: 'L', 3: 'RGB'}
+
+
+class Predictions(NamedTuple):
+    """The likeliest classes of the images that could be read, the likeliest first.
+
+    Attributes:
+        index: Position of each image among the files, int64 `[N]`, ascending.
+        classes: int64 `[N, K]`.
+        probabilities: float32 `[N, K]`.
+        broken: How many images could not be read.
+    """
+    index: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+    broken: int
+
+
+def predict(args: Namespace) -> int:
+    """Tell the classes of images; what validate.py --predict does.
+
+    Args:
+        args: Options of `validate_parser`.
+
+    Returns:
+        How many images could not be read; the log names them.
+    """
+    accelerator = create_accelerator()
+    set_up_logging(accelerator.is_main_process)
+    source = _checked_source(args)
+    network = load_network(source, args.model, None, 'checkpoint', pretrained=args.pretrained)
+    names = label_names(source, network) or [str(index) for index in range(network.num_classes)]
+    files = find_images(args.predict)
+    loader = _create_loader(args, accelerator, source, network, files)
+    network.to(accelerator.device)
+    if args.channels_last:
+        network.to(memory_format=torch.channels_last)
+    try:
+        found = predict_images(network, loader, accelerator, args.topk or TOPK, args.channels_last)
+    finally:
+        stop_workers(loader)
+    if accelerator.is_main_process:
+        _write(args, [_shown_name(file, args.predict) for file in files], names, found)
+    accelerator.end_training()
+    return found.broken
+
+
+@torch.no_grad()
+def predict_images(
+        network: nn.Module,
+        loader: DataLoader,
+        accelerator: Accelerator,
+        topk: int,
+        channels_last: bool = False,
+) -> Predictions:
+    """One pass over the images; the same predictions on every process. A message for each broken image is logged.
+
+    Args:
+        network: Takes `[B, channels, H, W]`, returns logits `[B, C]`; put in eval mode.
+        loader: From `create_image_loader`.
+        accelerator: Device, processes.
+        topk: How many classes of each image, at most all.
+        channels_last: Memory layout of the inputs.
+    """
+    network.eval()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    topk, broken = min(topk, network.num_classes), 0
+    columns = [(torch.empty(0, dtype=torch.int64), torch.empty(0, topk, dtype=torch.int64), torch.empty(0, topk))]
+    for batch in loader:
+        for message in batch.broken:
+            _logger.error(message)
+        broken += len(batch.broken)
+        if batch.pixels is not None:
+            input = batch.pixels.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout)
+            top = network(input).float().softmax(dim=1).topk(topk, dim=1)
+            columns.append((batch.index, top.indices.cpu(), top.values.cpu()))
+    shares = gather_object([(columns, broken)]) if accelerator.num_processes > 1 else [(columns, broken)]
+    index, classes, probabilities = (
+        torch.cat(column).numpy() for column in zip(*(row for rows, _ in shares for row in rows), strict=True))
+    order = index.argsort()
+    return Predictions(index[order], classes[order], probabilities[order], sum(count for _, count in shares))
+
+
+def _checked_source(args: Namespace) -> str:
+    """The one network that the options name.
+
+    Raises:
+        UserError: None or several; options that say something about figures; nowhere to write to.
+    """
+    if len(args.checkpoint) > 1 or not args.checkpoint and not (args.model and args.pretrained):
+        raise UserError(
+            'name one checkpoint for --predict (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+    figures = {'--results-file': args.results_file, '--tau-norm': args.tau_norm, '--logit-adjust': args.logit_adjust}
+    for option, value in figures.items():
+        if value:
+            raise UserError(f'{option} is about figures, and --predict gives none; leave one of them out')
+    if args.predictions_file and not Path(args.predictions_file).resolve().parent.is_dir():
+        raise UserError(f'--predictions-file {args.predictions_file}: there is no such folder')
+    return args.checkpoint[0] if args.checkpoint else args.model
+
+
+def _create_loader(
+        args: Namespace, accelerator: Accelerator, source: str, network: nn.Module, files: Sequence[str]) -> DataLoader:
+    """The images, as the network was evaluated."""
+    pixels = resolve_input(args, network.pretrained_cfg)
+    channels = pixels['input_size'][0]
+    if channels not in _MODES:
+        raise UserError(f'{source} takes images of {channels} channels, and image files have 1 or 3')
+    check_takes_images(network, pixels['input_size'], source)
+    transform = create_eval_transform(**pixels)
+    return create_image_loader(
+        files, transform, mode=_MODES[channels], batch_size=args.validation_batch_size or args.batch_size,
+        rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
+        pin_memory=args.pin_mem)
+
+
+def _shown_name(file: str, root: str) -> str:
+    """A file's name below the folder that was given; of the one file, what was given."""
+    name = file if file == root else Path(os.path.relpath(file, root)).as_posix()
+    return os.fsencode(name).decode('utf-8', 'backslashreplace')  # a name on disk need not be UTF-8
+
+
+def _write(args: Namespace, files: Sequence[str], names: Sequence[str], found: Predictions) -> None:
+    pairs = [f'{kind}_{k + 1}' for k in range(found.classes.shape[1]) for kind in ('class', 'prob')]
+    header, lines = ['file', 'class', 'probability', *pairs], _lines(files, names, found)
+    if args.predictions_file:
+        write_csv(args.predictions_file, header, lines)
+        _logger.info(f'{len(found.index)} predictions in {args.predictions_file}')
+    else:
+        writer = csv.writer(sys.stdout, lineterminator='\n')
+        writer.writerow(header)
+        writer.writerows(lines)
+
+
+def _lines(files: Sequence[str], names: Sequence[str], found: Predictions) -> Iterator[list[str]]:
+    """A line of the CSV for each image; probabilities are written so that they read back as the same float32."""
+    for index, classes, probabilities in zip(*found[:3], strict=True):
+        pairs = [text for c, p in zip(classes, probabilities, strict=True) for text in (names[c], str(p))]
+        yield [files[index], *pairs[:2], *pairs]

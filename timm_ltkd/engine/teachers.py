@@ -1,0 +1,230 @@
+"""The teachers of a run: as they come, or trained on its data first; and made ready for its student."""
+import hashlib
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ..distill import Teacher, TeacherEnsemble
+from ..errors import UserError
+from .fit import fit
+from .folder import RunFolder, short_name
+from .initial import trainable_network
+from .labels import find_class_map
+from .launch import on_main
+from .networks import ELSEWHERE, check_takes_images, create_network
+from .recipe import Data, file_key, listed, recipe_key
+from .trained import load_network, network_options, warn_of_seen_holdout
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PlannedTeacher:
+    """A teacher that is found, and may have to be trained.
+
+    Attributes:
+        recipe: Options of its own training.
+        network: What teaches; as long as it is to be trained, one of its shape.
+        key: Tells it from others.
+        folder: Where it is trained; None if it is taken as it is.
+        class_map: Its index of each class of the data, where its label space is another.
+    """
+    recipe: Namespace
+    network: nn.Module
+    key: str
+    folder: RunFolder | None = None
+    class_map: list[int] | None = None
+
+
+def plan_teachers(
+        args: Namespace, recipes: Sequence[Namespace], accelerator: Accelerator, data: Data) -> list[PlannedTeacher]:
+    """Find the teachers that the options name; nothing is trained yet.
+
+    Args:
+        args: Options of distill.py.
+        recipes: Of each teacher's own training; completed in place.
+        accelerator: Processes and precision.
+        data: What is taught.
+
+    Raises:
+        UserError: Weights that are not there or don't fit, or another label space than that of the data.
+    """
+    sources = listed(args.teacher_checkpoint) or [None] * len(recipes)
+    maps = listed(args.teacher_class_map) or [None]
+    maps = maps * len(recipes) if len(maps) == 1 else maps
+    if args.teacher_tune == 'none':
+        return [_as_it_is(args, *each, data) for each in zip(recipes, sources, maps, strict=True)]
+    return [_to_be_tuned(args, *each, accelerator, data) for each in zip(recipes, sources, strict=True)]
+
+
+def _as_it_is(
+        args: Namespace, recipe: Namespace, source: str | None, map_file: str | None, data: Data) -> PlannedTeacher:
+    """A teacher with the head that it has."""
+    options = dict(small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs)
+    if source is None:
+        network = load_network(
+            recipe.model, recipe.model, None, '--teacher', pretrained=True, img_size=args.teacher_img_size, **options)
+        key = _zoo_key(recipe.model)
+    else:
+        network = load_network(source, recipe.model, None, '--teacher-checkpoint', **options)
+        key = file_key(source)
+        if args.holdout:
+            warn_of_seen_holdout(source, args, data)
+    class_map = find_class_map(network, source or recipe.model, map_file, data)
+    if class_map is not None:
+        key += ':' + hashlib.sha256(json.dumps(class_map).encode()).hexdigest()[:16]
+    return PlannedTeacher(recipe, network, key, class_map=class_map)
+
+
+def _zoo_key(name: str) -> str:
+    """What tells zoo weights from others: their full name."""
+    if name.startswith(ELSEWHERE):
+        return file_key(name)
+    cfg = timm.get_pretrained_cfg(name)
+    return f'{cfg.architecture}.{cfg.tag}'
+
+
+def _to_be_tuned(
+        args: Namespace, recipe: Namespace, source: str | None, accelerator: Accelerator, data: Data) -> PlannedTeacher:
+    """A teacher with a classifier for this data, trained in a folder of its own."""
+    _choose_start(args, recipe, source, accelerator)
+    network = create_network(
+        recipe.model, data.prior.num_classes, option='--teacher', img_size=recipe.img_size,
+        small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs, global_pool=recipe.gp)
+    if args.teacher_tune == 'head':
+        if not (recipe.pretrained or recipe.initial_checkpoint):
+            raise UserError(
+                f"--teacher-tune head trains a classifier on weights that are there already, and '{recipe.model}' has "
+                'none; give its --teacher-checkpoint, or train it whole (--teacher-tune all)')
+        recipe.stage = 'head'
+    if source is not None:
+        _see_as_before(args, recipe, load_network(
+            source, recipe.model, None, '--teacher-checkpoint', small_image_stem=recipe.small_image_stem,
+            model_kwargs=recipe.model_kwargs))
+    elif recipe.pretrained:
+        _see_as_before(args, recipe, network)
+    _scale_padding(args, recipe)
+    key = recipe_key(recipe, data, accelerator, [file_key(source)] if source else ())
+    folder = RunFolder(Path(args.output) / 'teachers' / f'{short_name(recipe.model)}-{key}', key, resume=True)
+    return PlannedTeacher(recipe, network, key, folder)
+
+
+def _choose_start(args: Namespace, recipe: Namespace, source: str | None, accelerator: Accelerator) -> None:
+    """Note in a recipe which weights its training starts from; in place."""
+    if source is None:
+        if recipe.pretrained is None:
+            recipe.pretrained = on_main(accelerator, lambda: _fetch_zoo_weights(recipe.model))
+    elif source.startswith(ELSEWHERE):
+        recipe.model, recipe.pretrained = source, True
+    else:
+        own = network_options(source, '--teacher-checkpoint')
+        vars(recipe).update(own, initial_checkpoint=source, new_head=True, pretrained=False)
+
+
+def _fetch_zoo_weights(name: str) -> bool:
+    """Whether the weights that timm knows for a model can be had; fetches them, or warns that they can't."""
+    if name.startswith(ELSEWHERE):
+        return True
+    if timm.get_pretrained_cfg(name) is None or not timm.get_pretrained_cfg(name).has_weights:
+        return False
+    try:
+        create_network(name, None, option='--teacher', pretrained=True)
+    except UserError as e:
+        _logger.warning(f'{e}: the teacher starts from scratch')
+        return False
+    return True
+
+
+def _see_as_before(args: Namespace, recipe: Namespace, network: nn.Module) -> None:
+    """Let weights that were trained before see images normalised as then, and of that size if they are frozen."""
+    cfg = network.pretrained_cfg
+    recipe.mean, recipe.std, recipe.interpolation = list(cfg['mean']), list(cfg['std']), cfg['interpolation']
+    side = cfg['input_size'][-1]
+    if args.teacher_img_size:
+        return
+    if recipe.stage == 'head':
+        recipe.img_size = side
+    elif recipe.img_size not in (None, side):
+        _logger.info(
+            f"the weights of teacher '{recipe.model}' are of images of {side} pixels, and are tuned to the student's "
+            f'of {recipe.img_size}; --teacher-img-size chooses others')
+
+
+def _scale_padding(args: Namespace, recipe: Namespace) -> None:
+    """Pad the teacher's images by the same share as the student's, unless its recipe says otherwise; in place."""
+    if recipe.img_size and args.img_size and recipe.crop_padding == args.crop_padding:
+        recipe.crop_padding = round(args.crop_padding * recipe.img_size / args.img_size)
+
+
+def train_teachers(
+        plans: Sequence[PlannedTeacher],
+        to_yaml: Callable[[Namespace], str],
+        accelerator: Accelerator,
+        data: Data,
+) -> None:
+    """Put the trained network into each plan; those that are not in their folders yet are trained there first."""
+    tuned, missing = [plan for plan in plans if plan.folder], []
+    for plan in tuned:  # all are made, and their mistakes told, before the first is trained
+        recipe = plan.recipe
+        if on_main(accelerator, (plan.folder.path / 'report.json').is_file):
+            _logger.info(f'teacher {recipe.model}: trained before, from {plan.folder.path}')
+        else:
+            missing.append((plan, trainable_network(recipe, recipe.model, data, accelerator, '--teacher')))
+    while missing:
+        plan, network = missing.pop(0)  # and so freed, once it is trained
+        _logger.info(f'teacher {plan.recipe.model}: training it first, in {plan.folder.path}')
+        fit(plan.recipe, accelerator, data, network, plan.folder, to_yaml(plan.recipe))
+        accelerator.free_memory()
+    for plan in tuned:
+        plan.network = load_network(str(plan.folder.path), None, data, '--teacher')
+
+
+def create_teacher(
+        args: Namespace, plans: Sequence[PlannedTeacher], student: nn.Module) -> Teacher | TeacherEnsemble:
+    """The teacher of a student, of trained networks; several as one.
+
+    Raises:
+        UserError: A network that takes no images of the size that it is to be shown.
+    """
+    teachers = [
+        Teacher(
+            plan.network, img_size=_shown_size(args, plan, student), dtype=getattr(torch, args.teacher_dtype),
+            class_map=plan.class_map)
+        for plan in plans]
+    return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
+
+
+def check_teacher_sizes(args: Namespace, plans: Sequence[PlannedTeacher]) -> None:
+    """Whether teachers that are taken as they are can be shown images of the size that the options ask for.
+
+    Raises:
+        UserError: Names the one that can't.
+    """
+    for plan in plans:
+        if plan.folder is None:
+            channels, *size = plan.network.pretrained_cfg['input_size']
+            side = args.teacher_img_size
+            check_takes_images(
+                plan.network, (channels, *((side, side) if side else size)), f"--teacher '{plan.recipe.model}'")
+
+
+def _shown_size(args: Namespace, plan: PlannedTeacher, student: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of the images that a teacher is shown: as the options say, else as it was trained; None if they
+    are the student's."""
+    trained, shown = (tuple(n.pretrained_cfg['input_size'][-2:]) for n in (plan.network, student))
+    size = (args.teacher_img_size,) * 2 if args.teacher_img_size else trained
+    if size == shown:
+        return None
+    if not args.teacher_img_size:
+        _logger.info(
+            f'teacher {plan.recipe.model} sees images of {size[0]} pixels, as it was trained; the student of '
+            f'{shown[0]}')
+    return size

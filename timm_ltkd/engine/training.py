@@ -1,0 +1,298 @@
+"""The state of a training run, and how an epoch changes it."""
+import logging
+import warnings
+from argparse import Namespace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.task import TrainingTask
+from timm.utils import distribute_bn, unwrap_model
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ..data import epoch_plan, stop_workers
+from ..distill import DistillMethod, DistillTask, Teacher, TeacherEnsemble
+from ..errors import UserError, last_line
+from .build import (
+    compile_in_place,
+    create_full_loader,
+    create_loaders,
+    create_mixing,
+    create_optimizer,
+    create_task,
+    host_view,
+)
+from .checkpoint import set_rng_state
+from .class_means import teacher_class_means
+from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
+from .folder import RunFolder
+from .loop import eval_network, train_epoch
+from .recipe import Data
+from .stages import SecondStageTask
+
+_logger = logging.getLogger(__name__)
+
+
+class Training:
+    """The state of a run between epochs, and how it is saved and restored.
+
+    Args:
+        args: Options of the run.
+        accelerator: Device, precision, processes.
+        data: What to train on.
+        network: What to train.
+        teacher: With `method`: what to learn from.
+        method: How.
+        resumed: A state to `restore` follows, so that what it holds is not computed.
+    """
+
+    def __init__(
+            self,
+            args: Namespace,
+            accelerator: Accelerator,
+            data: Data,
+            network: nn.Module,
+            teacher: Teacher | TeacherEnsemble | None = None,
+            method: DistillMethod | None = None,
+            resumed: bool = False,
+    ):
+        set_seed(args.seed, device_specific=True)
+        self.args, self.accelerator, self.data = args, accelerator, data
+        accelerator.gradient_accumulation_steps = args.grad_accum_steps
+        _reset_loss_scale(accelerator)
+        self.input_config = {key: network.pretrained_cfg[key] for key in (
+            'input_size', 'mean', 'std', 'interpolation', 'crop_pct')}
+        self.teacher_config = host_view(args, teacher, self.input_config)
+        self.train_loader, self.val_loader = create_loaders(
+            args, accelerator, data, self.input_config, self.teacher_config)
+        self.measured = data.splits.watched
+        self.watched = 'this data' if data.splits.holdout is None else 'the holdout'  # what the log calls it
+        self.mixing = create_mixing(args, accelerator, data, self.input_config)
+        self.task = self._create_task(network, teacher, method, resumed)
+        optimizer = create_optimizer(args, self.task.get_trainable_module())
+        self.scheduler, self.epochs = create_scheduler_v2(
+            optimizer, **scheduler_kwargs(args),
+            updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
+        self.optimizer = self._prepare(optimizer)
+        self.epoch = self.updates = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.best_weights: dict[str, torch.Tensor] | None = None  # kept where a holdout chooses
+        self.method_report: dict[str, Any] = {}
+
+    def _create_task(
+            self,
+            network: nn.Module,
+            teacher: Teacher | TeacherEnsemble | None,
+            method: DistillMethod | None,
+            resumed: bool,
+    ) -> TrainingTask:
+        """The task on its device, complete but for what Accelerate adds."""
+        args, device = self.args, self.accelerator.device
+        task = create_task(args, self.data, network, teacher, method)
+        task.to(device=device, dtype=torch.float32 if device.type == 'mps' else None)  # mps has no float64
+        if args.channels_last:
+            nn.Module.to(task, memory_format=torch.channels_last)  # timm's own `to` did not take it before 1.0.31
+        if isinstance(task, DistillTask) and not resumed:
+            for own_teacher, own_method in task.lessons:
+                if own_method.needs_class_means:
+                    own_method.set_class_means(self._class_means(own_teacher))
+        if args.model_ema:  # from the raw network, before compile and DDP
+            task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
+        if args.torchcompile:
+            compile_in_place(task, args.torchcompile, args.torchcompile_mode)
+        return task
+
+    def _prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Let Accelerate wrap the task's trainable module, and an optimizer of it."""
+        task, accelerator = self.task, self.accelerator
+        with warnings.catch_warnings():  # newer torch has another name for the option that Accelerate passes to DDP
+            warnings.filterwarnings('ignore', '.*broadcast_buffers', FutureWarning)
+            task.trainable_module, optimizer = accelerator.prepare(task.get_trainable_module(), optimizer)
+        # the loop and not the module autocasts: evaluation is in float32
+        accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
+        return optimizer
+
+    def _class_means(self, teacher: Teacher) -> torch.Tensor:
+        """Mean features of a teacher over the training images, as they are evaluated."""
+        loader = self._loader_of(self.data.splits.train, self.teacher_config)
+        try:
+            return teacher_class_means(
+                teacher, loader, self.accelerator, self.data.prior.num_classes, self.args.channels_last)
+        finally:
+            stop_workers(loader)
+
+    def _loader_of(self, dataset: Dataset, config: dict[str, Any] | None = None) -> DataLoader:
+        return create_full_loader(dataset, self.args, self.accelerator, config or self.input_config)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on, but the random generators."""
+        scaler, task = self.accelerator.scaler, self.task
+        kept = {} if self.best_weights is None else {'best_weights': self.best_weights}
+        return kept | {
+            'model': unwrap_model(task.trainable_module).state_dict(),
+            'ema': task.get_trainable_module(ema=True).module.state_dict() if task.has_ema() else None,
+            'optimizer': self.optimizer.state_dict(),
+            'scheduler': self.scheduler.state_dict() if self.scheduler is not None else None,
+            'plateau': self._plateau().state_dict() if self._plateau() is not None else None,
+            'scaler': scaler.state_dict() if scaler is not None else None,
+            'updates': self.updates,
+            'history': self.history,
+            'best': self.best,
+            'method_report': self.method_report,
+        }
+
+    def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
+        """Continue from a state that `load_checkpoint` gave."""
+        try:
+            unwrap_model(self.task.trainable_module).load_state_dict(state['model'])
+            if self.task.has_ema():
+                self.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
+            self.optimizer.load_state_dict(state['optimizer'])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state['scheduler'])
+            if self._plateau() is not None:
+                self._plateau().load_state_dict(state['plateau'])
+            if self.accelerator.scaler is not None and state['scaler'] is not None:
+                self.accelerator.scaler.load_state_dict(state['scaler'])
+        except (RuntimeError, KeyError, ValueError, AttributeError, TypeError) as e:
+            raise UserError(
+                f'the checkpoint in {folder.last} is of another architecture or recipe ({last_line(e)[:120]})') from e
+        self.epoch, self.updates = state['epoch'], state['updates']
+        self.history, self.best = state['history'], state['best']
+        self.best_weights = state.get('best_weights')
+        self.method_report = state.get('method_report', {})
+        rank = self.accelerator.process_index
+        if len(state['rng']) == self.accelerator.num_processes:
+            set_rng_state(state['rng'][rank])
+        else:
+            _logger.warning(
+                f'the checkpoint was written by {len(state["rng"])} processes and {self.accelerator.num_processes} '
+                'resume it: the run goes on, but not to the same last bit')
+
+    def _plateau(self) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
+        """torch's schedule inside timm's plateau, whose own state leaves out the epochs that were no better."""
+        return getattr(self.scheduler, 'lr_scheduler', None)
+
+    def run_epoch(self) -> None:
+        """Train one epoch, evaluate if it is due, and step the schedule."""
+        args, epoch = self.args, self.epoch
+        epoch_plan(self.train_loader).set_epoch(epoch)
+        task = self.task if isinstance(self.task, DistillTask) else self.task.criterion
+        task.set_epoch(epoch)
+        lr = max(group['lr'] for group in self.optimizer.param_groups)
+        means, self.updates = train_epoch(
+            self.task, self.train_loader, self.optimizer, self.accelerator, args, epoch, self.epochs, self.updates,
+            self.scheduler, self.mixing)
+        seconds = means.pop('seconds')
+        self._share_batch_norm()
+        self._check_weights(epoch)
+        row = {'epoch': epoch, 'train_loss': means.pop('loss')}
+        report = None
+        if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self.epochs:
+            report = self._evaluate_after(epoch)
+            row |= {f'eval_{key}': report[key] for key in TIMM_FIGURES if key in report}
+        row['lr'] = lr
+        row |= {f'train_{key}': value for key, value in means.items()}
+        if report is not None:
+            row |= {f'eval_{key}': report[key] for key in OUR_FIGURES if key in report}
+            self._note_best(report, epoch)
+        row |= self._method_figures()
+        self.history.append(row)
+        self.epoch = epoch + 1
+        if self.scheduler is not None:
+            self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
+        images = len(self.train_loader) * args.batch_size * self.accelerator.num_processes
+        _logger.info(_epoch_line(row, self.epochs, seconds, images / seconds))
+
+    def _method_figures(self) -> dict[str, float]:
+        """What the method has counted in this epoch over all processes, as columns of the summary."""
+        if not isinstance(self.task, DistillTask):
+            return {}
+        method = self.task.method
+        sums = {name: self.accelerator.reduce(value, 'sum') for name, value in method.statistics().items()}
+        method.reset_statistics()
+        self.method_report = method.describe_statistics(sums)
+        return {
+            f'{name}_{group}': value
+            for name, figures in self.method_report.items() if isinstance(figures, dict)
+            for group, value in figures.items()}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Report of the network as it is now (its moving average where there is one)."""
+        return evaluate(
+            eval_network(self.task), self.val_loader, self.accelerator, self.data.prior, self.args.channels_last)
+
+    def _evaluate_after(self, epoch: int) -> dict[str, Any]:
+        """`evaluate`, where an error says when: the epoch's last step may have ruined the weights."""
+        try:
+            return self.evaluate()
+        except UserError as e:
+            raise UserError(f'after epoch {epoch + 1}, step {len(self.train_loader)}: {last_line(e)}') from e
+
+    def watch_test(self) -> None:
+        """From now on evaluate on the split that was left alone while the holdout was watched."""
+        stop_workers(self.val_loader)
+        self.measured, self.watched = self.data.splits.val, 'this data'
+        self.val_loader = self._loader_of(self.measured)
+
+    def take_best(self) -> None:
+        """Make the weights that the holdout chose those that are evaluated and exported."""
+        eval_network(self.task).load_state_dict(self.best_weights)
+        metric, value, epoch = (self.best[key] for key in ('metric', 'value', 'epoch'))
+        _logger.info(f'the weights of epoch {epoch + 1} are taken: {metric} {value:.2f} on the holdout')
+
+    def evaluate_teacher(self) -> dict[str, Any]:
+        """Report of the teacher on the pixels that it teaches on; of several together, and the log tells of each."""
+        loader = self.val_loader
+        if self.teacher_config is not None:
+            loader = self._loader_of(self.measured, self.teacher_config)
+        try:
+            return evaluate_teacher(
+                self.task.teacher, self.args.teacher, loader, self.accelerator, self.data.prior,
+                self.args.channels_last, self.watched)
+        finally:
+            if loader is not self.val_loader:
+                stop_workers(loader)
+
+    def _share_batch_norm(self) -> None:
+        """Give all processes the same batch-norm statistics, as timm's --dist-bn."""
+        if self.accelerator.num_processes > 1 and not isinstance(self.task, SecondStageTask):  # which leaves them
+            for ema in (False, True) if self.task.has_ema() else (False,):
+                distribute_bn(
+                    self.task.get_trainable_module(ema=ema), self.accelerator.num_processes,
+                    self.args.dist_bn == 'reduce')
+
+    def _check_weights(self, epoch: int) -> None:
+        """Stop before a checkpoint is written of weights that the epoch's last step ruined."""
+        weights = unwrap_model(self.task.trainable_module).state_dict().values()
+        if not torch.stack([value.isfinite().all() for value in weights]).all():
+            raise UserError(
+                f'the weights are NaN or infinite after epoch {epoch + 1}, step {len(self.train_loader)}; the last '
+                'checkpoint stands. Lower --lr, raise --warmup-epochs, or set --clip-grad')
+
+    def _note_best(self, report: dict[str, Any], epoch: int) -> None:
+        metric, holdout = self.args.eval_metric, self.data.splits.holdout
+        if self.best is None or self.best['metric'] != metric or report[metric] > self.best['value']:
+            chosen_on = self.args.val_split if holdout is None else 'holdout'
+            self.best = {'metric': metric, 'value': report[metric], 'epoch': epoch, 'chosen_on': chosen_on}
+            if holdout is not None:
+                weights = eval_network(self.task).state_dict()
+                self.best_weights = {key: value.detach().to('cpu', copy=True) for key, value in weights.items()}
+
+
+def _reset_loss_scale(accelerator: Accelerator) -> None:
+    """Start fp16's loss scale anew: the training of a teacher before this run may have changed it."""
+    if accelerator.scaler is not None:
+        fresh = {'scale': 65536., '_growth_tracker': 0}
+        accelerator.scaler.load_state_dict(accelerator.scaler.state_dict() | fresh)
+
+
+def _epoch_line(row: dict[str, Any], epochs: int, seconds: float, rate: float) -> str:
+    figures = [f'loss {row["train_loss"]:.4f}']
+    figures += [f'{key} {row[f"eval_{key}"]:.2f}' for key in ('top1', *OUR_FIGURES) if f'eval_{key}' in row]
+    figures += [f'lr {row["lr"]:.3g}', f'{rate:.0f} img/s', f'{seconds:.1f} s']
+    return f'epoch {row["epoch"] + 1}/{epochs}: {", ".join(figures)}'
