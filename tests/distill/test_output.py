@@ -41,6 +41,8 @@ def pixels(size=32, batch=2, seed=0):
 
 @pytest.mark.parametrize('name', FAMILIES)
 def test_a_timm_networks_features_are_its_pre_logits(name):
+    if not timm.is_model(name):
+        pytest.skip('this timm does not have it')
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7, **FAMILIES[name]).eval()
     images = pixels(model.pretrained_cfg['input_size'][-1] if name.startswith('crossvit') else 32)

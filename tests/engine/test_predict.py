@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from timm_ltkd.cli import run
 from timm_ltkd.data import find_images
-from timm_ltkd.engine import recipe
+from timm_ltkd.engine import fit, recipe
 from timm_ltkd.engine.trained import label_names
 from timm_ltkd.report import write
 
@@ -27,8 +27,9 @@ def trained(images, tmp_path_factory):
     """The folder of a run on three classes, its normalisation not the usual one."""
     output = tmp_path_factory.mktemp('trained')
     with pytest.MonkeyPatch.context() as patch:
-        for name in (name for name in dir(write) if name.startswith('plot_')):
-            patch.setattr(write, name, lambda *args, **kwargs: None)
+        for module in (fit, write):
+            for name in (name for name in dir(module) if name.startswith('plot_')):
+                patch.setattr(module, name, lambda *args, **kwargs: None)
         run.train([
             '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '2', '-b', '4',
             '--lr', '0.002', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--crop-pct',

@@ -181,7 +181,8 @@ def five(tmp_path):
 def test_a_head_on_a_checkpoint_of_another_label_space(script, argv, tmp_path, five, monkeypatch, source, side, mean):
     monkeypatch.chdir(tmp_path)
     script('distill', [
-        *argv, '--teacher', 'resnet20', '--teacher-checkpoint', source, '--teacher-tune', 'head', '--experiment', 'run'])
+        *argv, '--teacher', 'resnet20', '--teacher-checkpoint', source, '--teacher-tune', 'head', '--experiment',
+        'run'])
     _, options, weights = only_teacher(tmp_path)
     assert same(frozen(weights), frozen(five)) and len(weights['fc.bias']) == 3
     assert options['img_size'] == side and options['mean'] == pytest.approx(mean)

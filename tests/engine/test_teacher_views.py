@@ -23,8 +23,8 @@ def _no_plots(monkeypatch):
 @pytest.fixture(scope='module')
 def photos(make_images, tmp_path_factory):
     """Images of 24 pixels."""
-    return make_images(
-        tmp_path_factory.mktemp('photos') / 'data', {'ant': 9, 'bee': 6, 'cat': 4}, {'ant': 3, 'bee': 2, 'cat': 2}, side=24)
+    folder = tmp_path_factory.mktemp('photos') / 'data'
+    return make_images(folder, {'ant': 9, 'bee': 6, 'cat': 4}, {'ant': 3, 'bee': 2, 'cat': 2}, side=24)
 
 
 @pytest.fixture(scope='module')
@@ -33,8 +33,8 @@ def teacher(tmp_path_factory):
     torch.manual_seed(0)
     network = timm.create_model('test_resnet', num_classes=3)
     network.pretrained_cfg = {
-        **network.pretrained_cfg, 'num_classes': 3, 'input_size': (3, 16, 16), 'crop_pct': 0.8, 'interpolation': 'bicubic',
-        'mean': (0.3, 0.4, 0.5), 'std': (0.2, 0.25, 0.3)}
+        **network.pretrained_cfg, 'num_classes': 3, 'input_size': (3, 16, 16), 'crop_pct': 0.8,
+        'interpolation': 'bicubic', 'mean': (0.3, 0.4, 0.5), 'std': (0.2, 0.25, 0.3)}
     folder = tmp_path_factory.mktemp('teacher')
     save_for_hf(network, folder, safe_serialization=True)
     return folder

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -34,6 +35,16 @@ def vit_options(data):
     return [*common(data['even']), *TINY_VIT, '--epochs', '2', '--opt', 'momentum', '--clip-grad', '1']
 
 
+def mapped(data, out):
+    """A teacher of seven classes and images of 16 pixels, which the loader makes."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model('resnet20', num_classes=7).state_dict(), out / 'seven.pth')
+    (out / 'map.txt').write_text('5\n0\n2\n')
+    return [*common(data['odd']), '--student', 'resnet20', '--teacher', 'resnet20', '--teacher-checkpoint',
+            str(out / 'seven.pth'), '--teacher-class-map', str(out / 'map.txt'), '--teacher-img-size', '16',
+            '--teacher-resize', 'host', '--epochs', '1', '-b', '4', '--output', str(out), '--experiment', 'mapped']
+
+
 @pytest.fixture(scope='module')
 def out(tmp_path_factory):
     return tmp_path_factory.mktemp('two')
@@ -48,6 +59,7 @@ def ranks(out, data, vit_options, environment):
     train = ['--output', str(out), '--experiment']
     small = [*common(data['one more'], side=4), '--model', 'resnet20', '--epochs', '1', '-b', '4', *train]
     jobs = {
+        'mapped': ['distill', mapped(data, out)],
         'distill': ['distill', [*distill, '--experiment', 'whole']],
         'again-interrupted': ['distill', [*distill, '--experiment', 'again']],
         'again': ['distill', [*distill, '--experiment', 'again', '--resume', 'auto']],
@@ -74,7 +86,7 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize('job', ['distill', 'again', 'several', 'more', 'broadcast', 'vit'])
+@pytest.mark.parametrize('job', ['mapped', 'distill', 'again', 'several', 'more', 'broadcast', 'vit'])
 def test_there_are_two_and_they_end_with_the_same_weights(ranks, job):
     first, second = (rank[job] for rank in ranks)
     assert first['world'] == second['world'] == 2
@@ -111,6 +123,17 @@ def test_every_test_image_counts_once(ranks, out):
     assert seen[1] == [1, 3, 5, 7, 9] * evaluations
     report = json.loads((out / 'whole/report.json').read_text())
     assert report['student']['num_samples'] == report['teacher']['num_samples'] == 11
+
+
+def test_a_mapped_teacher_with_its_own_pixels_is_as_in_one_process(ranks, out, data, script, tmp_path):
+    argv = mapped(data, out)
+    script('distill', [*argv[:-4], '--experiment', 'one'])
+    folders = tmp_path / 'one', out / 'mapped'
+    one, two = (json.loads((folder / 'report.json').read_text())['teacher'] for folder in folders)
+    assert one['num_samples'] == 11 and one['per_class'] == two['per_class']
+    assert one['ece'] == pytest.approx(two['ece'], abs=1e-4)
+    seen = [rank['mapped']['evaluated'] for rank in ranks]  # the teacher, the epoch, and the end
+    assert seen == [[0, 2, 4, 6, 8, 10] * 3, [1, 3, 5, 7, 9] * 3]
 
 
 def test_a_process_without_a_test_image_is_no_hindrance(ranks, out):
