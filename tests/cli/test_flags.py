@@ -206,6 +206,10 @@ def of_loaders(attribute):
     return lambda seen: [getattr(loader, attribute) for loader in seen.loaders]
 
 
+def loader_kinds(seen):
+    return [type(loader).__name__ for loader in seen.loaders]
+
+
 def batch_sizes(seen):
     sampler = seen.training.train_loader.batch_sampler
     return {len(batch) for batch in sampler}
@@ -440,6 +444,7 @@ TABLE = '--dataset lt/hfds/{root}/table --data-dir {root}/cache '
 COUNTED = '--class-counts {counts_txt} '
 COSINE = '--lr 1 --warmup-epochs 0 --sched cosine '
 PLAIN = '--opt momentum --momentum 0 --weight-decay 0 --warmup-epochs 0 --lr 1 -b 36 --sched step '  # w -= gradient
+PADDED = '--train-crop-mode pad --color-jitter 0'
 RRC = '--train-crop-mode rrc '
 CROP = 'RandomResizedCropAndInterpolation'
 
@@ -474,6 +479,7 @@ CASES = [
     Case('--workers', '1', of_loaders('num_workers'), [1], scripts='validate'),
     Case('--pin-mem', '', of_loaders('pin_memory'), [True, True]),
     Case('--pin-mem', '', of_loaders('pin_memory'), [True], scripts='validate'),
+    Case('--loader', 'resident', loader_kinds, ['ResidentTrainLoader', 'ResidentEvalLoader'], PADDED),
     # input
     Case('--img-size', '12', eval_size, [12, 12], scripts=ALL),
     Case('--mean', '0.1 0.2 0.4', eval_range, [-0.1, -0.2, -0.4, 0.9, 0.8, 0.6], '--std 1', ALL),

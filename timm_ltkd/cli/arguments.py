@@ -171,6 +171,15 @@ def add_data(parser: Parser) -> None:
     _flag(group, '--pin-mem', 'page-locked host memory for faster transfer to a GPU')
 
 
+def add_loading(parser: Parser) -> None:
+    group = parser.add_argument_group('loading')
+    group.add_argument(
+        '--loader', choices=('timm', 'resident'), default='timm',
+        help='decode and augment each image whenever it is shown (timm), or decode all once, keep them in memory as '
+             'bytes, and augment whole batches (resident): for --train-crop-mode pad or --no-aug, with the same '
+             'distribution but other draws (default: %(default)s)')
+
+
 def add_input(parser: Parser) -> None:
     group = parser.add_argument_group('input', 'None means: the data set\'s own, else the model\'s')
     add = group.add_argument
@@ -355,7 +364,9 @@ def train_parser() -> Parser:
         help='second stage, on the frozen network of --initial-checkpoint and with all classes shown equally often: '
              'train a new classifier (crt), or a scale for each class of the old one (lws); head: a new classifier '
              'with images shown as they come, on --pretrained weights as well')
-    for add in (add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_mixing, add_run):
+    for add in (
+            add_data, add_loading, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_mixing,
+            add_run):
         add(parser)
     return parser
 
@@ -366,8 +377,8 @@ def distill_parser() -> Parser:
         prog='distill.py', description='Distil a student from a teacher on long-tailed data.', epilog=DEFAULTS_HELP)
     _add_config(parser)
     for add in (
-            add_distillation, add_data, add_input, add_network, add_loss, add_optimisation, add_augmentation,
-            add_mixing, add_run):
+            add_distillation, add_data, add_loading, add_input, add_network, add_loss, add_optimisation,
+            add_augmentation, add_mixing, add_run):
         add(parser)
     return parser
 

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .class_sampling import epoch_order
 from .dataset import LongTailedDataset
+from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
 from .streams import EvalStream, StreamDataset, TrainStream
@@ -24,7 +25,8 @@ def create_train_loader(
         pin_memory: bool = False,
         class_sampling: str = 'instance',
         epochs: int = 1,
-) -> DataLoader:
+        resident_on: torch.device | None = None,
+) -> DataLoader | ResidentTrainLoader:
     """Shuffled, augmented batches whose pixels depend on (seed, epoch, sample) only.
 
     Call `epoch_plan(loader).set_epoch(epoch)` before each epoch.
@@ -41,20 +43,25 @@ def create_train_loader(
         pin_memory: Page-locked batches, for copies to an accelerator.
         class_sampling: How often each class is shown, one of `CLASS_SAMPLINGS`.
         epochs: How many there will be, for `progressive` sampling.
+        resident_on: Keep the decoded images in memory, and make batches of them on this device; see `ResidentImages`.
 
     Returns:
         A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
 
     Raises:
-        UserError: Class sampling of a stream.
+        UserError: Class sampling of a stream; with `resident_on` a stream, or a transform that is not for it.
     """
     if isinstance(dataset, StreamDataset):
+        _check_not_resident(dataset, resident_on)
         _check_sampling(dataset, class_sampling)
         part = TrainStream(dataset.with_transform(transform), batch_size, seed=seed, rank=rank, world_size=world_size)
         return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
     view = _view(dataset, transform)
     order = partial(epoch_order, view.targets, class_sampling, seed=seed, epochs=epochs)
     sampler = EpochBatchSampler(len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order)
+    if resident_on is not None:
+        images = ResidentImages(view, transform, workers=workers, device=resident_on, progress=rank == 0)
+        return ResidentTrainLoader(images, sampler, seed=seed)
     seeded = SeededDataset(view, seed)
     return DataLoader(seeded, batch_sampler=sampler, **process_options(workers, pin_memory))
 
@@ -68,7 +75,8 @@ def create_eval_loader(
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
-) -> DataLoader:
+        resident_on: torch.device | None = None,
+) -> DataLoader | ResidentEvalLoader:
     """Batches of this rank's share of the images, each image once over all ranks, in order.
 
     Args: As `create_train_loader`.
@@ -78,8 +86,13 @@ def create_eval_loader(
         one image, or one batch, less than another.
     """
     if isinstance(dataset, StreamDataset):
+        _check_not_resident(dataset, resident_on)
         part = EvalStream(dataset.with_transform(transform), rank=rank, world_size=world_size)
         return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
+    if resident_on is not None:
+        images = ResidentImages(
+            _view(dataset, None), transform, workers=workers, device=resident_on, progress=rank == 0)
+        return ResidentEvalLoader(images, batch_size=batch_size, rank=rank, world_size=world_size)
     sampler = ShardSampler(len(dataset), rank, world_size)
     indexed = _IndexedDataset(_view(dataset, transform))
     return DataLoader(indexed, batch_size=batch_size, sampler=sampler, **process_options(workers, pin_memory))
@@ -91,11 +104,13 @@ def epoch_plan(loader: DataLoader) -> EpochBatchSampler | TrainStream:
     return dataset if isinstance(dataset, TrainStream) else loader.batch_sampler
 
 
-def stop_workers(loader: DataLoader) -> None:
+def stop_workers(loader: DataLoader | ResidentTrainLoader | ResidentEvalLoader) -> None:
     """End the persistent worker processes of a loader; it starts new ones when it is used again.
 
     Left to the garbage collector, which may drop their queues first, each of them costs a wait of five seconds.
     """
+    if not isinstance(loader, DataLoader):
+        return
     iterator, loader._iterator = loader._iterator, None
     if iterator is not None:
         iterator._shutdown_workers()
@@ -125,6 +140,11 @@ def _check_sampling(stream: StreamDataset, class_sampling: str) -> None:
         raise UserError(
             f"class sampling '{class_sampling}' (a second stage has 'class') picks images by index, and "
             f"'{stream.shards.name}' is a stream that has none; use hfds/ or image folders, or instance sampling")
+
+
+def _check_not_resident(stream: StreamDataset, resident_on: torch.device | None) -> None:
+    if resident_on is not None:
+        raise UserError(f"'{stream.shards.name}' is a stream and cannot be kept in memory; use --loader timm")
 
 
 def process_options(workers: int, pin_memory: bool) -> dict:

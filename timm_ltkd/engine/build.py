@@ -44,14 +44,15 @@ def create_loaders(
         rank=accelerator.process_index, world_size=accelerator.num_processes,
         workers=loader_workers(args.workers),
         pin_memory=args.pin_mem)
+    resident_on = accelerator.device if args.loader == 'resident' else None
     transform = _train_transform(args, input_config)
     if teacher_config is not None:
         transform = TwoViews(transform, _train_transform(args, teacher_config, drawn_for=input_config['input_size']))
     return (
         create_train_loader(
             data.splits.train, transform, batch_size=args.batch_size, seed=args.seed,
-            class_sampling=args.class_sampling, epochs=args.epochs, **common),
-        create_full_loader(data.splits.watched, args, accelerator, input_config))
+            class_sampling=args.class_sampling, epochs=args.epochs, resident_on=resident_on, **common),
+        create_full_loader(data.splits.watched, args, accelerator, input_config, resident_on))
 
 
 def host_view(args: Namespace, teacher: Teacher | None, input_config: dict[str, Any]) -> dict[str, Any] | None:
@@ -80,8 +81,13 @@ def _train_transform(args: Namespace, input_config: dict[str, Any], **options):
 
 
 def create_full_loader(
-        dataset: Dataset, args: Namespace, accelerator: Accelerator, input_config: dict[str, Any]) -> DataLoader:
-    """Images as they are evaluated, each once over all processes; of any split."""
+        dataset: Dataset,
+        args: Namespace,
+        accelerator: Accelerator,
+        input_config: dict[str, Any],
+        resident_on: torch.device | None = None,
+) -> DataLoader:
+    """Images as they are evaluated, each once over all processes; of any split; kept in memory if they come often."""
     transform = create_eval_transform(
         input_size=input_config['input_size'], mean=input_config['mean'], std=input_config['std'],
         crop_pct=input_config['crop_pct'], crop_mode=input_config.get('crop_mode'),
@@ -90,7 +96,7 @@ def create_full_loader(
         dataset, transform, batch_size=args.validation_batch_size or args.batch_size,
         rank=accelerator.process_index, world_size=accelerator.num_processes,
         workers=loader_workers(args.workers),
-        pin_memory=args.pin_mem)
+        pin_memory=args.pin_mem, resident_on=resident_on)
 
 
 def create_mixing(
