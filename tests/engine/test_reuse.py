@@ -44,6 +44,20 @@ def test_weights_are_known_by_what_they_hold(tmp_path):
     assert file_key('hf-hub:timm/resnet18') == 'hf-hub:timm/resnet18'
 
 
+def test_weights_to_start_from_count_by_what_they_hold(key, tmp_path):
+    first, moved, network = (tmp_path / name for name in ('a.pt', 'b.pt', 'net'))
+    network.mkdir()
+    for file in (first, moved, network / 'model.safetensors'):
+        file.write_bytes(b'a')
+    options = ['--initial-checkpoint', str(first)], ['--model', f'local-dir:{network}']
+    before = [key(*words) for words in options]
+    assert before[0] == key('--initial-checkpoint', str(moved)) and len({*before, key()}) == 3
+    for file in (first, network / 'model.safetensors'):
+        file.write_bytes(b'b')
+    after = [key(*words) for words in options]
+    assert all(old != new for old, new in zip(before, after, strict=True))
+
+
 def test_a_student_does_not_continue_under_another_teacher(script, options, tmp_path, capsys):
     recipe = tmp_path / 'recipe.yaml'
     argv = [*options, '--teacher', 'resnet20', '--student', 'resnet20', '--epochs', '1', '--experiment', 'run',
@@ -89,7 +103,7 @@ def test_a_teacher_sees_images_of_the_size_it_was_trained_with(script, options, 
     large = [word if options[i - 1] != '--img-size' else '16' for i, word in enumerate(options)]
     script('distill', [*large, '--student', 'resnet32', '--teacher-checkpoint', str(tmp_path / 'teacher'),
                        '--epochs', '1', '--experiment', 'student'])
-    assert 'the teacher sees images of 8 pixels, as it was trained; the student of 16' in log
+    assert 'teacher resnet20 sees images of 8 pixels, as it was trained; the student of 16' in log
     own, beside = (json.loads((tmp_path / name / 'report.json').read_text()) for name in ('teacher', 'student'))
     assert beside['run']['teacher'] == 'resnet20'  # by its folder, not by the default of --teacher
     assert own['student'].keys() == beside['teacher'].keys()

@@ -139,7 +139,8 @@ def test_a_loss_that_is_not_finite(script, diverging, tmp_path, capsys, more, me
     assert stopped.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1] and lines[-1].startswith('train.py: error: ')
-    assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == ['args.yaml', 'last', 'summary.csv']
+    assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == [
+        'args.yaml', 'class_profile.png', 'last', 'summary.csv']
     good, = checkpoint_files(tmp_path / 'run/last')
     state = torch.load(good, weights_only=True)
     assert state['epoch'] == 1
