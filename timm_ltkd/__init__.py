@@ -2,7 +2,7 @@
 from . import data, distill, metrics, models
 from .data import create_dataset
 from .data.plugin import register as _register_datasets
-from .distill import DistillTask, Teacher, create_loss, create_method, list_losses, list_methods
+from .distill import DistillTask, Teacher, create_loss, create_method, create_methods, list_losses, list_methods
 from .errors import UserError
 from .prior import ClassPrior
 from .version import __version__
@@ -11,5 +11,5 @@ _register_datasets()
 
 __all__ = [
     'ClassPrior', 'DistillTask', 'Teacher', 'UserError', '__version__', 'create_dataset', 'create_loss',
-    'create_method', 'data', 'distill', 'list_losses', 'list_methods', 'metrics', 'models',
+    'create_method', 'create_methods', 'data', 'distill', 'list_losses', 'list_methods', 'metrics', 'models',
 ]

@@ -8,7 +8,7 @@ import pytest
 import timm.data
 from PIL import Image
 
-from timm_ltkd.data import create_dataset, create_splits, fingerprint
+from timm_ltkd.data import LongTailedDataset, create_dataset, create_splits, fingerprint
 from timm_ltkd.data.lists import PackedPaths, read_list
 from timm_ltkd.errors import UserError
 
@@ -121,6 +121,14 @@ def test_validation_from_a_folder_goes_by_the_names_of_classes(image_root, lists
     assert "no split 'validation'" in refusal(create_splits, 'list', image_root, train_list=lists['train_list'])
     assert "no folder 'validation'" in refusal(
         create_splits, 'list', image_root / 'train', train_list=lists['train_list'])
+
+
+def test_classes_are_numbered_once_however_many_there_are(image_root, lists, monkeypatch):
+    shutil.rmtree(image_root / 'val' / 'cat')
+    calls, index = [], LongTailedDataset.class_to_idx.fget
+    monkeypatch.setattr(LongTailedDataset, 'class_to_idx', property(lambda self: calls.append(1) or index(self)))
+    create_splits('lt/list', image_root, train_list=lists['train_list'])
+    assert len(calls) == 1, 'once a class would be quadratic: a minute for 8,142 classes'
 
 
 def test_a_class_map_names_the_classes(image_root, lists, tmp_path):

@@ -101,6 +101,15 @@ def test_a_missing_image_ends_the_run_in_one_line(script, lists, images, tmp_pat
         'what lists it')
 
 
+def test_a_validation_list_of_another_folder_is_told_before_training(script, lists, tmp_path, capsys):
+    val = tmp_path / 'val.txt'
+    val.write_text('elsewhere/0.png 2\nelsewhere/1.png 0\n')
+    with pytest.raises(SystemExit):
+        script('train', [*lists, '--val-list', str(val), *PIXELS, *SHORT, '--experiment', 'run'])
+    assert "elsewhere/0.png'; put it there" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / 'run').exists()
+
+
 def test_two_processes(start, lists, tmp_path):
     launcher = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
                 '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no']

@@ -1,8 +1,12 @@
 """Predictions for a user's own images: the right classes and probabilities of every file, and nothing else needed."""
 import csv
+import errno
 import io
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +19,11 @@ from safetensors.torch import save_file
 from timm_ltkd.cli import run
 from timm_ltkd.data import find_images
 from timm_ltkd.engine import fit, recipe
+from timm_ltkd.engine import predict as engine_predict
 from timm_ltkd.engine.trained import label_names
 from timm_ltkd.report import write
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ['ant', 'bee', 'cat']
 PIXELS = dict(input_size=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop_pct=1., interpolation='bilinear')
 
@@ -199,6 +205,7 @@ def test_options_of_the_pixels_win(trained, pictures, predict):
     (['{trained}', '--predict', '{pictures}/nothing'], 'there is no image file or folder'),
     (['{trained}', '--predict', '{pictures}/empty'], 'there are no images'),
     (['{trained}', '--predict', '{pictures}', '--predictions-file', '{pictures}/nothing/p.csv'], 'no such folder'),
+    (['{trained}', '--predict', '{pictures}', '--predictions-file', '{pictures}/empty'], 'name a file in it'),
     (['{trained}', '--predict', '{pictures}', '--results-file', 'r.csv'], '--results-file is about figures'),
     (['{trained}', '--predict', '{pictures}', '--tau-norm', '1'], '--tau-norm is about figures'),
     (['{trained}', '--predict', '{pictures}', '--dataset', 'lt/digits'], 'leave out --dataset'),
@@ -217,3 +224,25 @@ def test_links_are_followed(pictures, tmp_path):
     other.mkdir()
     (other / 'linked').symlink_to(pictures / 'b')
     assert len(find_images(other)) == 3
+    for name, target in (('b/round', 'b'), ('b/up', '.'), ('b/again', 'b/é à')):
+        (pictures / name).symlink_to(pictures / target)
+    assert len(find_images(pictures)) == len(SHOWN) + 1, 'those of a folder once by each name, and no name is endless'
+
+
+def test_a_file_that_cannot_be_written(trained, pictures, fails, monkeypatch, tmp_path):
+    def full(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(engine_predict, 'write_csv', full)
+    said = fails(trained, '--predict', pictures, '--predictions-file', tmp_path / 'p.csv')
+    assert 'p.csv cannot be written (No space left on device)' in said and said.count('\n') == 1
+
+
+def test_who_reads_may_stop(trained, pictures):
+    command = [sys.executable, '-c', 'import sys; from timm_ltkd.cli.run import validate; validate(sys.argv[1:])']
+    with subprocess.Popen(
+            [*command, str(trained), '--predict', str(pictures), '--workers', '0'], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0 and 'Traceback' not in said and 'BrokenPipe' not in said

@@ -41,13 +41,19 @@ def find_images(path: str | os.PathLike) -> list[str]:
     extensions = tuple(get_img_extensions())
     found = []
     for folder, below, files in os.walk(path, followlinks=True):
-        below[:] = [name for name in below if not name.startswith('.')]
+        below[:] = [name for name in below if not (name.startswith('.') or _leads_back(os.path.join(folder, name)))]
         found += [
             os.path.join(folder, name) for name in files
             if name.lower().endswith(extensions) and not name.startswith('.')]
     if not found:
         raise UserError(f"there are no images ({' '.join(extensions)}) in '{path}'")
     return sorted(found, key=lambda file: Path(file).parts)
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether it is a link to a folder that it lies in, whose images would come again and again."""
+    target = Path(os.path.realpath(folder))
+    return os.path.islink(folder) and target in Path(os.path.realpath(os.path.dirname(folder)), '_').parents
 
 
 def create_image_loader(

@@ -107,7 +107,8 @@ def _val_folder(root, val_split: str) -> str:
 
 def _with_classes_of(train, val, options: dict) -> LongTailedDataset | StreamDataset:
     """The validation split under the class indices of training."""
-    unknown = [f"'{name}'" for name in val.class_names if name not in train.class_to_idx]
+    known = set(train.class_names)
+    unknown = [f"'{name}'" for name in val.class_names if name not in known]
     if unknown:
         more = f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''
         raise UserError(f"validation has classes that training does not have: {', '.join(unknown[:5])}{more}")

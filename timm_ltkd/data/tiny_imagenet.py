@@ -30,9 +30,14 @@ def read_tiny_imagenet(root: str | os.PathLike, split: str) -> ImageList:
         raise UserError(f"there is no folder train in '{root}'; give the folder tiny-imagenet-200 (--data-dir)")
     class_names = sorted(entry.name for entry in os.scandir(root / 'train') if entry.is_dir())
     annotations = root / 'val' / 'val_annotations.txt'
-    if split in TRAIN_SPLITS or not annotations.is_file():
+    if split in TRAIN_SPLITS or not annotations.is_file() or not _has_images(root / 'val' / 'images'):
         return _read_class_folders(root, 'train' if split in TRAIN_SPLITS else 'val', class_names)
     return _read_annotations(annotations, class_names)
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether there are files in it: who sorts the validation images into class folders may leave it, and the list."""
+    return folder.is_dir() and any(entry.is_file() for entry in os.scandir(folder))
 
 
 def _read_class_folders(root: Path, split: str, class_names: list[str]) -> ImageList:

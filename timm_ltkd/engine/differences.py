@@ -31,8 +31,8 @@ def tell_differences(args: Namespace, config: Path) -> str:
         for key, value in sorted(now.items())
         if key in before and key not in _NEVER_COUNT and value != before[key]]
     if not changed:
-        return 'the options are the same, but not the images, the weights of a teacher, the precision, the processes ' \
-               'or the version'
+        return 'the options are the same, but not the images, the weights of a teacher or to start from, the ' \
+               'precision, the processes or the version'
     more = [f'{len(changed) - _AT_MOST} more'] if len(changed) > _AT_MOST else []
     return ', '.join(changed[:_AT_MOST] + more)
 

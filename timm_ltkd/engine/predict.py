@@ -120,8 +120,11 @@ def _checked_source(args: Namespace) -> str:
     for option, value in figures.items():
         if value:
             raise UserError(f'{option} is about figures, and --predict gives none; leave one of them out')
-    if args.predictions_file and not Path(args.predictions_file).resolve().parent.is_dir():
-        raise UserError(f'--predictions-file {args.predictions_file}: there is no such folder')
+    if args.predictions_file:
+        file = Path(args.predictions_file).resolve()
+        if not file.parent.is_dir() or file.is_dir():
+            what = 'this is a folder, name a file in it' if file.is_dir() else 'there is no such folder'
+            raise UserError(f'--predictions-file {args.predictions_file}: {what}')
     return args.checkpoint[0] if args.checkpoint else args.model
 
 
@@ -150,12 +153,19 @@ def _write(args: Namespace, files: Sequence[str], names: Sequence[str], found: P
     pairs = [f'{kind}_{k + 1}' for k in range(found.classes.shape[1]) for kind in ('class', 'prob')]
     header, lines = ['file', 'class', 'probability', *pairs], _lines(files, names, found)
     if args.predictions_file:
-        write_csv(args.predictions_file, header, lines)
+        try:
+            write_csv(args.predictions_file, header, lines)
+        except OSError as e:
+            raise UserError(f'--predictions-file {args.predictions_file} cannot be written ({e.strerror})') from e
         _logger.info(f'{len(found.index)} predictions in {args.predictions_file}')
     else:
         writer = csv.writer(sys.stdout, lineterminator='\n')
-        writer.writerow(header)
-        writer.writerows(lines)
+        try:
+            writer.writerow(header)
+            writer.writerows(lines)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who reads them, e.g. `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
 
 
 def _lines(files: Sequence[str], names: Sequence[str], found: Predictions) -> Iterator[list[str]]:

@@ -67,6 +67,8 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
         )
     with _first(args, accelerator):
         splits = load()
+    if args.val_list:
+        splits.val[0]  # a path that leads nowhere is told now, not after an epoch; training images are read below
     _warn_of_data(splits, args)
     if args.holdout:
         splits = _hold_out(splits, args)
@@ -152,6 +154,9 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
     recipe['teachers'] = list(teachers)
+    for key in ('initial_checkpoint', 'model', 'student'):  # weights to start from count by what they are, not where
+        if key == 'initial_checkpoint' and recipe.get(key) or str(recipe.get(key)).startswith('local-dir:'):
+            recipe[key] = file_key(recipe[key])
     if args.holdout or args.sched == 'plateau':  # evaluation chooses the epoch, or the learning rate
         recipe |= {'chosen_by': args.eval_metric, 'chosen_every': args.val_interval}
         if args.eval_metric == 'few':
