@@ -129,7 +129,7 @@ def test_rrd_is_the_cosine_distance():
 def test_method_does_what_its_formula_says(rrd):
     student, teacher, target = outputs()
     means = class_means()
-    method = make(rrd=rrd, lrd='swap', temperature=3., alpha=0.5, gamma=2., k=7., seed=4)
+    method = make(rrd=rrd, lrd='swap', sample_weights='effective', temperature=3., alpha=0.5, gamma=2., k=7., seed=4)
     method.set_class_means(means)
     terms = method(student, teacher, target)
     weights = PRIOR.effective_number_weights()[target]
@@ -174,6 +174,8 @@ def test_adjusting_alone_at_tau_t_is_bkd_with_inverse_frequency(temperature):
     method = create_method(
         'krdistill', prior=PRIOR, rrd='none', lrd='adjust', tau=temperature, temperature=temperature,
         sample_weights='uniform')
+    by_default = create_method('krdistill', prior=PRIOR, rrd='none', lrd='adjust', temperature=temperature)
+    assert by_default.tau == method.tau
     term = method(Output(student), Output(teacher), target)['lrd_loss']
     assert torch.allclose(term, balanced_kd_loss(student, teacher, 1 / PRIOR.counts, temperature), rtol=1e-12)
 
@@ -187,7 +189,6 @@ def test_equal_counts_and_a_right_teacher_are_kd(lrd):
 
 
 @pytest.mark.parametrize('kind, expected', [
-    (None, PRIOR.effective_number_weights()),
     ('effective', PRIOR.effective_number_weights()),
     ('inverse', 1 / PRIOR.counts / (1 / PRIOR.counts).mean()),
     ('sqrt', PRIOR.counts ** -0.5 / (PRIOR.counts ** -0.5).mean()),
@@ -203,7 +204,8 @@ def test_sample_weights(kind, expected):
 
 
 def test_a_low_beta_weighs_less():
-    weights = [create_method('krdistill', prior=PRIOR, rrd='none', beta=beta).class_weights for beta in (0., 0.9)]
+    weights = [create_method('krdistill', prior=PRIOR, rrd='none', sample_weights='effective', beta=beta).class_weights
+               for beta in (0., 0.9)]
     assert torch.equal(weights[0], torch.ones(10, dtype=torch.float64)) and weights[1][-1] > weights[1][0]
 
 
@@ -236,7 +238,8 @@ def test_gradients_reach_student_and_projector_and_not_the_teacher():
 def test_low_precision_and_extremes(classes, lrd):
     prior = ClassPrior(torch.logspace(6, 0, classes).round())
     method = create_method(
-        'krdistill', prior=prior, lrd=lrd, rrd='class_mean', student_features=6, teacher_features=12)
+        'krdistill', prior=prior, lrd=lrd, rrd='class_mean', sample_weights='effective', student_features=6,
+        teacher_features=12)
     method.set_class_means(class_means(classes))
     target = torch.full((8,), classes - 1)
     for extreme in (0., 1e4, -1e4):
@@ -251,7 +254,7 @@ def test_low_precision_and_extremes(classes, lrd):
         assert extreme or (student.grad[:, -1] != 0).all(), 'the tail class is not lost'
         exact = lrd_loss(
             student.detach().double(),
-            rectified_logits(teacher.detach().double(), target, lrd, prior.log_prior()),
+            rectified_logits(teacher.detach().double(), target, lrd, prior.log_prior(), tau=2.),
             prior.effective_number_weights()[target])
         assert float(terms['lrd_loss'].detach()) == pytest.approx(float(exact), rel=1e-4)
 
@@ -363,7 +366,7 @@ def test_the_parts_that_are_off_are_absent():
 
 def test_a_right_teacher_is_reported_inert():
     student, teacher, _ = outputs()
-    method = make(k=0.)
+    method = make(k=0., lrd='swap')
     method.set_class_means(class_means())
     method(student, teacher, teacher.logits.argmax(dim=1))
     assert method.describe_statistics(method.statistics())['inert'] == ['lrd', 'rrd']

@@ -149,7 +149,7 @@ def test_each_counts_for_itself():
 
 def test_an_inert_part_says_whose_it_is():
     method = create_methods(
-        ['krdistill', 'krdistill'], {'rrd': 'none'}, prior=PRIOR, teacher_features=[None, None])
+        ['krdistill', 'krdistill'], {'rrd': 'none', 'lrd': 'swap'}, prior=PRIOR, teacher_features=[None, None])
     right = Output(torch.nn.functional.one_hot(TARGET, 5) * 10.)
     method(STUDENT, (right, Output(-right.logits)), TARGET)
     assert method.describe_statistics(method.statistics())['inert'] == ['teacher1 lrd']

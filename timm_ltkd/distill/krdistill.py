@@ -163,12 +163,12 @@ class KRDistill(DistillMethod):
             `class_mean`: these class means themselves; `none`: no term on features.
         lrd: How logits are put right: swap, swap_adjust, adjust or none, see `rectified_logits`.
         sample_weights: Weight of an image's logit term by its class, mean 1 over the classes: effective (numbers),
-            inverse (frequency), sqrt (of it) or uniform. None is effective, and uniform where `lrd` is none.
+            inverse (frequency), sqrt (of it) or uniform.
         temperature: T of the logit term.
         alpha: α, weight of the logit term.
         gamma: γ, weight of the feature term.
         k: Number of images at which a class leans half on the prior.
-        tau: τ of the adjustment.
+        tau: τ of the adjustment; None is T, which takes the whole prior from the softened distribution.
         beta: β of the effective numbers.
         seed: Of prototypes and projector.
     """
@@ -181,13 +181,13 @@ class KRDistill(DistillMethod):
             student_features: int | None = None,
             teacher_features: int | None = None,
             rrd: str = 'prototype',
-            lrd: str = 'swap',
-            sample_weights: str | None = None,
+            lrd: str = 'swap_adjust',
+            sample_weights: str = 'uniform',
             temperature: float = 2.,
             alpha: float = 1.,
             gamma: float = 1.,
             k: float = 20.,
-            tau: float = 1.,
+            tau: float | None = None,
             beta: float = 0.9999,
             seed: int = 0,
     ):
@@ -197,11 +197,9 @@ class KRDistill(DistillMethod):
         self.temperature = check_number('krdistill', 'temperature', temperature, above=0.)
         self.alpha = check_number('krdistill', 'alpha', alpha, least=0.)
         self.gamma = check_number('krdistill', 'gamma', gamma, least=0.)
-        self.tau = check_number('krdistill', 'tau', tau, least=0.)
+        self.tau = check_number('krdistill', 'tau', self.temperature if tau is None else tau, least=0.)
         self.seed = int(check_number('krdistill', 'seed', seed, least=0.))
         k = check_number('krdistill', 'k', k, least=0.)
-        if sample_weights is None:
-            sample_weights = 'uniform' if lrd == 'none' else 'effective'
         check_choice('krdistill', 'sample_weights', sample_weights, SAMPLE_WEIGHTS)
         self.corrects_prior = 'adjust' in lrd or sample_weights != 'uniform'
         self.needs_features = self.needs_class_means = rrd != 'none'
@@ -289,6 +287,7 @@ def _know_means(method: KRDistill, incompatible_keys: Any) -> None:
 
 def _class_weights(prior: ClassPrior, kind: str, beta: float) -> torch.Tensor:
     """Weights `[C]` of mean 1, float64."""
+    effective = prior.effective_number_weights(beta)  # whatever the kind: it checks beta
     if kind == 'effective':
-        return prior.effective_number_weights(beta)
+        return effective
     return prior.inverse_frequency_weights({'inverse': 1., 'sqrt': 0.5, 'uniform': 0.}[kind])
