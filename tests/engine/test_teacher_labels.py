@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
+from timm_ltkd.engine import labels
 from timm_ltkd.engine.evaluate import near_chance
 from timm_ltkd.engine.labels import find_class_map
 from timm_ltkd.errors import UserError
@@ -172,3 +173,11 @@ def test_a_teacher_near_chance_is_told(script, tmp_path, log):
         '--dataset', 'lt/digits', '--img-size', '8', '--epochs', '1', '-b', '64', '--teacher', 'resnet20', '--student',
         'resnet20', '--teacher-checkpoint', str(tmp_path / 'untrained.pth'), '--teacher-img-size', '8'])
     assert any('teacher is near chance (10 %): is its label space that of the data' in line for line in log)
+
+
+def test_numbers_name_nothing(monkeypatch):
+    """Those of a head with a hundred classes would hold the ten digits."""
+    monkeypatch.setattr(labels, 'label_names', lambda source, network: [str(i) for i in range(100)])
+    data = SimpleNamespace(splits=SimpleNamespace(class_names=[str(i) for i in range(10)]))
+    with pytest.raises(UserError, match='has 100 classes and the data 10'):
+        find_class_map(SimpleNamespace(num_classes=100), 'run', None, data)

@@ -144,6 +144,7 @@ def test_where_sizes_agree_both_ways_do(script, argv, tmp_path):
     (['--reprob', '0.2'], 'not with --reprob'),
     (['--train-crop-mode', 'rkrr'], 'not with --train-crop-mode rkrr'),
     (['--cutmix', '1'], 'not with --cutmix'),
+    (['--loader', 'resident'], 'not with --loader resident'),
     (['--cutmix-minmax', '0.2', '0.8'], 'not with --cutmix'),
     (['--teacher', 'resnet20', 'resnet32', '--teacher-checkpoint', 'a', 'b'], 'not of several teachers'),
 ])

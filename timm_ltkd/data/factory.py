@@ -143,7 +143,8 @@ def _check_every_class(dataset: LongTailedDataset) -> None:
     if empty.size or not len(dataset):
         names = ', '.join(f"'{dataset.class_names[c]}' (index {c})" for c in empty[:5]) or 'of this set'
         more = f' and {empty.size - 5} more' if empty.size > 5 else ''
-        raise UserError(f'no training image for class {names}{more}; every class needs at least one')
+        hint = ' (labels start at 0)' if empty[:1].tolist() == [0] else ''
+        raise UserError(f'no training image for class {names}{more}; every class needs at least one{hint}')
 
 
 def _checked_counts(class_counts, dataset: LongTailedDataset) -> np.ndarray:

@@ -79,7 +79,9 @@ def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
         return np.empty(0, dtype=np.int64)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         example = next(iter(labels))
-        raise UserError(f'{name} needs one class index per image, but its first label is {example!r}')
+        hint = '; number them with a class map, a file with one label a line (--class-map FILE.txt)' \
+            if isinstance(example, str) else ''
+        raise UserError(f'{name} needs one class index per image, but its first label is {example!r}{hint}')
     if array.min() < 0:
         at = int(array.argmin())
         raise UserError(f'{name} has images without a class: image {at} has the label {array[at]}')

@@ -171,7 +171,9 @@ def load_class_map(class_map, root) -> dict | None:
     try:
         loaded = timm_class_map(class_map if isinstance(class_map, dict) else os.fspath(class_map), str(root or ''))
     except (AssertionError, OSError, ValueError, UnpicklingError) as e:
-        raise UserError(f"cannot read the class map '{class_map}': {last_line(e)}") from e
+        raise UserError(
+            f"cannot read the class map '{class_map}': {last_line(e)} (a .txt file with one class name a line, or a "
+            '.pkl file of a dict)') from e
     if not loaded or not all(isinstance(index, Integral) and index >= 0 for index in loaded.values()):
         raise UserError('a class map must give a class index (0, 1, ...) for every name')
     return loaded

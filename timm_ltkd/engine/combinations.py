@@ -69,6 +69,7 @@ def _check_host_resize(args: Namespace) -> None:
         'with --reprob, which erases another part of it': args.reprob > 0,
         'with --train-crop-mode rkrr, which takes another part of it': args.train_crop_mode == 'rkrr',
         'with --loader resident, which keeps one size': args.loader == 'resident',
+        'with --loader resident, which keeps images of one size': args.loader == 'resident',
         'with --cutmix, which cuts another box of it': args.cutmix > 0 or args.cutmix_minmax is not None,
     }
     for reason, on in hindrances.items():

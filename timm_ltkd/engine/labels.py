@@ -31,6 +31,8 @@ def find_class_map(network: nn.Module, source: str, file: str | None, data: Data
     if file is not None:
         return read_class_map(file, classes, head)
     names = label_names(source, network)
+    if names is not None and names == [str(i) for i in range(head)]:
+        names = None  # numbers name nothing: those of another data set would match as well
     found = match_class_names(classes, names or _imagenet_names(network))
     if found is not None:
         if found == list(range(head)):
