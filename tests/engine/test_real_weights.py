@@ -87,7 +87,8 @@ def test_equal_to_timm_in_evaluation(network):
     images = [photo(name) for name in PHOTOS]
     cfg = network.pretrained_cfg
     transform = create_eval_transform(
-        input_size=224, crop_pct=cfg['crop_pct'], interpolation=cfg['interpolation'], crop_mode=cfg['crop_mode'], **CIFAR)
+        input_size=224, crop_pct=cfg['crop_pct'], interpolation=cfg['interpolation'], crop_mode=cfg['crop_mode'],
+        **CIFAR)
     teacher = Teacher(network)
     teacher.expect_input(**CIFAR)
     found = teacher(torch.stack([transform(image) for image in images])).logits
