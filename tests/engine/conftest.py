@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from timm_ltkd.cli import run
+from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_SIZES = {'ant': 13, 'bee': 7, 'cat': 3}  # 23: two processes with 4 each leave 7 images for the last batch
@@ -46,6 +47,15 @@ def options(images):
     return [
         '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '3', '-b', '4',
         '--lr', '0.05', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1']
+
+
+@pytest.fixture(scope='module')
+def no_plots():
+    """The figures that a report ends with take most of the time of such a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('plot_curves', 'plot_accuracy_by_frequency'):
+            patch.setattr(write, name, lambda *args: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

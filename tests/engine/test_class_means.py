@@ -11,14 +11,9 @@ from timm_ltkd.data import create_eval_loader, create_splits
 from timm_ltkd.distill import Teacher
 from timm_ltkd.engine import class_means, training
 from timm_ltkd.engine.checkpoint import checkpoint_files
-from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
 
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
-    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

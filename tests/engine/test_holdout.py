@@ -9,15 +9,9 @@ from safetensors.torch import load_file
 
 from timm_ltkd.engine import evaluate, training
 from timm_ltkd.engine.checkpoint import checkpoint_files
-from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
 
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    """They take most of the time of such a run."""
-    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
-    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

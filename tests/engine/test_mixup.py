@@ -7,16 +7,12 @@ import torch
 import yaml
 
 from timm_ltkd.engine import fit
-from timm_ltkd.report import write
 
 NETWORK = ['--model', 'resnet20']
 MIXING = ['--mixup', '0.8', '--cutmix', '1']
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
-    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

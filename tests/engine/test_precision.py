@@ -8,7 +8,6 @@ from torch._dynamo import register_backend
 
 from timm_ltkd.engine import fit
 from timm_ltkd.engine.loop import LossWatch
-from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
 
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
@@ -22,10 +21,7 @@ def counting(graph, inputs):
     return graph.forward
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
-    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

@@ -6,17 +6,12 @@ from safetensors.torch import load_file
 from timm_ltkd.distill.bkd import BKD
 from timm_ltkd.engine import training
 from timm_ltkd.engine.checkpoint import checkpoint_files
-from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
 
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    """They take most of the time of such a run."""
-    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
-    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

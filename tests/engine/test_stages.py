@@ -12,17 +12,9 @@ from timm_ltkd.engine import training
 from timm_ltkd.engine.checkpoint import checkpoint_files
 from timm_ltkd.engine.stages import ScaledLinear, SecondStageTask, prepare_stage
 from timm_ltkd.errors import UserError
-from timm_ltkd.report import write
 from timm_ltkd.report.summary import read_summary
 
-
-@pytest.fixture(autouse=True, scope='module')
-def _no_plots():
-    """They take most of the time of such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, 'plot_curves', lambda *args: None)
-        patch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
-        yield
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 def common(images):
@@ -31,7 +23,7 @@ def common(images):
 
 
 @pytest.fixture(scope='module')
-def first(tmp_path_factory, images, _no_plots):
+def first(tmp_path_factory, images, no_plots):
     """The folder of a first stage."""
     root = tmp_path_factory.mktemp('first')
     run.train([*common(images), '--epochs', '1', '--output', str(root), '--experiment', 'first'])

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from timm_ltkd.data.streams.huggingface import HuggingFaceShards
 from timm_ltkd.engine import training
-from timm_ltkd.report import write
 
 
 @pytest.fixture(scope='module')
@@ -45,10 +44,7 @@ def tar(shards, common):
             '--val-split', 'validation-{000..001}.tar', *common]
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
-    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 def report_of(folder):

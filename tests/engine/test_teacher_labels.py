@@ -13,16 +13,12 @@ from timm_ltkd.engine import labels
 from timm_ltkd.engine.evaluate import near_chance
 from timm_ltkd.engine.labels import find_class_map
 from timm_ltkd.errors import UserError
-from timm_ltkd.report import write
 
 NAMES = ('bee', 'x', 'cat', 'y', 'z', 'ant', 'w')  # of the teacher; the data has ant, bee and cat
 MAP = [5, 0, 2]
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    monkeypatch.setattr(write, 'plot_curves', lambda *args: None)
-    monkeypatch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

@@ -10,15 +10,11 @@ from safetensors.torch import load_file
 from timm.models import _registry, save_for_hf
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
-from timm_ltkd.report import write
 
 ZOO_MEAN = (0.3, 0.4, 0.5)
 
 
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    for name in ('plot_curves', 'plot_accuracy_by_frequency'):
-        monkeypatch.setattr(write, name, lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

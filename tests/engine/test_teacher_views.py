@@ -11,13 +11,8 @@ from timm.models import save_for_hf
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
 from timm_ltkd.distill import Teacher, normalisation
 from timm_ltkd.engine import loop
-from timm_ltkd.report import write
 
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch):
-    for name in ('plot_curves', 'plot_accuracy_by_frequency'):
-        monkeypatch.setattr(write, name, lambda *args: None)
+pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture(scope='module')
