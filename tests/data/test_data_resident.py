@@ -9,12 +9,13 @@ from torchvision.transforms import functional as F
 from timm_ltkd.data import create_eval_transform, create_train_transform
 from timm_ltkd.data.dataset import LongTailedDataset
 from timm_ltkd.data.resident import (
-    Draws,
     ResidentEvalLoader,
     ResidentImages,
     ResidentTrainLoader,
+    padded_crop,
     take_apart,
 )
+from timm_ltkd.data.resident.random_numbers import keys
 from timm_ltkd.data.sampler import EpochBatchSampler
 from timm_ltkd.errors import UserError
 
@@ -49,35 +50,41 @@ def pad_transform(**kwargs):
     return create_train_transform(input_size=SIDE, crop_mode='pad', color_jitter=None, **CIFAR, **kwargs)
 
 
-def by_hand(picture, draws: Draws, place: int, padding: int) -> torch.Tensor:
+def by_hand(picture, row: list[int], padding: int) -> torch.Tensor:
     """torchvision's own functions, on one picture."""
+    _, top, left, hflip, vflip = row
     image = F.pad(picture, [padding] * 4, fill=0)
-    image = F.crop(image, int(draws.top[place]), int(draws.left[place]), SIDE, SIDE)
-    image = F.hflip(image) if draws.hflip[place] else image
-    image = F.vflip(image) if draws.vflip[place] else image
+    image = F.crop(image, top, left, SIDE, SIDE)
+    image = F.hflip(image) if hflip else image
+    image = F.vflip(image) if vflip else image
     return F.normalize(F.to_tensor(image), CIFAR['mean'], CIFAR['std'])
 
 
-@pytest.mark.parametrize('cut', ['_cut', '_cut_on_host'])
+def rows_of(images, index=None, seed=0) -> torch.Tensor:
+    index = torch.arange(len(images)) if index is None else index
+    return images.rows(index, keys(seed, index))
+
+
+@pytest.mark.parametrize('cut', ['_cut_by_index', '_cut_on_host'])
 def test_a_batch_is_what_torchvision_makes_of_the_same_draws(cut, monkeypatch):
     data = dataset()
     images = ResidentImages(data, pad_transform(hflip=0.5, vflip=0.3, crop_padding=3))
-    monkeypatch.setattr(images, '_cut_on_host', getattr(images, cut))
-    draws = images.draw(torch.Generator().manual_seed(1))
-    index = torch.randperm(COUNT, generator=torch.Generator().manual_seed(2))
-    batch = images.batch(index, Draws(*(draw[index] for draw in draws)))
+    monkeypatch.setattr(padded_crop, '_cut_on_host', getattr(padded_crop, cut))
+    rows = rows_of(images, torch.randperm(COUNT, generator=torch.Generator().manual_seed(2)))
+    batch = images.batch(rows)
     assert batch.is_contiguous(memory_format=torch.channels_last) and batch.dtype == torch.float32
-    for place, i in enumerate(index.tolist()):
-        assert torch.equal(batch[place], by_hand(data.base.pictures[i], draws, i, 3))
-    assert draws.hflip.any() and draws.vflip.any() and not draws.vflip.all()
+    for image, row in zip(batch, rows.tolist(), strict=True):
+        assert torch.equal(image, by_hand(data.base.pictures[row[0]], row, 3))
+    assert images.targets_of(rows).tolist() == [data.base.targets[i] for i in rows[:, 0]]
+    assert rows[:, 3].any() and rows[:, 4].any() and not rows[:, 4].all()
 
 
 def test_draws_are_uniform_over_all_windows_and_flips():
     images = ResidentImages(dataset(count=3), pad_transform(hflip=0.5, crop_padding=2))
-    generator = torch.Generator().manual_seed(0)
-    draws = [images.draw(generator) for _ in range(4000)]
-    top, left, hflip = (torch.stack([getattr(draw, name) for draw in draws]) for name in ('top', 'left', 'hflip'))
-    counts = torch.bincount((top * 5 + left).flatten() * 2 + hflip.flatten().long(), minlength=50)
+    rows = torch.cat([rows_of(images, seed=seed) for seed in range(4000)])
+    numbers = images.view_numbers(rows)
+    assert torch.equal(numbers, (rows[:, 1] * 5 + rows[:, 2]) * 2 + rows[:, 3]) and images.views == 50
+    counts = torch.bincount(numbers, minlength=50)
     expected = 3 * 4000 / 50
     assert len(counts) == 50 and ((counts - expected).square() / expected).sum() < 85.4  # chi-squared, 49, p = 0.001
 
@@ -137,8 +144,6 @@ def test_an_image_that_is_shown_again_is_drawn_again():
 @pytest.mark.parametrize(('options', 'step'), [
     (dict(aa='rand-m9'), 'RandAugment'),
     (dict(color_jitter=0.4), 'ColorJitter'),
-    (dict(reprob=0.5), 'RandomErasing'),
-    (dict(crop_mode='rrc'), 'RandomResizedCrop'),
 ])
 def test_a_step_that_is_not_resident_is_named(options, step):
     transform = create_train_transform(**dict(input_size=SIDE, crop_mode='pad', **CIFAR) | options)

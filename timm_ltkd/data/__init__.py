@@ -7,11 +7,12 @@ from .factory import create_dataset
 from .holdout import HOLDOUT_TYPES, hold_out, holdout_counts, holdout_positions
 from .image_files import ImageBatch, create_image_loader, find_images
 from .labels import dataset_class_names, dataset_targets
-from .loader import create_eval_loader, create_train_loader, epoch_plan, stop_workers
+from .loader import create_eval_loader, create_train_loader, epoch_plan, epoch_views, stop_workers, views_per_image
 from .mixing import SeededMixup, check_cutmix_minmax
 from .plugin import register
+from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, machine_memory
 from .sampler import EpochBatchSampler, ShardSampler
-from .seeded import SeededDataset
+from .seeded import GENERATORS, SeededDataset, seeded_generators
 from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
 from .splits import Splits, create_splits, fingerprint
 from .streams import StreamDataset, is_stream_name
@@ -21,12 +22,16 @@ from .views import TwoViews, Views
 __all__ = [
     'CLASS_SAMPLINGS',
     'DIGITS_IMBALANCE_FACTOR',
+    'GENERATORS',
     'HOLDOUT_TYPES',
     'IMBALANCE_TYPES',
     'DigitsDataset',
     'EpochBatchSampler',
     'ImageBatch',
     'LongTailedDataset',
+    'ResidentEvalLoader',
+    'ResidentImages',
+    'ResidentTrainLoader',
     'SeededDataset',
     'SeededMixup',
     'ShardSampler',
@@ -47,6 +52,7 @@ __all__ = [
     'dataset_targets',
     'epoch_order',
     'epoch_plan',
+    'epoch_views',
     'find_images',
     'fingerprint',
     'hold_out',
@@ -55,9 +61,12 @@ __all__ = [
     'is_stream_name',
     'long_tail_counts',
     'long_tail_indices',
+    'machine_memory',
     'match_class_names',
     'read_class_counts',
     'read_class_map',
     'register',
+    'seeded_generators',
     'stop_workers',
+    'views_per_image',
 ]

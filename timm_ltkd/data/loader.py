@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .class_sampling import epoch_order
 from .dataset import LongTailedDataset
-from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader
+from .resident import Exchange, ResidentEvalLoader, ResidentImages, ResidentTrainLoader, take_apart
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
 from .streams import EvalStream, StreamDataset, TrainStream
@@ -26,8 +26,15 @@ def create_train_loader(
         class_sampling: str = 'instance',
         epochs: int = 1,
         resident_on: torch.device | None = None,
+        resident_size: int | None = None,
+        images: ResidentImages | None = None,
+        exchange: Exchange | None = None,
+        stored_views: int | None = None,
 ) -> DataLoader | ResidentTrainLoader:
     """Shuffled, augmented batches whose pixels depend on (seed, epoch, sample) only.
+
+    With `stored_views` V an image has no more than V different augmentations: that of its showing number `again` (from
+    0) in an epoch is the one numbered (epoch + again) mod V, which depends on (seed, this number, sample).
 
     Call `epoch_plan(loader).set_epoch(epoch)` before each epoch.
 
@@ -44,23 +51,36 @@ def create_train_loader(
         class_sampling: How often each class is shown, one of `CLASS_SAMPLINGS`.
         epochs: How many there will be, for `progressive` sampling.
         resident_on: Keep the decoded images in memory, and make batches of them on this device; see `ResidentImages`.
+        resident_size: With crops that resize: images are kept as squares of so many pixels; needed where they are not
+            all of one size.
+        images: The images of the data set that another loader keeps in memory already, and augments alike.
+        exchange: Of the processes that keep the images in memory; see `ResidentImages`.
+        stored_views: V; any number of augmentations if None.
 
     Returns:
         A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
 
     Raises:
-        UserError: Class sampling of a stream; with `resident_on` a stream, or a transform that is not for it.
+        UserError: Class sampling or stored views of a stream; with `resident_on` a stream, or a transform that is not
+            for it; `images` of another data set.
     """
     if isinstance(dataset, StreamDataset):
         _check_not_resident(dataset, resident_on)
         _check_sampling(dataset, class_sampling)
+        if stored_views is not None:
+            raise UserError(f"'{dataset.shards.name}' is a stream: its views cannot be stored; use hfds/ or folders")
         part = TrainStream(dataset.with_transform(transform), batch_size, seed=seed, rank=rank, world_size=world_size)
         return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
     view = _view(dataset, transform)
     order = partial(epoch_order, view.targets, class_sampling, seed=seed, epochs=epochs)
-    sampler = EpochBatchSampler(len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order)
-    if resident_on is not None:
-        images = ResidentImages(view, transform, workers=workers, device=resident_on, progress=rank == 0)
+    sampler = EpochBatchSampler(
+        len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order, stored_views=stored_views)
+    if resident_on is not None and images is None:
+        images = ResidentImages(
+            view, transform, side=resident_size, workers=workers, device=resident_on, progress=rank == 0,
+            exchange=exchange)
+    if images is not None:
+        _check_same(images, view)
         return ResidentTrainLoader(images, sampler, seed=seed)
     seeded = SeededDataset(view, seed)
     return DataLoader(seeded, batch_sampler=sampler, **process_options(workers, pin_memory))
@@ -76,6 +96,8 @@ def create_eval_loader(
         workers: int = 0,
         pin_memory: bool = False,
         resident_on: torch.device | None = None,
+        images: ResidentImages | None = None,
+        exchange: Exchange | None = None,
 ) -> DataLoader | ResidentEvalLoader:
     """Batches of this rank's share of the images, each image once over all ranks, in order.
 
@@ -89,9 +111,12 @@ def create_eval_loader(
         _check_not_resident(dataset, resident_on)
         part = EvalStream(dataset.with_transform(transform), rank=rank, world_size=world_size)
         return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
-    if resident_on is not None:
+    if resident_on is not None and images is None:
         images = ResidentImages(
-            _view(dataset, None), transform, workers=workers, device=resident_on, progress=rank == 0)
+            _view(dataset, None), transform, workers=workers, device=resident_on, progress=rank == 0,
+            exchange=exchange)
+    if images is not None:
+        _check_same(images, dataset)
         return ResidentEvalLoader(images, batch_size=batch_size, rank=rank, world_size=world_size)
     sampler = ShardSampler(len(dataset), rank, world_size)
     indexed = _IndexedDataset(_view(dataset, transform))
@@ -102,6 +127,51 @@ def epoch_plan(loader: DataLoader) -> EpochBatchSampler | TrainStream:
     """What decides which images a training loader shows: its `set_epoch(epoch)`, `batch_sizes()` and `repeats`."""
     dataset = getattr(loader, 'dataset', None)
     return dataset if isinstance(dataset, TrainStream) else loader.batch_sampler
+
+
+def views_per_image(loader: DataLoader | ResidentTrainLoader) -> int | None:
+    """How many different views of an image a training loader can show; None if they cannot be numbered.
+
+    They can with `stored_views`; without augmentation, there being one; and of resident images whose crops are whole
+    numbers of pixels: places × 2 with horizontal flips × 2 with vertical ones.
+    """
+    plan = epoch_plan(loader)
+    if isinstance(plan, TrainStream):
+        return None
+    if plan.stored_views is not None:
+        return plan.stored_views
+    if isinstance(loader, ResidentTrainLoader):
+        return loader.images.views
+    return 1 if _never_changes(loader.dataset.dataset.transform) else None
+
+
+def epoch_views(loader: DataLoader | ResidentTrainLoader) -> torch.Tensor:
+    """What a training loader shows in the epoch it is set to, exactly: one number for each image and view.
+
+    Returns:
+        `index * views_per_image(loader) + view` of each showing of this process, in order, int64 [M], on the CPU. Two
+        showings of the same number are the same pixels; which number is which pixels depends on the transform, with
+        `stored_views` also on the seed.
+
+    Raises:
+        UserError: `views_per_image` is None.
+    """
+    views, plan = views_per_image(loader), epoch_plan(loader)
+    if views is None:
+        raise UserError('the views of this loader cannot be numbered; give it stored_views')
+    if plan.stored_views is None and isinstance(loader, ResidentTrainLoader):
+        rows = loader.rows()
+        return rows[:, 0] * views + loader.images.view_numbers(rows)
+    index, epoch, _ = plan.shown()
+    return index * views + (0 if plan.stored_views is None else epoch)
+
+
+def _never_changes(transform) -> bool:
+    """Whether a transform is known to make the same of an image whenever it is called."""
+    try:
+        return transform is None or not take_apart(transform).random
+    except UserError:
+        return False
 
 
 def stop_workers(loader: DataLoader | ResidentTrainLoader | ResidentEvalLoader) -> None:
@@ -145,6 +215,11 @@ def _check_sampling(stream: StreamDataset, class_sampling: str) -> None:
 def _check_not_resident(stream: StreamDataset, resident_on: torch.device | None) -> None:
     if resident_on is not None:
         raise UserError(f"'{stream.shards.name}' is a stream and cannot be kept in memory; use --loader timm")
+
+
+def _check_same(images: ResidentImages, dataset: Dataset) -> None:
+    if len(images) != len(dataset):
+        raise UserError(f'there are {len(images)} resident images, and {len(dataset)} in the data set')
 
 
 def process_options(workers: int, pin_memory: bool) -> dict:

@@ -10,9 +10,11 @@ from .seeded import derive_seed
 
 
 class Shown(NamedTuple):
-    """Positions in the data set, and how often each was shown before in the same epoch; int64 [M] both."""
+    """Positions in the data set, and what augmentation each has: that of the showing `again` (0 for the first) of this
+    image in the epoch `epoch`; int64 [M] each."""
     index: torch.Tensor
-    before: torch.Tensor
+    epoch: torch.Tensor
+    again: torch.Tensor
 
 
 class EpochBatchSampler(Sampler):
@@ -30,6 +32,9 @@ class EpochBatchSampler(Sampler):
 
     The epoch travels with the key, so persistent workers need no message when it changes.
 
+    With `stored_views` V, no image has more than V augmentations: its showing number `again` in an epoch has the key
+    `((epoch + again) % V, index)`.
+
     Args:
         num_samples: Images in the data set, N.
         batch_size: Images per process and batch, B.
@@ -39,6 +44,7 @@ class EpochBatchSampler(Sampler):
         shuffle: False keeps the order of the data set.
         order: From an epoch to what is shown in it, int64 [N], instead of a permutation; it must depend on nothing
             else, so that all processes agree. See `epoch_order`.
+        stored_views: V; any number of augmentations if None.
 
     Attributes:
         repeats: Images that are seen twice in an epoch (counted once per further time), at most W * B; with `order`,
@@ -55,10 +61,13 @@ class EpochBatchSampler(Sampler):
             world_size: int = 1,
             shuffle: bool = True,
             order: Callable[[int], torch.Tensor] | None = None,
+            stored_views: int | None = None,
     ):
         _check_shard(rank, world_size)
         if num_samples < 1 or batch_size < 1:
             raise UserError(f'batches need at least one image, got {num_samples} images in batches of {batch_size}')
+        if stored_views is not None and stored_views < 1:
+            raise UserError(f'stored views must be at least 1 an image, got {stored_views}')
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
@@ -66,6 +75,7 @@ class EpochBatchSampler(Sampler):
         self.world_size = world_size
         self.shuffle = shuffle
         self.order = order
+        self.stored_views = stored_views
         self.epoch = 0
 
         global_batch = world_size * batch_size
@@ -90,16 +100,19 @@ class EpochBatchSampler(Sampler):
         """All that this rank shows in the epoch, batch after batch."""
         order = self._order()
         mine = torch.arange(self.rank, self.num_samples + self.repeats, self.world_size) % self.num_samples
-        return Shown(order[mine], _shown_before(order)[mine])
+        index, again = order[mine], _shown_before(order)[mine]
+        epoch = torch.full_like(index, self.epoch)
+        if self.stored_views is not None:
+            epoch, again = (epoch + again) % self.stored_views, torch.zeros_like(again)
+        return Shown(index, epoch, again)
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        epoch, shown = self.epoch, self.shown()
-        indices, shown_before = shown.index.tolist(), shown.before.tolist()
+        indices, epochs, showings = (part.tolist() for part in self.shown())
         for start in range(0, len(indices), self.batch_size):
             batch = slice(start, start + self.batch_size)
             yield [
                 (epoch, index, again) if again else (epoch, index)
-                for index, again in zip(indices[batch], shown_before[batch], strict=True)]
+                for index, epoch, again in zip(indices[batch], epochs[batch], showings[batch], strict=True)]
 
     def _order(self) -> torch.Tensor:
         """What this epoch shows, without the repeats, int64 [N]."""

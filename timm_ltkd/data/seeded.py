@@ -1,5 +1,6 @@
 """Augmentation that depends on (seed, epoch, sample) alone, not on a worker or a process."""
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 T = TypeVar('T')
+GENERATORS = threading.RLock()  # held by whoever seeds the generators of Python, NumPy and PyTorch, or draws from them
 
 
 class SeededDataset(Dataset):
@@ -75,12 +77,13 @@ def _seed_generators(*parts: int) -> None:
 @contextmanager
 def seeded_generators(*parts: int) -> Iterator[None]:
     """Inside, the generators of Python, NumPy and PyTorch (CPU) start from these integers; then all is as it was."""
-    states = generator_states()
-    try:
-        _seed_generators(*parts)
-        yield
-    finally:
-        set_generator_states(states)
+    with GENERATORS:
+        states = generator_states()
+        try:
+            _seed_generators(*parts)
+            yield
+        finally:
+            set_generator_states(states)
 
 
 def generator_states() -> tuple:

@@ -1,0 +1,182 @@
+"""The loaders of a run: which kind it takes, and what they load."""
+from argparse import Namespace
+from functools import partial
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset
+
+from ..data import (
+    ResidentEvalLoader,
+    ResidentTrainLoader,
+    TwoViews,
+    create_eval_loader,
+    create_eval_transform,
+    create_train_loader,
+    create_train_transform,
+    machine_memory,
+)
+from ..distill import Teacher
+from ..errors import UserError
+from .launch import loader_workers, on_main
+from .recipe import Data
+from .shared import Shared
+
+TrainLoader, EvalLoader = DataLoader | ResidentTrainLoader, DataLoader | ResidentEvalLoader
+MEMORY_SHARE = 1 / 4  # of the machine's, for images that nobody asked to keep there: our choice
+
+
+def choose_loader(args: Namespace, accelerator: Accelerator, data: Data, input_config: dict[str, Any]) -> None:
+    """Make `--loader auto` one of the two kinds; in place, and the same whenever and in whichever process it is asked.
+
+    Args:
+        args: Options of the run.
+        accelerator: Of the process.
+        data: What is to be trained on.
+        input_config: How the images are made.
+
+    Raises:
+        UserError: An option for the other kind.
+    """
+    if args.loader == 'auto':
+        reason = on_main(accelerator, partial(why_not_resident, args, accelerator, data, input_config))
+        args.loader = 'timm' if reason else 'resident'
+    if args.resident_size is not None and args.loader != 'resident':
+        raise UserError('--resident-size is for images that stay in memory; add --loader resident')
+
+
+def why_not_resident(
+        args: Namespace, accelerator: Accelerator, data: Data, input_config: dict[str, Any]) -> str | None:
+    """Why images don't stay in memory unless they are told to; None if they do."""
+    if getattr(args, 'teacher_resize', None) == 'host':  # no option of train.py
+        return '--teacher-resize host makes them in two sizes'
+    try:
+        loaders = create_loaders(Namespace(**{**vars(args), 'loader': 'resident'}), accelerator, data, input_config)
+        needed = sum(loader.images.layout.nbytes for loader in loaders)
+    except UserError as e:
+        return str(e).partition(';')[0]
+    if loaders[0].images.steps.crop.resamples:
+        return f'--train-crop-mode {args.train_crop_mode} is for --loader resident if it is asked for'
+    memory = machine_memory()
+    if needed > memory * MEMORY_SHARE:
+        return f'they take {_size(needed)}, more than a quarter of the {_size(memory)} of this machine'
+    return None
+
+
+def describe_loading(
+        args: Namespace,
+        accelerator: Accelerator,
+        data: Data,
+        input_config: dict[str, Any],
+        loaders: tuple[TrainLoader, EvalLoader],
+) -> str:
+    """One line about which kind of loaders a run has, and why."""
+    if args.loader == 'resident':
+        train, watched = (loader.images for loader in loaders)
+        height, width = train.layout[1:3]
+        nbytes = train.layout.nbytes + watched.layout.nbytes
+        return f'images stay in memory: {len(train)} + {len(watched)} of {height}x{width}, {_size(nbytes)}'
+    reason = why_not_resident(args, accelerator, data, input_config) or 'as asked'
+    return f'--loader timm, images are decoded whenever they are shown: {reason}'
+
+
+def _size(nbytes: float) -> str:
+    return f'{nbytes / 1e9:.1f} GB' if nbytes >= 1e9 else f'{nbytes / 1e6:.0f} MB'
+
+
+def create_loaders(
+        args: Namespace,
+        accelerator: Accelerator,
+        data: Data,
+        input_config: dict[str, Any],
+        teacher_config: dict[str, Any] | None = None,
+        shared: Shared | None = None,
+) -> tuple[TrainLoader, EvalLoader]:
+    """Loaders of this process: of what is trained on, and of what is evaluated after an epoch.
+
+    Args:
+        args: Options of the run.
+        accelerator: Device and processes.
+        data: What is loaded.
+        input_config: How the images are made.
+        teacher_config: See `host_view`; batches of training hold `Views`.
+        shared: Several runs share images that stay in memory.
+    """
+    transform = _train_transform(args, input_config)
+    if teacher_config is not None:
+        transform = TwoViews(transform, _train_transform(args, teacher_config, drawn_for=input_config['input_size']))
+    train = partial(
+        create_train_loader, data.splits.train, transform, batch_size=args.batch_size, seed=args.seed,
+        class_sampling=args.class_sampling, epochs=args.epochs, stored_views=getattr(args, 'bank_views', None),
+        **_common(args, accelerator))
+    watched = partial(create_full_loader, data.splits.watched, args, accelerator, input_config)
+    if args.loader != 'resident':
+        return train(), watched()
+    shared, options = shared or Shared(), _resident_options(accelerator)
+    images = shared.once('training images', lambda: train(resident_size=args.resident_size, **options).images)
+    seen = shared.once('watched images', lambda: watched(**options).images)
+    return train(images=images), watched(images=seen)
+
+
+def create_full_loader(
+        dataset: Dataset,
+        args: Namespace,
+        accelerator: Accelerator,
+        input_config: dict[str, Any],
+        **options,
+) -> EvalLoader:
+    """Images as they are evaluated, each once over all processes; of any split.
+
+    Args:
+        dataset: All of it is evaluated.
+        args: Options of the run.
+        accelerator: Processes.
+        input_config: How the images are made.
+        **options: Of `create_eval_loader`, for images that stay in memory since they come often.
+    """
+    transform = create_eval_transform(
+        input_size=input_config['input_size'], mean=input_config['mean'], std=input_config['std'],
+        crop_pct=input_config['crop_pct'], crop_mode=input_config.get('crop_mode'),
+        interpolation=input_config['interpolation'])
+    return create_eval_loader(
+        dataset, transform, batch_size=args.validation_batch_size or args.batch_size, **_common(args, accelerator),
+        **options)
+
+
+def host_view(args: Namespace, teacher: Teacher | None, input_config: dict[str, Any]) -> dict[str, Any] | None:
+    """How a loader makes the teacher's images of the data's; None where the teacher makes them of the student's.
+
+    Args:
+        args: Options of the run.
+        teacher: With `--teacher-resize host` a single one.
+        input_config: How the student's images are made; the teacher's are normalised alike, and it converts them.
+    """
+    if teacher is None or args.teacher_resize == 'device':
+        return None
+    cfg = teacher.networks[0].pretrained_cfg
+    channels, *size = input_config['input_size']
+    own = {key: cfg[key] for key in ('crop_pct', 'crop_mode', 'interpolation') if cfg.get(key) is not None}
+    return {**input_config, **own, 'input_size': (channels, *(teacher.img_size or size))}
+
+
+def _train_transform(args: Namespace, input_config: dict[str, Any], **options):
+    return create_train_transform(
+        input_size=input_config['input_size'], mean=input_config['mean'], std=input_config['std'],
+        crop_mode=args.train_crop_mode, crop_padding=args.crop_padding, scale=args.scale, ratio=args.ratio,
+        hflip=args.hflip, vflip=args.vflip, color_jitter=args.color_jitter, aa=args.aa, reprob=args.reprob,
+        remode=args.remode, recount=args.recount, interpolation=args.train_interpolation, no_aug=args.no_aug,
+        **options)
+
+
+def _common(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """What both loaders are told."""
+    return dict(
+        rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
+        pin_memory=args.pin_mem)
+
+
+def _resident_options(accelerator: Accelerator) -> dict[str, Any]:
+    """Where images stay in memory, and how processes share them."""
+    alone = accelerator.num_processes == 1
+    return dict(resident_on=accelerator.device, exchange=None if alone else lambda value: gather_object([value]))
