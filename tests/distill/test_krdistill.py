@@ -336,7 +336,9 @@ def test_statistics_by_shot_group():
     assert report['feature_shift']['few'] == pytest.approx(float(shift[4:].mean()), rel=1e-4)
     assert right.shape == (7,) and 'lrd' not in report['inert']
     method.reset_statistics()
-    assert method.statistics() == {} and method.describe_statistics({}) == {}
+    assert method.describe_statistics(method.statistics()) == method.describe_statistics({}) == {}
+    method(*args)
+    assert method.statistics()['images'].tolist() == [3., 1., 3.]
 
 
 def test_adjusting_counts_what_it_changes():
@@ -384,7 +386,7 @@ def test_standardised_logits_pass_everything_on():
     assert float(method.statistics()['images'].sum()) == 16.
     assert 'swap_share' in method.describe_statistics(method.statistics())
     method.reset_statistics()
-    assert method.statistics() == {}
+    assert method.describe_statistics(method.statistics()) == {}
 
 
 # networks

@@ -10,7 +10,15 @@ from timm.task import LogitDistillationTask
 from torch import nn
 
 import timm_ltkd
-from timm_ltkd.distill import DistillMethod, DistillTask, Teacher, create_method, register_method
+from timm_ltkd.distill import (
+    DistillMethod,
+    DistillTask,
+    SeveralMethods,
+    Teacher,
+    TeacherEnsemble,
+    create_method,
+    register_method,
+)
 from timm_ltkd.distill import method as method_module
 from timm_ltkd.errors import UserError
 from timm_ltkd.prior import ClassPrior
@@ -136,6 +144,24 @@ def test_the_input_of_the_method_is_the_students_and_the_teachers(batch, matchin
 
 
 # --- what it trains, and what not
+
+@pytest.mark.parametrize('separate', [False, True])
+def test_what_the_teacher_says_may_be_known(batch, matching, monkeypatch, separate):
+    """The same losses without asking it; each of several may be asked for features that no method needs."""
+    methods = {'one': create_method('matching'), 'two': create_method('kd')}
+    teachers = TeacherEnsemble([Tiny(7, seed=1), Tiny(5, seed=2)]) if separate else Tiny(7, seed=1)
+    task = DistillTask(Tiny().eval(), teachers, SeveralMethods(methods, separate=separate))
+    taught = task.ask_teacher(batch[0])
+    outputs = taught if separate else [taught]
+    assert [output.features is not None for output in outputs] == [True, False][:len(outputs)]
+    online = task(*batch)
+    monkeypatch.setattr(Teacher, 'forward', None)
+    known = task(*batch, taught)
+    assert known.keys() == online.keys() and all(torch.equal(value, known[key]) for key, value in online.items())
+    monkeypatch.undo()
+    asked = task.ask_teacher(batch[0], [False, True][:len(outputs)])
+    assert [out.features is not None for out in (asked if separate else [asked])] == [False, True][:len(outputs)]
+
 
 def test_the_teacher_never_changes(batch, matching):
     task = make_task(matching)

@@ -2,8 +2,9 @@
 import torch
 
 from ..prior import ClassPrior
+from .closed_form import softened_kl
 from .kd import kd_loss
-from .method import DistillMethod, Output, check_number, full_precision, register_method
+from .method import DistillMethod, Output, check_number, register_method
 
 
 def balanced_kd_loss(
@@ -14,8 +15,8 @@ def balanced_kd_loss(
 ) -> torch.Tensor:
     """T² · KL(q' ‖ softmax(z_s / T)) with q'_c = ω_c q_c / Σ_j ω_j q_j and q = softmax(z_t / T), mean over the batch.
 
-    Source: Zhang et al. 2021, arXiv 2104.10510. Computed as plain distillation from a teacher whose logits are
-    shifted by T · log ω, which is the same and loses no tail class to rounding. With equal weights it is `kd_loss`.
+    Source: Zhang et al. 2021, arXiv 2104.10510. q' is computed as softmax(z_t / T + log ω), which is the same and
+    loses no tail class to rounding. With equal weights it is `kd_loss`.
 
     Args:
         student_logits: z_s `[B, C]`.
@@ -26,9 +27,7 @@ def balanced_kd_loss(
     Returns:
         Scalar, in float32 at least.
     """
-    teacher_logits = full_precision(teacher_logits)
-    shift = temperature * class_weights.log().to(teacher_logits)  # the log first: in the weights' own precision
-    return kd_loss(student_logits, teacher_logits + shift, temperature)
+    return softened_kl(student_logits, teacher_logits, temperature, class_weights.log()).mean() * temperature
 
 
 @register_method('bkd')

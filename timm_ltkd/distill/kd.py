@@ -2,6 +2,7 @@
 import torch
 import torch.nn.functional as F
 
+from .closed_form import softened_kl
 from .method import DistillMethod, Output, check_number, full_precision, register_method
 
 
@@ -18,8 +19,7 @@ def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperat
     Returns:
         Scalar, in float32 at least.
     """
-    log_p, log_q = soft_log_probs(student_logits, temperature), soft_log_probs(teacher_logits.detach(), temperature)
-    return F.kl_div(log_p, log_q, reduction='batchmean', log_target=True) * temperature ** 2
+    return softened_kl(student_logits, teacher_logits, temperature).mean() * temperature
 
 
 def soft_log_probs(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 from ..prior import ClassPrior
+from .closed_form import softened_kl
 from .feature import linear_projector
-from .kd import row_kl, soft_log_probs
 from .method import (
     DistillMethod,
     Output,
@@ -83,8 +83,8 @@ def lrd_loss(
     Returns:
         Scalar, in float32 at least.
     """
-    divergence = row_kl(soft_log_probs(student_logits, temperature), soft_log_probs(rectified.detach(), temperature))
-    return (sample_weights.to(divergence) * divergence).mean() * temperature ** 2
+    divergence = softened_kl(student_logits, rectified, temperature)
+    return (sample_weights.to(divergence) * divergence).mean() * temperature
 
 
 def rectified_features(
@@ -130,7 +130,7 @@ def rectification_report(sums: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         mean cosine distance between the teacher's feature and the rectified one; `inert`: the parts (`lrd`, `rrd`) that
         changed less than `INERT_BELOW` in every group. A group without an image, and a part that is off, is absent.
     """
-    if not sums:
+    if not sums or not sums['images'].any():
         return {}
     images = dict(zip(('many', 'medium', 'few'), sums['images'].tolist(), strict=True))
     report = {
@@ -267,17 +267,21 @@ class KRDistill(DistillMethod):
         return dict(self.sums)
 
     def reset_statistics(self) -> None:
-        self.sums = {}
+        for total in self.sums.values():
+            total.zero_()
 
     def describe_statistics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         return rectification_report(sums)
 
+    @torch.no_grad()
     def _add(self, target: torch.Tensor, figures: dict[str, torch.Tensor]) -> None:
-        """Add figures of the images `[B]` to the sums by shot group `[3]`; stays on the device."""
+        """Add figures of the images `[B]` to the sums by shot group `[3]`: on the device, and in place."""
         member = self.group_member[target]
         for name, figure in figures.items():
             total = (member * figure.to(member).unsqueeze(1)).sum(dim=0)
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(total)
+            self.sums[name].add_(total)
 
 
 def _know_means(method: KRDistill, incompatible_keys: Any) -> None:

@@ -50,6 +50,11 @@ def compile_output(model: nn.Module, **compile_kwargs) -> None:
     model._compiled_tapped_run = torch.compile(_tapped_run, **compile_kwargs)
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a network has been through torch.compile, in place or wrapped."""
+    return model is not unwrap_model(model) or model._compiled_call_impl is not None
+
+
 def _tapped_run(model: nn.Module, input: torch.Tensor) -> tuple[Any, list[list[torch.Tensor | None]]]:
     """What a network returns, and what entered its `classifiers`."""
     taps = tap_features(model)

@@ -1,4 +1,5 @@
 """Student, teacher and method as one timm training task."""
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ class DistillTask(TrainingTask):
     `task(input, target)` returns a dict: `loss` to call backward on, `output` (student logits `[B, C]`), `task_loss`
     (the hard-label criterion) and the method's terms by name; `loss` is the sum of `task_loss` and the terms. `input`
     is a batch `[B, 3, H, W]`, or a pair of them: the same images for the student and, of another size, for the teacher,
-    both normalised for the student.
+    both normalised for the student. `task(input, target, taught)` takes what the teacher says (see `ask_teacher`) and
+    does not ask it.
     Optimise `task.get_trainable_module()`: the student and what the method owns, never the teacher.
 
     Args:
@@ -121,18 +123,27 @@ class DistillTask(TrainingTask):
             self,
             input: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
             target: torch.Tensor,
+            taught: Output | tuple[Output, ...] | None = None,
     ) -> dict[str, torch.Tensor]:
         student_input, teacher_input = input if isinstance(input, tuple) else (input, input)
-        logits, terms = self.trainable_module(student_input, self._ask_teacher(teacher_input), target)
+        taught = self.ask_teacher(teacher_input) if taught is None else taught
+        logits, terms = self.trainable_module(student_input, taught, target)
         task_loss = self.criterion(logits, target)
         loss = task_loss + sum(terms.values())
         return {'loss': loss, 'output': logits, 'task_loss': task_loss, **terms}
 
-    def _ask_teacher(self, input: torch.Tensor) -> Output | tuple[Output, ...]:
-        """What the teacher says of a batch; of each of several where each has its own method."""
-        if isinstance(self.method, SeveralMethods) and self.method.separate:
-            return tuple(teacher(input, method.needs_features) for teacher, method in self.lessons)
-        return self.teacher(input, self.method.needs_features)
+    def ask_teacher(
+            self, input: torch.Tensor, needs_features: Sequence[bool] | None = None) -> Output | tuple[Output, ...]:
+        """What the teacher says of a batch `[B, 3, H, W]`; of each of several where each has its own method.
+
+        Args:
+            input: The teacher's images.
+            needs_features: Of which of them to return features, for one of them too; None as the methods need them.
+        """
+        if not isinstance(self.method, SeveralMethods) or not self.method.separate:
+            return self.teacher(input, self.method.needs_features if needs_features is None else needs_features[0])
+        wanted = needs_features or [method.needs_features for _, method in self.lessons]
+        return tuple(teacher(input, each) for (teacher, _), each in zip(self.lessons, wanted, strict=True))
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> 'DistillTask':
         """Wrap the trainable module, and only it, in DDP."""

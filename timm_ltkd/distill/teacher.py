@@ -9,7 +9,8 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import UserError, nearest
-from .output import Output, model_output
+from .frozen import fold_batch_norm, hold_weights
+from .output import Output, is_compiled, model_output
 from .pixels import PixelAdapter, normalisation
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -29,6 +30,9 @@ class Teacher(DistillationTeacher):
         dtype: Precision of its weights; inputs are cast to it and outputs come back in float32.
         class_map: Where the head is of another label space: the index in it of each of the classes that are taught,
             `[C]`. The other logits are left out, so that a softmax is over the C alone.
+        fast: Answer by copies of the network, made when they are first needed, whose batch norm is folded and whose
+            weights are in autocast's dtype, see `fold_batch_norm` and `hold_weights`: the same but for rounding. The
+            network itself stays as it is, and must: the copies would not follow. Not where it is compiled.
 
     Raises:
         UserError: A name that timm doesn't know or has no weights for, or whose pretrained head has another number of
@@ -44,6 +48,7 @@ class Teacher(DistillationTeacher):
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
             class_map: Sequence[int] | None = None,
+            fast: bool = False,
     ):
         head_classes = num_classes if class_map is None else None
         if isinstance(model, str) and not model.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
@@ -60,6 +65,8 @@ class Teacher(DistillationTeacher):
         size = (size, size) if isinstance(size, int) else size
         self.pixels = PixelAdapter(
             *normalisation(self.model), size and tuple(size), cfg.get('interpolation') or 'bicubic')
+        self.fast = fast
+        self._copies: dict[torch.dtype | None, nn.Module] = {}  # of the network, by the dtype of autocast
         self.to(device=device)
         self.model.to(dtype=dtype)
 
@@ -109,12 +116,36 @@ class Teacher(DistillationTeacher):
         input, dtype = self.pixels(input), self.dtype
         if dtype in _HALF:
             input = input.to(dtype)
-        logits, features = model_output(self.model, input, needs_features)
+        logits, features = model_output(self._network(input), input, needs_features)
         if dtype in _HALF:
             logits, features = logits.float(), None if features is None else features.float()
         if self.class_map is not None:
             logits = logits[:, self.class_map]
         return Output(logits, features)
+
+    def _network(self, input: torch.Tensor) -> nn.Module:
+        """What is asked about a batch: the network, or the copy of it for the precision of now."""
+        if not self.fast or self.dtype in _HALF or is_compiled(self.model):
+            return self.model
+        device = input.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        if None not in self._copies:
+            self._copies[None] = fold_batch_norm(self.model, input[:2])
+        if dtype not in self._copies:
+            self._copies[dtype] = hold_weights(self._copies[None], dtype)
+        return self._copies[dtype]
+
+    def _apply(self, *args, **kwargs) -> 'Teacher':
+        """Whatever moves or casts the network; then, and only then, its copies are to be made anew."""
+        before = self._places()
+        super()._apply(*args, **kwargs)
+        if self._places() != before:
+            self._copies = {}
+        return self
+
+    def _places(self) -> list[tuple]:
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return [(tensor.device, tensor.dtype, tensor.data_ptr()) for tensor in tensors]
 
     def _checked_class_map(self, class_map: Sequence[int]) -> torch.Tensor:
         indices, head = torch.as_tensor(class_map, dtype=torch.int64), self.num_classes

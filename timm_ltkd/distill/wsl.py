@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from .kd import row_kl, soft_log_probs
+from .closed_form import softened_kl
 from .method import DistillMethod, Output, check_number, full_precision, register_method
 
 
@@ -50,9 +50,8 @@ def wsl_loss(
     Returns:
         Scalar, in float32 at least.
     """
-    log_p, log_q = soft_log_probs(student_logits, temperature), soft_log_probs(teacher_logits.detach(), temperature)
     weights = soft_label_weights(student_logits, teacher_logits, target)
-    return (weights * row_kl(log_p, log_q)).mean() * temperature ** 2
+    return (weights * softened_kl(student_logits, teacher_logits, temperature)).mean() * temperature
 
 
 @register_method('wsl')

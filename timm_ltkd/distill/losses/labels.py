@@ -1,6 +1,5 @@
 """Labels of both kinds, class indices and shares of classes, as one thing."""
 import torch
-import torch.nn.functional as F
 
 
 def soft_labels(target: torch.Tensor, like: torch.Tensor, smoothing: float = 0.) -> torch.Tensor:
@@ -14,10 +13,11 @@ def soft_labels(target: torch.Tensor, like: torch.Tensor, smoothing: float = 0.)
     Returns:
         `[B, C]`; each row sums to 1 (if that of `target` does).
     """
-    classes = like.shape[1]
-    shares = target if target.is_floating_point() else F.one_hot(target, classes)
-    shares = shares.to(like)
-    return shares * (1. - smoothing) + smoothing / classes if smoothing else shares
+    if target.is_floating_point():
+        shares = target.to(like)
+    else:  # not F.one_hot, which may ask the device for the largest index
+        shares = torch.zeros_like(like).scatter_(1, target.unsqueeze(1), 1.)
+    return shares * (1. - smoothing) + smoothing / like.shape[1] if smoothing else shares
 
 
 def mean_over_labels(

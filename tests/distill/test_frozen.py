@@ -1,0 +1,191 @@
+"""Copies of a teacher's network that answer the same in less time."""
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import timm_ltkd.models  # noqa: F401  (registers resnet20)
+from timm_ltkd.distill import Teacher, TeacherEnsemble, model_output
+from timm_ltkd.distill.frozen import fold_batch_norm, hold_weights
+
+# how many batch norms there are, and how many cannot be folded: they follow a sum, or a convolution that also goes past
+NETWORKS = {
+    'resnet20': (19, 0), 'wrn_16_2': (13, 6), 'test_resnet': (15, 0), 'test_efficientnet': (13, 0),
+    'test_byobnet': (14, 0), 'test_nfnet': (0, 0), 'test_vit': (0, 0), 'mobilenetv3_small_050': (34, 0),
+}
+
+
+def norms(network):
+    return [module for module in network.modules() if getattr(module, 'running_mean', None) is not None]
+
+
+def trained(name, dtype=torch.float32):
+    """A network in eval mode whose batch norm does something."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=7) if isinstance(name, str) else name
+    for norm in norms(network):
+        norm.running_mean.normal_(0., 0.3)
+        norm.running_var.uniform_(0.5, 2.)
+        if norm.weight is not None:
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, 0., 0.3)
+    return network.eval().requires_grad_(False).to(dtype)
+
+
+def pixels(network, batch=3):
+    size = getattr(network, 'pretrained_cfg', {}).get('input_size', (3, 32, 32))
+    size = size if size[-1] == 32 or network.pretrained_cfg.get('fixed_input_size') else (3, 64, 64)
+    dtype = next(network.parameters()).dtype
+    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def deviation(given, expected):
+    return max(float((mine - its).abs().max() / its.abs().max()) for mine, its in zip(given, expected, strict=True))
+
+
+@pytest.mark.parametrize('dtype, most', [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_folding_changes_logits_and_features_by_rounding_alone(name, dtype, most):
+    network = trained(name, dtype)
+    before, input = copy.deepcopy(network.state_dict()), pixels(network)
+    folded = fold_batch_norm(network, input[:2])
+    assert (len(norms(network)), len(norms(folded))) == NETWORKS[name]
+    assert (folded is network) == (not NETWORKS[name][0])
+    assert deviation(model_output(folded, input, True), model_output(network, input, True)) <= most
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_held_weights_give_the_same_bits_under_autocast(name, layout):
+    network = trained(name).to(memory_format=layout)
+    input = pixels(network).contiguous(memory_format=layout)
+    for model in {network, fold_batch_norm(network, input)}:
+        held = hold_weights(model, torch.bfloat16)
+        assert torch.bfloat16 in {parameter.dtype for parameter in held.parameters()}
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        with torch.autocast('cpu', torch.bfloat16):
+            for mine, its in zip(model_output(held, input, True), model_output(model, input, True), strict=True):
+                assert torch.equal(mine, its)
+
+
+def test_half_precision_is_no_further_from_the_truth():
+    network = trained('resnet20')
+    input = pixels(network, 64)
+    folded = fold_batch_norm(network, input)
+    exact = copy.deepcopy(network).double()(input.double())
+    with torch.autocast('cpu', torch.bfloat16):
+        errors = [float((model(input).double() - exact).square().mean()) for model in (folded, network)]
+    assert errors[0] < 1.3 * errors[1]
+
+
+class Odd(nn.Module):
+    """Convolutions whose batch norm must stay: `way` says why."""
+    num_classes = 4
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.conv, self.norm = nn.Conv2d(3, 4, 1, bias=way == 'plain'), nn.BatchNorm2d(4, affine=way != 'plain')
+        if way == 'no statistics':
+            self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+        if way == 'standardised':
+            self.conv = timm.layers.StdConv2d(3, 4, 1)
+        if way == 'tied':
+            self.other = nn.Conv2d(3, 4, 1)
+            self.other.weight = self.conv.weight
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, input):
+        map = self.conv(input)
+        normed = self.norm(map)
+        if self.way == 'used again':
+            normed = normed + map
+        if self.way == 'its view is used again':
+            normed = normed + map.flatten(2).mean(dim=2)[:, :, None, None]
+        if self.way == 'called twice':
+            normed = normed + self.norm(self.conv(-input))
+        if self.way == 'norm called twice':
+            normed = self.norm(normed)
+        if self.way == 'reads the weights':
+            normed = normed * self.conv.weight.mean()
+        if self.way == 'tied':
+            normed = normed + self.other(input)
+        return self.fc(normed.mean((2, 3)))
+
+
+@pytest.mark.parametrize('way', [
+    'used again', 'its view is used again', 'called twice', 'norm called twice', 'no statistics', 'standardised',
+    'reads the weights'])
+def test_what_cannot_be_folded_stays(way):
+    network = trained(Odd(way))
+    input = torch.randn(2, 3, 5, 5)
+    assert fold_batch_norm(network, input) is network
+
+
+@pytest.mark.parametrize('way', ['plain', 'tied', 'none of these'])
+def test_what_can_be_folded(way):
+    network = trained(Odd(way), torch.float64)
+    input = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    folded = fold_batch_norm(network, input)
+    assert not norms(folded) and norms(network)
+    assert deviation([folded(input)], [network(input)]) < 1e-14
+
+
+def test_the_activation_of_a_batch_norm_stays():
+    network = trained('test_efficientnet')
+    folded = fold_batch_norm(network, pixels(network))
+    assert type(folded.bn1) is type(network.bn1.act) and type(network.bn1) is timm.layers.BatchNormAct2d
+
+
+# of a teacher
+
+def test_a_fast_teacher_answers_alike():
+    network = trained('resnet20')
+    plain, fast = Teacher(network), Teacher(network, fast=True)
+    input = pixels(network)
+    for features in (False, True):
+        given, expected = (teacher(input, features) for teacher in (fast, plain))
+        assert not torch.equal(given.logits, expected.logits)
+        assert deviation(*([part for part in said if part is not None] for said in (given, expected))) < 1e-5
+    assert fast.model is network and fast.state_dict().keys() == plain.state_dict().keys()
+    with torch.autocast('cpu', torch.bfloat16):
+        held, rounded = fast(input, True), Teacher(fold_batch_norm(network, input))(input, True)
+    assert torch.equal(held.logits, rounded.logits) and torch.equal(held.features, rounded.features)
+    assert torch.equal(fast(input).logits, given.logits), 'in float32 after autocast'
+
+
+def test_a_fast_teacher_that_is_moved_makes_new_copies():
+    network = trained('resnet20')
+    teacher = Teacher(network, fast=True)
+    input = pixels(network)
+    single = teacher(input).logits
+    double = teacher.double()(input.double()).logits
+    assert double.dtype == torch.float64 and deviation([single.double()], [double]) < 1e-5
+    assert {parameter.dtype for parameter in teacher.model.parameters()} == {torch.float64}
+    copies = dict(teacher._copies)
+    assert copies and teacher.to('cpu', torch.float64)._copies == copies, 'nothing has moved: a CUDA graph may use them'
+
+
+def test_what_is_compiled_or_in_half_precision_is_left_as_it_is():
+    network = trained('resnet20')
+    compiled = copy.deepcopy(network)
+    compiled.compile(backend='eager')
+    input = pixels(network)
+    assert torch.equal(Teacher(compiled, fast=True)(input).logits, network(input))
+    half = [Teacher(copy.deepcopy(network), dtype=torch.bfloat16, fast=fast)(input).logits for fast in (True, False)]
+    assert torch.equal(*half)
+
+
+def test_a_task_trains_with_fast_teachers():
+    """What a fast teacher says can be kept for a backward pass."""
+    teacher = TeacherEnsemble([Teacher(trained('resnet20'), fast=True)])
+    input = pixels(teacher.networks[0])
+    said = teacher(input, needs_features=True)
+    student = torch.zeros_like(said.features, requires_grad=True)
+    nn.functional.mse_loss(student, said.features).backward()
+    assert student.grad.any() and not said.features.requires_grad

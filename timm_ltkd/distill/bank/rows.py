@@ -1,0 +1,121 @@
+"""Rows of words on disk that are right or missing, whatever crashed while they were written."""
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+_ROWS, _MARKS = 'rows.bin', 'marks.bin'
+_AT_ONCE = 2 ** 22  # words looked at together
+
+
+class RowFile:
+    """A table of rows of 32-bit words, filled row by row, by several processes if need be, and read by any.
+
+    Beside each row lies a mark: a checksum of its words and its number, or 0 where nothing was written. It is looked at
+    whenever the row is read, so that a row that was torn by a crash, a full disk or two writers is one that is not
+    there. Both files are sparse: what was never written takes no room. One that has become shorter is made longer.
+
+    Args:
+        folder: Where `make` has made the files.
+        count: Rows, R.
+        words: Of a row, W.
+        salt: Any integer that tells this table from others: their rows do not pass for its own.
+
+    Raises:
+        OSError: The files cannot be read, or are of another table.
+    """
+
+    def __init__(self, folder: Path, count: int, words: int, *, salt: int = 0):
+        self.count, self.words = count, words
+        self._factors = _scrambled(np.arange(1, words + 1, dtype=np.uint64) + np.uint64(salt % 2 ** 64))
+        self._paths = folder / _ROWS, folder / _MARKS
+        for path, size in zip(self._paths, self._sizes(count, words), strict=True):
+            if path.stat().st_size > size:
+                raise OSError(f'{path} has {path.stat().st_size} bytes and not {size}')
+            if path.stat().st_size < size:
+                os.truncate(path, size)
+        self._rows = np.asarray(np.memmap(self._paths[0], '<u4', mode='r', shape=(count, words)))
+        self._marks = np.asarray(np.memmap(self._paths[1], '<u4', mode='r', shape=(count,)))
+
+    @staticmethod
+    def make(folder: Path, count: int, words: int) -> None:
+        """Make the files of an empty table; OSError where the file system cannot hold them."""
+        for name, size in zip((_ROWS, _MARKS), RowFile._sizes(count, words), strict=True):
+            with open(folder / name, 'xb') as file:
+                file.truncate(size)
+
+    @staticmethod
+    def _sizes(count: int, words: int) -> tuple[int, int]:
+        return count * words * 4, count * 4
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a full table."""
+        return sum(self._sizes(self.count, self.words))
+
+    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of these numbers, int64 [B].
+
+        Returns:
+            uint32 [B, W], and which of them are there, bool [B]; the others hold anything, zeros mostly.
+        """
+        rows, there = np.zeros((len(numbers), self.words), np.uint32), self._marks[numbers] != 0
+        rows[there] = self._rows[numbers[there]]  # and not all: to look where nothing was written is slow
+        there[there] = self._marks[numbers[there]] == self._checksums(numbers[there], rows[there])
+        return rows, there
+
+    def write(self, numbers: np.ndarray, rows: np.ndarray) -> None:
+        """Write rows, uint32 [B, W], at these numbers.
+
+        Raises:
+            OSError: They cannot be written, or not all of them; what was not is not there.
+        """
+        if not len(numbers):
+            return
+        order = numbers.argsort(kind='stable')
+        numbers, rows = numbers[order], np.ascontiguousarray(rows[order])
+        marks = self._checksums(numbers, rows)
+        gaps = np.flatnonzero(np.diff(numbers) != 1) + 1
+        starts, ends = [0, *gaps.tolist()], [*gaps.tolist(), len(numbers)]
+        for path, values in zip(self._paths, (rows, marks), strict=True):
+            size = values.itemsize * values[0].size
+            with open(path, 'r+b', buffering=0) as file:
+                for start, end in zip(starts, ends, strict=True):
+                    _write_all(file.fileno(), values[start:end], int(numbers[start]) * size)
+
+    def marked(self) -> int:
+        """How many rows were written; a torn one among them counts as well."""
+        return sum(int(np.count_nonzero(self._marks[start:start + _AT_ONCE]))
+                   for start in range(0, self.count, _AT_ONCE))
+
+    def all_but(self, known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers and words of all rows that are there, a part at a time, but for those known already, bool [R]."""
+        numbers = np.flatnonzero((self._marks != 0) & ~known)
+        at_once = max(1, _AT_ONCE // self.words)
+        for start in range(0, len(numbers), at_once):
+            part = numbers[start:start + at_once]
+            rows, there = self.read(part)
+            yield part[there], rows[there]
+
+    def _checksums(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """uint32 [B], never 0: a multiply-shift hash of the words, then mixed with the row's number."""
+        sums = rows.astype(np.uint64) @ self._factors
+        mixed = _scrambled((sums >> np.uint64(32)) + (numbers.astype(np.uint64) << np.uint64(32)))
+        return np.maximum(mixed >> np.uint64(32), 1).astype(np.uint32)
+
+
+def _scrambled(values: np.ndarray) -> np.ndarray:
+    """Steele et al. 2014 (SplitMix64), of uint64 values: the same on any machine and with any version of NumPy."""
+    values = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _write_all(handle: int, values: np.ndarray, offset: int) -> None:
+    """Not through a memory map: of a full disk a write tells, and a map kills the process."""
+    left = memoryview(values).cast('B')
+    while left:
+        written = os.pwrite(handle, left, offset)
+        left, offset = left[written:], offset + written

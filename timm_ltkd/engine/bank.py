@@ -1,0 +1,209 @@
+"""The teacher bank of a run: what it must have been filled with, and what it says of each batch."""
+import hashlib
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from ..data import Views, epoch_plan, epoch_views, views_per_image
+from ..distill import DistillTask, Output, RowLayout, Teacher, TeacherBank, open_bank
+from ..errors import UserError
+from .launch import on_main
+from .recipe import Data
+
+Images = torch.Tensor | Views
+
+_logger = logging.getLogger(__name__)
+_AT_ONCE = 16  # our choice: multiples of it gave the same bits on a CPU as any larger batch, for all networks tried
+
+# options that say what a view is
+VIEW_OPTIONS = (
+    'train_crop_mode', 'crop_padding', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa', 'reprob', 'remode',
+    'recount', 'train_interpolation', 'no_aug', 'resident_size', 'teacher_resize')
+
+
+def check_views(args: Namespace, loader: DataLoader, data: Data) -> None:
+    """Whether the views that a loader shows can be kept in a bank, if the options ask for one.
+
+    Raises:
+        UserError: They cannot be numbered; or as many logits are to be kept as there are.
+    """
+    if not getattr(args, 'teacher_bank', None):
+        return
+    if views_per_image(loader) is None:
+        raise UserError(
+            f'--teacher-bank: the views of an image cannot be numbered by --loader {args.loader} with this '
+            'augmentation; use --loader resident with --train-crop-mode pad and flips alone, or let there be a fixed '
+            'number of views (--bank-views 10)')
+    if args.bank_top_k is not None and args.bank_top_k >= data.prior.num_classes:
+        raise UserError(
+            f'--bank-top-k {args.bank_top_k}: there are {data.prior.num_classes} logits; give less, or leave it out')
+
+
+class BankedTeacher:
+    """What the teacher of a run says of each batch, from a bank where it is known.
+
+    Args:
+        bank: For the teacher of `task` and the views of `loader`.
+        task: Asked about what is not known.
+        accelerator: Device and precision.
+        loader: What is trained on.
+        channels_last: Memory layout of the images that the teacher is asked about.
+    """
+
+    def __init__(
+            self,
+            bank: TeacherBank,
+            task: DistillTask,
+            accelerator: Accelerator,
+            loader: DataLoader,
+            channels_last: bool,
+    ):
+        self.bank, self.task, self.accelerator, self.loader = bank, task, accelerator, loader
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.views: tuple[torch.Tensor, ...] = ()
+
+    def start(self) -> None:
+        """Find out what the loader shows in the epoch that it is set to."""
+        self.views = epoch_views(self.loader).split(epoch_plan(self.loader).batch_sizes())
+
+    def rows(self, step: int, input: Images | Callable[[], Images]) -> torch.Tensor:
+        """What the teacher says of the images of a step of the epoch, packed, for `unpack`.
+
+        Args:
+            step: From 0.
+            input: The images, on the device; or what makes them, called only if the teacher is asked.
+        """
+        def images() -> Images:
+            return (input() if callable(input) else input).contiguous(memory_format=self.layout)
+
+        with self.accelerator.autocast():
+            return self.bank.rows(self.task.ask_teacher, images, self.views[step])
+
+    def flush(self) -> None:
+        """Keep what was new in the epoch."""
+        self.bank.flush()
+
+    def unpack(self, rows: torch.Tensor) -> Output | tuple[Output, ...]:
+        """What `rows` gave, for the task."""
+        return self.bank.unpack(rows)
+
+    def tell(self) -> None:
+        """Say in the log how much the bank was of use."""
+        counts = torch.tensor([self.bank.shown, self.bank.answered], device=self.accelerator.device)
+        shown, answered = self.accelerator.reduce(counts, 'sum').tolist()
+        _logger.info(
+            f'{self.bank.name} answered {answered} of {shown} showings; it knows '
+            f'{_share(self.bank.file.marked(), self.bank.file.count)}')
+
+
+def open_run_bank(
+        args: Namespace,
+        accelerator: Accelerator,
+        data: Data,
+        task: DistillTask,
+        loader: DataLoader,
+        input_config: dict[str, Any],
+        teacher_config: dict[str, Any] | None,
+) -> TeacherBank:
+    """The bank that the options name, made where it is not there, for this run's teacher, data and views.
+
+    Args:
+        args: Options of the run.
+        accelerator: Device, precision, processes.
+        data: What is trained on.
+        task: With the teacher, on its device.
+        loader: What is trained on.
+        input_config: How the student's images are made.
+        teacher_config: How the teacher's are, where they are made of the image itself.
+
+    Raises:
+        UserError: The bank was filled with something else, or cannot be made.
+    """
+    check_views(args, loader, data)
+    views, device = views_per_image(loader), accelerator.device
+    shape = (teacher_config or input_config)['input_size']
+    batch = args.batch_size if args.torchcompile else 2  # compiled for batches of one size
+    example = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with accelerator.autocast():
+        said = task.ask_teacher(example)
+    key = {
+        'teacher': [_architecture(teacher) for teacher in _teachers(task)],
+        'teacher weights': [_weights_key(teacher) for teacher in _teachers(task)],
+        'data': data.fingerprint,
+        'images': len(data.splits.train),
+        'classes': data.prior.num_classes,
+        'views': views,
+        'view': _view(args, input_config, teacher_config),
+        "teacher's pixels": [_pixels(teacher) for teacher in _teachers(task)],
+        'precision': {
+            'device': device.type,
+            'autocast': str(accelerator.mixed_precision),
+            'channels_last': args.channels_last,
+            'torchcompile': args.torchcompile,
+        },
+    }
+    options = dict(
+        path=args.teacher_bank, key=key, layout=RowLayout.of(said, args.bank_dtype, args.bank_top_k),
+        count=views * len(data.splits.train))
+    on_main(accelerator, lambda: open_bank(**options) and None)  # what is wrong is told once
+    bank = open_bank(**options, device=device, at_once=_at_once(args, device))
+    _logger.info(
+        f'{bank.name} knows {_share(bank.file.marked(), bank.file.count)} ({views} of each image), '
+        f'{bank.file.nbytes / 1e6:,.1f} MB when it knows all')
+    return bank
+
+
+def _at_once(args: Namespace, device: torch.device) -> int:
+    """Images that a teacher is asked about are a multiple of this."""
+    if args.torchcompile or device.type == 'cpu' and args.batch_size % _AT_ONCE:
+        return args.batch_size
+    return _AT_ONCE if device.type == 'cpu' else 1
+
+
+def _teachers(task: DistillTask) -> list[Teacher]:
+    return list(getattr(task.teacher, 'teachers', [task.teacher]))
+
+
+def _architecture(teacher: Teacher) -> str:
+    network = teacher.networks[0]
+    return (getattr(network, 'pretrained_cfg', None) or {}).get('architecture') or type(network).__name__
+
+
+def _weights_key(teacher: Teacher) -> str:
+    """SHA-256 of a teacher's weights, of the options that it was made with, and of the classes that it teaches."""
+    network, digest = teacher.networks[0], hashlib.sha256()
+    tensors = dict(network.state_dict(), class_map=teacher.class_map)
+    digest.update(json.dumps(getattr(network, 'model_args', {}), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(tensors.items()):
+        if tensor is not None:
+            digest.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _view(
+        args: Namespace, input_config: dict[str, Any], teacher_config: dict[str, Any] | None) -> dict[str, Any]:
+    """What makes the view of a number."""
+    view = {key: getattr(args, key, None) for key in VIEW_OPTIONS}
+    view |= {key: list(input_config[key]) for key in ('input_size', 'mean', 'std')}
+    if args.bank_views is not None:
+        view |= {'seed': args.seed, 'loader': args.loader}
+    return view | {'resized': teacher_config}
+
+
+def _pixels(teacher: Teacher) -> dict[str, Any]:
+    """What a teacher makes of the pixels that it is given."""
+    pixels = teacher.pixels
+    return {
+        'size': pixels.size, 'interpolation': pixels.mode,
+        'mean': pixels.mean.flatten().tolist(), 'std': pixels.std.flatten().tolist()}
+
+
+def _share(known: int, count: int) -> str:
+    return f'{100 * known / count:.3g} % of {count} views'
