@@ -20,7 +20,7 @@ def test_two_epochs_of_the_bkd_recipe_in_bf16(shared, tmp_path):
          '--dataset', 'lt/folder', '--data-dir', str(tmp_path / 'data'), '--val-split', 'test', '--epochs', '2',
          '--teacher', 'resnet32',
          '--teacher-checkpoint', str(shared / 'data' / 'resnet32_cifar100_lt100_ce.safetensors'),
-         '--output', str(tmp_path), '--experiment', 'run', '--channels-last', '--workers', '2'],
+         '--output', str(tmp_path), '--experiment', 'run', '--workers', '2'],
         check=True, env={**os.environ, 'ACCELERATE_MIXED_PRECISION': 'bf16'})
     with open(tmp_path / 'run' / 'summary.csv') as f:
         first, second = csv.DictReader(f)

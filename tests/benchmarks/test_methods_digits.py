@@ -78,13 +78,13 @@ def test_every_method_is_trained_with_its_defaults_from_one_teacher(started, tmp
         ('ce', None), ('balanced_softmax', None), *(('ce', kd) for kd in list_methods()), ('balanced_softmax', 'kd')]
     assert found == [(*pair, seed) for pair in pairs for seed in (0, 1)]
     own = {
-        'dataset', 'loss', 'kd', 'seed', 'model', 'student', 'teacher_checkpoint',
+        'dataset', 'loader', 'loss', 'kd', 'seed', 'model', 'student', 'teacher_checkpoint',
         'epochs', 'output', 'experiment', 'resume'}
     for script, args, _ in students:
         default = vars({'train.py': train_parser, 'distill.py': distill_parser}[script]().parse_args([]))
         assert {key: value for key, value in vars(args).items() if key not in own} == {
             key: value for key, value in default.items() if key not in own}
-        assert (args.dataset, args.epochs, args.resume) == ('lt/digits', 20, 'auto')
+        assert (args.dataset, args.loader, args.epochs, args.resume) == ('lt/digits', 'timm', 20, 'auto')
         if script == 'distill.py':
             assert Path(args.teacher_checkpoint) == Path(teacher.output) / teacher.experiment
             assert (args.student, args.teacher) == ('resnet20', 'resnet32')

@@ -28,7 +28,8 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parse
 from timm_ltkd.cli.config import dump_config, parse
 from timm_ltkd.data import long_tail_indices
 from timm_ltkd.distill import describe_losses, describe_methods
-from timm_ltkd.engine import fit, jobs, loop, recipe, teachers, validate
+from timm_ltkd.engine import fit, jobs, recipe, teachers, validate
+from timm_ltkd.engine.watch import LossWatch
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 COVERED = {script: {'help'} for script in PARSERS}
@@ -208,6 +209,10 @@ def of_loaders(attribute):
 
 def loader_kinds(seen):
     return [type(loader).__name__ for loader in seen.loaders]
+
+
+def resident_shape(seen):
+    return seen.training.train_loader.images.layout[1:3]
 
 
 def batch_sizes(seen):
@@ -479,7 +484,9 @@ CASES = [
     Case('--workers', '1', of_loaders('num_workers'), [1], scripts='validate'),
     Case('--pin-mem', '', of_loaders('pin_memory'), [True, True]),
     Case('--pin-mem', '', of_loaders('pin_memory'), [True], scripts='validate'),
-    Case('--loader', 'resident', loader_kinds, ['ResidentTrainLoader', 'ResidentEvalLoader'], PADDED),
+    Case('--loader', 'resident', loader_kinds, ['ResidentTrainLoader', 'ResidentEvalLoader'], RRC + '--color-jitter 0'),
+    Case('--loader', 'timm', loader_kinds, ['DataLoader', 'DataLoader'], PADDED),
+    Case('--resident-size', '40', resident_shape, (40, 40), RRC + '--color-jitter 0 --loader resident'),
     # input
     Case('--img-size', '12', eval_size, [12, 12], scripts=ALL),
     Case('--mean', '0.1 0.2 0.4', eval_range, [-0.1, -0.2, -0.4, 0.9, 0.8, 0.6], '--std 1', ALL),
@@ -494,7 +501,7 @@ CASES = [
     Case('--drop-path', '0.5', is_random, True),
     Case('--gp', 'max', lambda seen: student(seen).global_pool.pool_type, 'max'),
     Case('--model-kwargs', 'channels=(8,8,8)', lambda seen: student(seen).fc.in_features, 8),
-    Case('--channels-last', '', is_channels_last, True, scripts=ALL),
+    Case('--no-channels-last', '', is_channels_last, False, scripts=ALL),
     # hard-label loss, of logits 2 0 0
     Case('--loss', 'balanced_softmax', hard_loss,
          cross_entropy([2 + math.log(12), math.log(6), math.log(3)]), '--imbalance-factor 4'),
@@ -550,7 +557,7 @@ CASES = [
     Case('--seed', '7', first_weights, DIFFERS),
     Case('--seed', '7', order, DIFFERS),
     # augmentation
-    Case('--no-aug', '', step_names, ['Resize', 'CenterCrop', 'MaybeToTensor', 'Normalize']),
+    Case('--no-aug', '', step_names, ['Resize', 'CenterCrop', 'MaybeToTensor', 'Normalize'], '--loader timm'),
     Case('--train-crop-mode', 'pad', step('RandomCrop', 'padding'), 4),
     Case('--train-crop-mode', 'rkrc', lambda seen: step_names(seen)[:2], ['ResizeKeepRatio', 'CenterCropOrPad']),
     Case('--train-crop-mode', 'rkrr', lambda seen: step_names(seen)[:2], ['ResizeKeepRatio', 'RandomCropOrPad']),
@@ -761,6 +768,25 @@ def test_torchcompile(script, networks, base, monkeypatch):
         assert reach(script, [*base[script], *words]).training and calls == expected * networks
 
 
+@covers('train distill', '--cuda-graph')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_cuda_graph(script, base, monkeypatch):
+    """What it does needs a GPU, or the emulation of tests/engine/test_graph.py; here, that a run steps by it."""
+    assert type(reach(script, base[script]).training.step).__name__ == 'TrainingStep'
+    monkeypatch.setattr(jobs, 'check_cuda_graph', lambda args, accelerator: None)
+    assert type(reach(script, [*base[script], '--cuda-graph']).training.step).__name__ == 'GraphedStep'
+
+
+@covers('train distill', '--seeds')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_seeds(script, base, monkeypatch):
+    """What becomes of several is in tests/engine/test_together.py; one is a run as any other."""
+    seen = reach(script, [*base[script], '--seeds', '7', '--experiment', 'name'])
+    assert (seen.args.seed, seen.args.seeds, seen.folder.path.name) == (7, None, 'name-seed7')
+    alone = reach(script, [*base[script], '--seed', '7'])
+    assert seen.folder.key == alone.folder.key
+
+
 @covers('train distill', '--dist-bn')
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_dist_bn(script, base, monkeypatch):
@@ -778,13 +804,13 @@ def test_dist_bn(script, base, monkeypatch):
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_log_interval(script, base, monkeypatch):
     checks = []
-    monkeypatch.setattr(loop.LossWatch, 'check', lambda self, epoch: checks.append(epoch))
+    monkeypatch.setattr(LossWatch, 'check', lambda self, epoch: checks.append(epoch))
     counts = []
     for words in ([], ['--log-interval', '2'], ['--log-interval', '1']):  # of 3 batches
         checks.clear()
         reach(script, [*base[script], *words]).training.run_epoch()
         counts.append(len(checks))
-    assert counts[0] < counts[1] < counts[2] == 3 + 1  # and at the end
+    assert counts == [1, 2, 3]
 
 
 @covers('train distill', '--list-losses')
@@ -922,6 +948,20 @@ class TestTeacher:
         names = [reach('distill', [*argv, *words]).folder.path.name for words in (
             [], ['--epochs', '5'], ['--student', 'resnet32'], ['--workers', '1'], ['--no-teacher-pretrained'])]
         assert names[1] != names[0] == names[2] == names[3] == names[4]
+
+
+@covers('distill', '--teacher-bank', '--bank-views', '--bank-top-k', '--bank-dtype')
+def test_teacher_bank(base, tmp_path):
+    argv = [*base['distill'], '--loader', 'resident', '--train-crop-mode', 'pad', '--color-jitter', '0']
+
+    def made(name, *words):
+        bank = reach('distill', [*argv, '--teacher-bank', str(tmp_path / name), *words]).training.bank.bank
+        return bank.file.count // 36, bank.layout.dtype, bank.layout.top_k
+    assert reach('distill', argv).training.bank is None
+    assert made('exact') == (162, 'float32', None) and (tmp_path / 'exact/bank.json').is_file()
+    assert made('views', '--bank-views', '5') == (5, 'float32', None)
+    assert made('top', '--bank-top-k', '2') == (162, 'float32', 2)
+    assert made('half', '--bank-dtype', 'float16') == (162, 'float16', None)
 
 
 class TestValidate:

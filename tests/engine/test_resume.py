@@ -77,7 +77,8 @@ def assert_same(first, second):
     ['--mixup', '0.8', '--cutmix', '1', '--mixup-mode', 'elem', '--mixup-off-epoch', '3', '--smoothing', '0.1',
      '--class-sampling', 'progressive', '--aa', 'rand-m9-mstd0.5', '--reprob', '0.5'],
     ['--loader', 'resident', '--train-crop-mode', 'pad', '--color-jitter', '0', '--class-sampling', 'class'],
-], ids=['plain', 'ema', 'accumulation', 'augmentation', 'dropout', 'multistep', 'ldam', 'mixing', 'resident'])
+    ['--loader', 'resident', '--train-crop-mode', 'rrc', '--color-jitter', '0', '--reprob', '0.5', '--recount', '2'],
+], ids=['plain', 'ema', 'accumulation', 'augmentation', 'dropout', 'multistep', 'ldam', 'mixing', 'resident', 'resized'])
 def test_training(same_when_interrupted, options, more):
     rows = same_when_interrupted('train', [*options, '--model', 'resnet20', '--epochs', '4', *more])
     assert [row['epoch'] for row in rows] == [0, 1, 2, 3]

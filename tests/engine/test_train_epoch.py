@@ -3,14 +3,11 @@ import json
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from timm.task import ClassificationTask
 
 from timm_ltkd.engine import training
 from timm_ltkd.engine.checkpoint import checkpoint_files
-from timm_ltkd.engine.loop import LossWatch
-from timm_ltkd.errors import UserError
 from timm_ltkd.report.summary import read_summary
 
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
@@ -142,15 +139,3 @@ def test_a_loss_that_is_not_finite(script, diverging, tmp_path, capsys, more, me
     assert state['epoch'] == 1
     assert all(value.isfinite().all() for value in state['model'].values())
     assert len(read_summary(tmp_path / 'run/summary.csv')) == 1
-
-
-def test_loss_means_count_images():
-    watch = LossWatch(Accelerator(cpu=True))
-    watch.add(1, {'loss': torch.tensor(1.), 'part': torch.tensor(4.)}, 4)
-    watch.add(2, {'loss': torch.tensor(4.), 'part': torch.tensor(1.)}, 2)
-    assert watch.means() == pytest.approx({'loss': 2., 'part': 3.})
-    watch.check(1)
-    watch.add(3, {'loss': torch.tensor(float('inf'))}, 2)
-    watch.add(4, {'loss': torch.tensor(float('nan'))}, 2)
-    with pytest.raises(UserError, match='epoch 7, step 3'):
-        watch.check(7)

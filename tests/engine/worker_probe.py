@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from timm_ltkd.cli import run
 from timm_ltkd.data import epoch_plan, loader, seeded
 from timm_ltkd.engine import fit, training
-from timm_ltkd.engine.loop import LossWatch
+from timm_ltkd.engine.watch import LossWatch
 from timm_ltkd.errors import UserError
 from timm_ltkd.report import write
 
@@ -100,9 +100,10 @@ def bad_loss_on_the_last_process(accelerator):
     watch = LossWatch(accelerator)
     for step in (1, 2, 3):
         bad = step == 3 and accelerator.is_last_process
-        watch.add(step, {'loss': torch.tensor(float('nan') if bad else 1.)}, 4)
+        watch.add({'loss': torch.tensor(float('nan') if bad else 1.)}, 4)
+        watch.check(1)  # says nothing yet: the other process would wait for this one
     try:
-        watch.check(1)
+        watch.read(1)
     except UserError as e:
         return str(e)
 

@@ -173,11 +173,15 @@ def add_data(parser: Parser) -> None:
 
 def add_loading(parser: Parser) -> None:
     group = parser.add_argument_group('loading')
-    group.add_argument(
-        '--loader', choices=('timm', 'resident'), default='timm',
+    add = group.add_argument
+    add('--loader', choices=('auto', 'timm', 'resident'), default='auto',
         help='decode and augment each image whenever it is shown (timm), or decode all once, keep them in memory as '
-             'bytes, and augment whole batches (resident): for --train-crop-mode pad or --no-aug, with the same '
-             'distribution but other draws (default: %(default)s)')
+             'bytes, and crop, flip and erase whole batches (resident), with the same distribution but other draws; '
+             'auto is resident where a quarter of the memory holds them, for --train-crop-mode pad or --no-aug without '
+             '--aa and --color-jitter (default: %(default)s)')
+    add('--resident-size', metavar='N', type=NATURAL,
+        help='keep images in memory as squares of so many pixels, resized and cropped at the centre: for the other '
+             '--train-crop-mode with --loader resident (default: as they are, if all have one size)')
 
 
 def add_input(parser: Parser) -> None:
@@ -205,9 +209,10 @@ def add_network(parser: Parser) -> None:
     add('--drop-path', metavar='P', type=SHARE, help='stochastic depth (default: the model\'s)')
     add('--gp', metavar='POOL', help='global pooling type (default: the model\'s)')
     add('--model-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the model')
-    _flag(group, '--channels-last', 'channels_last memory layout')
+    _flag(group, '--channels-last', 'channels_last memory layout, in which convolutions are faster', True)
     add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile (backend: inductor)')
     add('--torchcompile-mode', metavar='MODE', help='mode of torch.compile')
+    _flag(group, '--cuda-graph', 'record the training step once, and replay it as one launch; on one CUDA GPU')
 
 
 def add_optimisation(parser: Parser) -> None:
@@ -253,6 +258,9 @@ def add_optimisation(parser: Parser) -> None:
              '(default: %(default)s)')
     add('--seed', metavar='N', type=SEED, default=42,
         help='initial weights, order, augmentation (default: %(default)s)')
+    add('--seeds', metavar='N', type=SEED, nargs='+',
+        help='train a network for each of these seeds, several at once, each in a folder of its own and as by --seed '
+             '(which is then the teacher\'s)')
 
 
 def add_augmentation(parser: Parser) -> None:
@@ -328,6 +336,16 @@ def add_distillation(parser: Parser) -> None:
     add('--teacher-dtype', choices=('float32', 'bfloat16', 'float16'), default='float32',
         help='precision of the teacher\'s weights (default: %(default)s)')
     _flag(group, '--teacher-small-image-stem', 'train the teacher with --small-image-stem')
+    add('--teacher-bank', metavar='DIR',
+        help='keep what the teacher says of each view of each image in this folder, and do not ask it again, in this '
+             'run or in others with the same teacher, data and augmentation')
+    add('--bank-views', metavar='N', type=NATURAL,
+        help='show each image in so many views, by turns: for augmentation with more than a bank can hold (default: '
+             'all that there are, of --train-crop-mode pad and flips with --loader resident, or of --no-aug)')
+    add('--bank-top-k', metavar='K', type=NATURAL,
+        help='keep the K largest logits of an image, and spread the rest of the mass evenly (default: keep all)')
+    add('--bank-dtype', choices=distill.BANK_DTYPES, default='float32',
+        help='in which the bank keeps them; float16 takes half the room and rounds (default: %(default)s)')
     add('--kd', metavar='NAME', action=OneOrMore, default='bkd',
         help=f'{", ".join(distill.list_methods())}; several teachers teach the mean of their logits by one method, or '
              'each by its own of as many, averaged; one teacher by several methods, added (default: %(default)s)')
@@ -407,7 +425,7 @@ def validate_parser() -> Parser:
         help='also with TAU times the log prior taken from the logits; several values and sweep as above')
     add('--eval-metric', choices=('top1', 'balanced', 'few'), default='balanced',
         help='figure that chooses TAU on the holdout (default: %(default)s)')
-    _flag(parser, '--channels-last', 'channels_last memory layout')
+    _flag(parser, '--channels-last', 'channels_last memory layout, in which convolutions are faster', True)
     add_data(parser)
     add_input(parser)
     return parser

@@ -179,7 +179,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     own = parser.parse_args([])
     student_only = {
         'model', 'small_image_stem', 'new_head', 'loss', 'loss_kwargs', 'class_sampling', 'pretrained',
-        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'config'}
+        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'seeds', 'config'}
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))

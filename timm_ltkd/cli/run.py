@@ -13,7 +13,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     with one_line_errors('train.py'):
         args = parse(train_parser(), argv)
         from ..engine import jobs  # not before the options are right: Accelerate takes seconds to import
-        jobs.train(args, dump_config(args))
+        jobs.train(args, dump_config)
 
 
 def distill(argv: Sequence[str] | None = None) -> None:

@@ -1,102 +1,24 @@
-"""What the options describe, made: loaders, loss, optimizer; and checked before anything is trained."""
-import inspect
+"""What the options describe, made: loaders, loss, task; and checked before anything is trained."""
 from argparse import Namespace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import ClassificationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from ..data import (
-    SeededMixup,
-    TwoViews,
-    check_cutmix_minmax,
-    create_eval_loader,
-    create_eval_transform,
-    create_train_loader,
-    create_train_transform,
-)
+from ..data import SeededMixup, check_cutmix_minmax
 from ..distill import DistillMethod, DistillTask, HardLabelLoss, Teacher, TeacherEnsemble, create_loss
-from ..errors import UserError, last_line, nearest, unknown_keyword
+from ..errors import UserError, last_line, nearest
+from .bank import check_views
 from .combinations import check_loss, mixing_options
-from .launch import loader_workers
+from .graph import check_graphable
+from .loaders import create_loaders
+from .optimizer import create_optimizer
 from .recipe import Data
 from .stages import SecondStageTask
-
-
-def create_loaders(
-        args: Namespace,
-        accelerator: Accelerator,
-        data: Data,
-        input_config: dict[str, Any],
-        teacher_config: dict[str, Any] | None = None,
-):
-    """Loaders of this process: of what is trained on, and of what is evaluated after an epoch.
-
-    With a `teacher_config` (see `host_view`) batches of training hold `Views`.
-    """
-    common = dict(
-        rank=accelerator.process_index, world_size=accelerator.num_processes,
-        workers=loader_workers(args.workers),
-        pin_memory=args.pin_mem)
-    resident_on = accelerator.device if args.loader == 'resident' else None
-    transform = _train_transform(args, input_config)
-    if teacher_config is not None:
-        transform = TwoViews(transform, _train_transform(args, teacher_config, drawn_for=input_config['input_size']))
-    return (
-        create_train_loader(
-            data.splits.train, transform, batch_size=args.batch_size, seed=args.seed,
-            class_sampling=args.class_sampling, epochs=args.epochs, resident_on=resident_on, **common),
-        create_full_loader(data.splits.watched, args, accelerator, input_config, resident_on))
-
-
-def host_view(args: Namespace, teacher: Teacher | None, input_config: dict[str, Any]) -> dict[str, Any] | None:
-    """How a loader makes the teacher's images of the data's; None where the teacher makes them of the student's.
-
-    Args:
-        args: Options of the run.
-        teacher: With `--teacher-resize host` a single one.
-        input_config: How the student's images are made; the teacher's are normalised alike, and it converts them.
-    """
-    if teacher is None or args.teacher_resize == 'device':
-        return None
-    cfg = teacher.networks[0].pretrained_cfg
-    channels, *size = input_config['input_size']
-    own = {key: cfg[key] for key in ('crop_pct', 'crop_mode', 'interpolation') if cfg.get(key) is not None}
-    return {**input_config, **own, 'input_size': (channels, *(teacher.img_size or size))}
-
-
-def _train_transform(args: Namespace, input_config: dict[str, Any], **options):
-    return create_train_transform(
-        input_size=input_config['input_size'], mean=input_config['mean'], std=input_config['std'],
-        crop_mode=args.train_crop_mode, crop_padding=args.crop_padding, scale=args.scale, ratio=args.ratio,
-        hflip=args.hflip, vflip=args.vflip, color_jitter=args.color_jitter, aa=args.aa, reprob=args.reprob,
-        remode=args.remode, recount=args.recount, interpolation=args.train_interpolation, no_aug=args.no_aug,
-        **options)
-
-
-def create_full_loader(
-        dataset: Dataset,
-        args: Namespace,
-        accelerator: Accelerator,
-        input_config: dict[str, Any],
-        resident_on: torch.device | None = None,
-) -> DataLoader:
-    """Images as they are evaluated, each once over all processes; of any split; kept in memory if they come often."""
-    transform = create_eval_transform(
-        input_size=input_config['input_size'], mean=input_config['mean'], std=input_config['std'],
-        crop_pct=input_config['crop_pct'], crop_mode=input_config.get('crop_mode'),
-        interpolation=input_config['interpolation'])
-    return create_eval_loader(
-        dataset, transform, batch_size=args.validation_batch_size or args.batch_size,
-        rank=accelerator.process_index, world_size=accelerator.num_processes,
-        workers=loader_workers(args.workers),
-        pin_memory=args.pin_mem, resident_on=resident_on)
 
 
 def create_mixing(
@@ -163,13 +85,16 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
         raise UserError(
             f'--decay-milestones {" ".join(map(str, args.decay_milestones))}: list the epochs in ascending order')
     check_loss(args, create_criterion(args, data))
-    create_loaders(args, accelerator, data, network.pretrained_cfg)
+    train_loader, _ = create_loaders(args, accelerator, data, network.pretrained_cfg)
+    check_views(args, train_loader, data)
     create_mixing(args, accelerator, data, network.pretrained_cfg)
     optimizer = create_optimizer(args, network)
     try:
         create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=1)
     except (AssertionError, ValueError) as e:
         raise UserError(f"--sched '{args.sched}': {last_line(e)}") from e
+    if args.cuda_graph:
+        check_graphable(optimizer, args.opt)
     if args.torchcompile:
         check_compile(args.torchcompile, args.torchcompile_mode)
 
@@ -193,27 +118,3 @@ def compile_in_place(task: TrainingTask, backend: str, mode: str | None) -> None
         task.get_eval_model().compile(backend=backend, mode=mode)
     if task.has_ema():
         unwrap_model(task.get_eval_model(ema=True)).compile(backend=backend, mode=mode)
-
-
-def create_optimizer(args: Namespace, module: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer for a module.
-
-    Raises:
-        UserError: An unknown optimizer or option (the nearest is named).
-    """
-    name = args.opt.lower()
-    if name.removeprefix('lookahead_') not in list_optimizers():
-        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(name, list_optimizers())}")
-    if args.opt_betas is not None and len(args.opt_betas) < 2:
-        raise UserError('--opt-betas: give as many numbers as the optimizer has betas, two for most (0.9 0.999)')
-    if twice := optimizer_kwargs(args).keys() & args.opt_kwargs:
-        raise UserError(f"--opt-kwargs {min(twice)}: it has an option of its own, use that (see --help)")
-    try:
-        return create_optimizer_v2(
-            module, **optimizer_kwargs(args), filter_bias_and_bn=args.filter_bias_and_bn, **args.opt_kwargs)
-    except Exception as e:  # whatever an optimizer raises for options that it cannot use
-        if (keyword := unknown_keyword(e)) is not None:
-            made_of = get_optimizer_class(name.removeprefix('lookahead_'), bind_defaults=False)
-            hint = nearest(keyword, inspect.signature(made_of).parameters)
-            raise UserError(f"--opt '{args.opt}' has no option '{keyword}'{hint}") from e
-        raise UserError(f"--opt '{args.opt}': {last_line(e)}") from e

@@ -21,9 +21,24 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(folder.glob('checkpoint-*.pt'), key=lambda path: path.name, reverse=True)
 
 
-def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any], accelerator: Accelerator) -> None:
-    """Save the state after `epoch` epochs with the random states of all processes; older ones go."""
-    rng = [rng_state()] if accelerator.num_processes == 1 else gather_object([rng_state()])
+def save_checkpoint(
+        folder: Path,
+        epoch: int,
+        state: dict[str, Any],
+        accelerator: Accelerator,
+        rng: dict[str, Any] | None = None,
+) -> None:
+    """Save the state after `epoch` epochs with the random states of all processes; older ones go.
+
+    Args:
+        folder: `last/` of the run.
+        epoch: Epochs that are done.
+        state: Of `Training`.
+        accelerator: Processes.
+        rng: This process's own random state, where that is not its `rng_state()` as it is now.
+    """
+    rng = rng or rng_state()
+    rng = [rng] if accelerator.num_processes == 1 else gather_object([rng])
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         with replace_file(folder / f'checkpoint-{epoch:06d}.pt') as aside:
@@ -73,3 +88,14 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state['torch'])
     if state['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'])
+
+
+def equal_rng_states(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether nothing was drawn between two `rng_state`s."""
+    def flat(value) -> list:
+        if isinstance(value, dict):
+            value = list(value.values())
+        return [part for item in value for part in flat(item)] if isinstance(value, list | tuple) else [value]
+    return all(
+        torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+        for one, two in zip(flat(first), flat(second), strict=True))

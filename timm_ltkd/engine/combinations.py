@@ -2,6 +2,9 @@
 import logging
 from argparse import Namespace
 
+from accelerate import Accelerator
+
+from ..data import is_stream_name
 from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count
 from ..errors import UserError
 from .recipe import listed
@@ -25,6 +28,71 @@ def check_loss(args: Namespace, criterion: HardLabelLoss) -> None:
     _warn_of_two_corrections(args, f'--loss {args.loss}', criterion.corrects_prior)
 
 
+def each_seed(args: Namespace) -> list[Namespace]:
+    """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options."""
+    if args.seeds is None:
+        return [args]
+    return [
+        Namespace(**{
+            **vars(args), 'seed': seed, 'seeds': None,
+            'experiment': args.experiment and f'{args.experiment}-seed{seed}'})
+        for seed in args.seeds]
+
+
+def check_seeds(args: Namespace, accelerator: Accelerator) -> None:
+    """Whether --seeds goes with the other options.
+
+    Raises:
+        UserError: A seed twice; several processes; or what does not work in threads.
+    """
+    if args.seeds is None:
+        return
+    if twice := [seed for seed in args.seeds if args.seeds.count(seed) > 1]:
+        raise UserError(f'--seeds: {twice[0]} is named twice')
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f'--seeds trains all students in one process, and there are {accelerator.num_processes}; launch one, or '
+            'one run for each --seed')
+    hindrances = {
+        '--torchcompile': args.torchcompile is not None,
+        '--resume FOLDER (only with --resume auto)': args.resume not in (None, 'auto'),
+        f'--log-with {" ".join(args.log_with)} (only with tensorboard)': bool({*args.log_with} - {'tensorboard'}),
+    }
+    for option, on in hindrances.items():
+        if on:
+            raise UserError(f'--seeds does not go with {option}; launch a run for each --seed instead')
+
+
+def check_loader_of_seeds(args: Namespace, chosen: str) -> None:
+    """Raise a UserError for --seeds with a loader, now that it is chosen, whose workers would be forked off threads."""
+    if len(args.seeds or ()) > 1 and chosen == 'timm' and args.workers:
+        raise UserError(
+            '--seeds does not go with --loader timm and its workers; keep the images in memory (--loader resident says '
+            'why not), load them with --workers 0, or launch a run for each --seed instead')
+
+
+def check_cuda_graph(args: Namespace, accelerator: Accelerator) -> None:
+    """Whether --cuda-graph goes with the machine and the other options.
+
+    Raises:
+        UserError: No CUDA GPU, several processes, or what is not the same at each step.
+    """
+    if not args.cuda_graph:
+        return
+    if accelerator.device.type != 'cuda':
+        raise UserError(f'--cuda-graph needs a CUDA GPU, and this runs on {accelerator.device.type}; leave it out')
+    hindrances = {
+        f'{accelerator.num_processes} processes': accelerator.num_processes > 1,
+        'fp16 (use bf16)': accelerator.mixed_precision == 'fp16',
+        '--grad-accum-steps': args.grad_accum_steps > 1,
+        mixing_options(args): bool(mixing_options(args)),
+        '--torchcompile': args.torchcompile is not None,
+    }
+    for option, on in hindrances.items():
+        if on:
+            raise UserError(f'--cuda-graph does not go with {option}; leave one of them out')
+
+
 def check_teachers(args: Namespace) -> None:
     """Whether several teachers are several networks, and there are as many methods as can be taught.
 
@@ -45,6 +113,7 @@ def check_teachers(args: Namespace) -> None:
     _check_tuning(args, sources)
     if args.teacher_resize == 'host':
         _check_host_resize(args)
+    _check_bank(args)
 
 
 def _check_tuning(args: Namespace, sources: list[str]) -> None:
@@ -68,7 +137,6 @@ def _check_host_resize(args: Namespace) -> None:
         'of several teachers': len(listed(args.teacher)) > 1,
         'with --reprob, which erases another part of it': args.reprob > 0,
         'with --train-crop-mode rkrr, which takes another part of it': args.train_crop_mode == 'rkrr',
-        'with --loader resident, which keeps one size': args.loader == 'resident',
         'with --loader resident, which keeps images of one size': args.loader == 'resident',
         'with --cutmix, which cuts another box of it': args.cutmix > 0 or args.cutmix_minmax is not None,
     }
@@ -76,6 +144,29 @@ def _check_host_resize(args: Namespace) -> None:
         if on:
             raise UserError(
                 f'--teacher-resize host gives the student and one teacher the same view in two sizes; not {reason}')
+
+
+def _check_bank(args: Namespace) -> None:
+    """Whether what the teacher says can be kept, and the options about how go with it."""
+    options = {
+        '--bank-views': args.bank_views is not None,
+        '--bank-top-k': args.bank_top_k is not None,
+        '--bank-dtype': args.bank_dtype != 'float32',
+    }
+    if not args.teacher_bank:
+        for option, on in options.items():
+            if on:
+                raise UserError(f'{option} is about a --teacher-bank; name its folder, or leave it out')
+        return
+    hindrances = {
+        f'with {mixing_options(args)}: the teacher sees mixed images, which never come again': mixing_options(args),
+        f"of '{args.dataset}', a stream: its images have no numbers (hfds/ and folders have)":
+            is_stream_name(args.dataset),
+        '(with --bank-views) for --seeds: each of them has other views': args.bank_views and args.seeds,
+    }
+    for reason, on in hindrances.items():
+        if on:
+            raise UserError(f'--teacher-bank keeps what the teacher says of a view of an image; not {reason}')
 
 
 def check_method(args: Namespace, method: DistillMethod) -> None:

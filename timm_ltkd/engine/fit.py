@@ -1,6 +1,8 @@
 """A whole training run: from a network and data to a folder with weights and a report."""
 import logging
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
@@ -17,6 +19,7 @@ from .launch import finish_trackers, on_main, start_trackers
 from .loop import eval_network
 from .plan import log_plan
 from .recipe import Data, listed
+from .shared import Shared
 from .training import Training
 
 _logger = logging.getLogger(__name__)
@@ -28,18 +31,8 @@ class Result(NamedTuple):
     teacher: dict[str, Any] | None
 
 
-def fit(
-        args: Namespace,
-        accelerator: Accelerator,
-        data: Data,
-        network: nn.Module,
-        folder: RunFolder,
-        config: str,
-        *,
-        teacher: Teacher | TeacherEnsemble | None = None,
-        method: DistillMethod | None = None,
-) -> Result:
-    """Train a network to the end, resuming where the folder says so, and write weights and report.
+class Run:
+    """One run: made ready and resumed where its folder says so; `begin`, `train` and `finish` it, in `guarded`.
 
     Args:
         args: Options of the run.
@@ -50,59 +43,104 @@ def fit(
         config: The options as YAML, for args.yaml.
         teacher: With `method`: what to learn from.
         method: How.
+        shared: What is made once for several runs.
+
+    Raises:
+        UserError: A checkpoint that doesn't fit, a folder that cannot be written, …
+    """
+
+    def __init__(
+            self,
+            args: Namespace,
+            accelerator: Accelerator,
+            data: Data,
+            network: nn.Module,
+            folder: RunFolder,
+            config: str,
+            *,
+            teacher: Teacher | TeacherEnsemble | None = None,
+            method: DistillMethod | None = None,
+            shared: Shared | None = None,
+    ):
+        self.accelerator, self.data, self.folder = accelerator, data, folder
+        state = load_checkpoint(folder.last) if folder.resume else None
+        self.training = Training(
+            args, accelerator, data, network, teacher, method, resumed=state is not None, shared=shared)
+        if state is not None:
+            self.training.restore(state, folder)
+            _logger.info(f'resuming {folder.path} after epoch {self.training.epoch} of {self.training.epochs}')
+        folder.made = on_main(accelerator, lambda: folder.claim(config))
+        self.teacher_report: dict[str, Any] | None = None
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Inside, a mistake that leaves nothing to resume takes the folder away; loader workers end in any case."""
+        try:
+            yield
+        except UserError:
+            self.folder.abandon()  # by any process: it may be the only one that knows
+            raise
+        finally:
+            for loader in (self.training.train_loader, self.training.val_loader):
+                stop_workers(loader)
+
+    def begin(self) -> None:
+        """What comes before the first epoch: trackers, the class profile, and the teacher's figures."""
+        training = self.training
+        start_trackers(self.accelerator, training.args.log_with, str(self.folder.path), vars(training.args))
+        if self.accelerator.is_main_process:
+            plot_class_profile(self.folder.path / 'class_profile.png', self.data.prior)
+        if isinstance(training.task, DistillTask):
+            self.teacher_report = training.evaluate_teacher()
+
+    def train(self) -> None:
+        """All epochs that are left, a checkpoint after each."""
+        training, accelerator = self.training, self.accelerator
+        while training.epoch < training.epochs:
+            training.run_epoch()
+            if accelerator.is_main_process:
+                write_summary(self.folder.summary, training.history)
+            row = training.history[-1]
+            accelerator.log({key: value for key, value in row.items() if key != 'epoch'}, step=row['epoch'])
+            save_checkpoint(self.folder.last, training.epoch, training.state(), accelerator, training.rng_state())
+
+    def finish(self) -> Result:
+        """What comes after the last epoch: weights and report."""
+        training, accelerator, data = self.training, self.accelerator, self.data
+        args, teacher_report, holdout_reports = training.args, self.teacher_report, None
+        if data.splits.holdout is not None:
+            training.take_best()
+            holdout_reports = {'student': training.evaluate(), 'teacher': teacher_report}
+            training.watch_test()
+            teacher_report = teacher_report and training.evaluate_teacher()
+        report = training.evaluate()
+        if inert := training.method_report.get('inert'):
+            names = ' '.join(listed(args.kd))
+            _logger.warning(f'--kd {names}: in the last epoch {" and ".join(inert)} changed next to nothing')
+        if accelerator.is_main_process:
+            write_summary(self.folder.summary, training.history)
+            finish(self.folder, args, accelerator, data, eval_network(training.task), report, teacher_report,
+                   training.history, training.best, training.method_report, holdout_reports)
+            self.folder.sweep()
+        finish_trackers(accelerator)
+        accelerator.wait_for_everyone()
+        return Result(report, teacher_report)
+
+
+def fit(*args, **kwargs) -> Result:
+    """Train a network to the end, resuming where the folder says so, and write weights and report.
+
+    Args: As `Run`.
 
     Returns:
         The reports of the network and of its teacher.
 
     Raises:
-        UserError: A loss that is not finite, a checkpoint that doesn't fit, …
+        UserError: As `Run`; a loss that is not finite, …
     """
-    state = load_checkpoint(folder.last) if folder.resume else None
-    training = Training(args, accelerator, data, network, teacher, method, resumed=state is not None)
-    if state is not None:
-        training.restore(state, folder)
-        _logger.info(f'resuming {folder.path} after epoch {training.epoch} of {training.epochs}')
-    folder.made = on_main(accelerator, lambda: folder.claim(config))
-    try:
-        return _run(training, folder)
-    except UserError:
-        folder.abandon()  # by any process: it may be the only one that knows
-        raise
-    finally:
-        for loader in (training.train_loader, training.val_loader):
-            stop_workers(loader)
-
-
-def _run(training: Training, folder: RunFolder) -> Result:
-    """From the folder being claimed to the report."""
-    args, accelerator, data = training.args, training.accelerator, training.data
-    start_trackers(accelerator, args.log_with, str(folder.path), vars(args))
-    if accelerator.is_main_process:
-        plot_class_profile(folder.path / 'class_profile.png', data.prior)
-    log_plan(training)
-    teacher_report = training.evaluate_teacher() if isinstance(training.task, DistillTask) else None
-    while training.epoch < training.epochs:
-        training.run_epoch()
-        if accelerator.is_main_process:
-            write_summary(folder.summary, training.history)
-        row = training.history[-1]
-        accelerator.log({key: value for key, value in row.items() if key != 'epoch'}, step=row['epoch'])
-        save_checkpoint(folder.last, training.epoch, training.state(), accelerator)
-    holdout_reports = None
-    if data.splits.holdout is not None:
-        training.take_best()
-        holdout_reports = {'student': training.evaluate(), 'teacher': teacher_report}
-        training.watch_test()
-        teacher_report = teacher_report and training.evaluate_teacher()
-    report = training.evaluate()
-    if inert := training.method_report.get('inert'):
-        names = ' '.join(listed(args.kd))
-        _logger.warning(f'--kd {names}: in the last epoch {" and ".join(inert)} changed next to nothing')
-    if accelerator.is_main_process:
-        write_summary(folder.summary, training.history)
-        finish(folder, args, accelerator, data, eval_network(training.task), report, teacher_report,
-               training.history, training.best, training.method_report, holdout_reports)
-        folder.sweep()
-    finish_trackers(accelerator)
-    accelerator.wait_for_everyone()
-    return Result(report, teacher_report)
+    run = Run(*args, **kwargs)
+    with run.guarded():
+        log_plan(run.training)
+        run.begin()
+        run.train()
+        return run.finish()

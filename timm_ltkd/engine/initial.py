@@ -6,6 +6,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from .build import check_recipe, create_criterion
+from .loaders import choose_loader
 from .networks import check_takes_images, create_network, resolve_input, set_input
 from .recipe import Data
 from .stages import check_stage, prepare_stage
@@ -28,5 +29,6 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
     create_criterion(args, data).prepare(network)
     if stage:
         prepare_stage(network, stage, seed=args.seed)
+    choose_loader(args, accelerator, data, network.pretrained_cfg)
     check_recipe(args, accelerator, data, network)
     return network

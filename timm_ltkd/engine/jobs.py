@@ -2,52 +2,78 @@
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 
-from ..distill import DistillMethod, create_methods, feature_dim
+from ..data import seeded_generators
+from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, feature_dim
 from ..errors import UserError
-from ..report import format_table
+from ..report import format_table, spread
 from .build import refuse_given
-from .combinations import check_method, check_teachers
-from .fit import Result, fit
+from .combinations import (
+    check_cuda_graph,
+    check_loader_of_seeds,
+    check_method,
+    check_seeds,
+    check_teachers,
+    each_seed,
+)
+from .fit import Result, Run, fit
 from .folder import RunFolder, check_key, find_folder, short_name
 from .initial import trainable_network
 from .launch import create_accelerator, on_main, set_up_logging
 from .networks import check_model_name
 from .recipe import Data, listed, open_data, recipe_key
+from .shared import Shared
 from .teachers import check_teacher_sizes, create_teacher, plan_teachers, train_teachers
+from .together import Together, with_the_same_weights
 from .trained import architecture
 
+Plan = tuple[Namespace, nn.Module, RunFolder]
+_METHOD_DRAWS = -3  # no image's index, so that these draws are nobody else's
 
-def train(args: Namespace, config: str) -> Result:
-    """Train one network; what train.py does.
+
+def train(args: Namespace, to_yaml: Callable[[Namespace], str]) -> list[Result]:
+    """Train one network, or one for each of --seeds; what train.py does.
 
     Args:
         args: Options of `train_parser`.
-        config: The same as YAML.
+        to_yaml: Writes them, or those of one of the seeds.
+
+    Returns:
+        Of each seed.
     """
     accelerator = create_accelerator(args.log_with)
     set_up_logging(accelerator.is_main_process)
     check_model_name(args.model, '--model')
+    check_cuda_graph(args, accelerator)
+    check_seeds(args, accelerator)
     data = open_data(args, accelerator)
-    network = trainable_network(args, args.model, data, accelerator, '--model')
-    folder = _open_folder(args, data, accelerator, f'{short_name(args.model)}-{args.stage or args.loss}')
-    result = fit(args, accelerator, data, network, folder, config)
-    _tell(accelerator, {args.model: result.student}, folder)
+    name, plans = f'{short_name(args.model)}-{args.stage or args.loss}', []
+    for own in each_seed(args):  # their mistakes are told before the first is trained
+        network = trainable_network(own, own.model, data, accelerator, '--model')
+        plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
+    check_loader_of_seeds(args, plans[0][0].loader)
+    results = _fit_all(plans, to_yaml, accelerator, data)
+    _tell(accelerator, {}, args.model, plans, results)
     accelerator.end_training()
-    return result
+    return results
 
 
-def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callable[[Namespace], str]) -> Result:
-    """Train the teachers if there are none, then distil the student; what distill.py does.
+def distill(
+        args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callable[[Namespace], str]) -> list[Result]:
+    """Train the teachers if there are none, then distil the student, or one for each of --seeds; what distill.py does.
 
     Args:
         args: Options of `distill_parser`.
         teacher_args: Options of each teacher's own training.
         to_yaml: Writes any of them; a teacher's are complete only when it is known whether its weights can be had.
+
+    Returns:
+        Of each seed.
     """
     accelerator = create_accelerator(args.log_with)
     set_up_logging(accelerator.is_main_process)
@@ -58,25 +84,65 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callabl
         for own in teacher_args:
             check_model_name(own.model, '--teacher')
     args.teacher_tune = args.teacher_tune or ('none' if args.teacher_checkpoint else 'all')
+    check_cuda_graph(args, accelerator)
+    check_seeds(args, accelerator)
     data = open_data(args, accelerator)
-    student = trainable_network(args, args.student, data, accelerator, '--student')
     refuse_given('--kd-kwargs', args.kd_kwargs)
+    students = [
+        (own, trainable_network(own, own.student, data, accelerator, '--student')) for own in each_seed(args)]
+    check_loader_of_seeds(args, students[0][0].loader)
     teachers = plan_teachers(args, teacher_args, accelerator, data)
     check_teacher_sizes(args, teachers)
-    keys = [teacher.key for teacher in teachers]
-    method = _create_method(args, data, student, [teacher.network for teacher in teachers])
-    name = f'{short_name(args.student)}-{"+".join(listed(args.kd))}'
+    keys, networks = [teacher.key for teacher in teachers], [teacher.network for teacher in teachers]
+    methods = [_create_method(own, data, student, networks) for own, student in students]
+    name, several = f'{short_name(args.student)}-{"+".join(listed(args.kd))}', args.seeds is not None
     if args.teacher_tune != 'none':
-        _open_folder(args, data, accelerator, name, keys)  # one that cannot be used is told before the teacher's hours
+        for own, _ in students:  # a folder that cannot be used is told before the teacher's hours
+            _open_folder(own, data, accelerator, name, keys, several)
         train_teachers(teachers, to_yaml, accelerator, data)
-    folder = _open_folder(args, data, accelerator, name, keys)
-    teacher = create_teacher(args, teachers, student)
-    result = fit(args, accelerator, data, student, folder, to_yaml(args), teacher=teacher, method=method)
+    plans = [(own, student, _open_folder(own, data, accelerator, name, keys, several)) for own, student in students]
+    teacher = create_teacher(args, teachers, students[0][1])
+    results = _fit_all(plans, to_yaml, accelerator, data, teacher, methods)
     names = ' + '.join(short_name(own.model) for own in teacher_args)
-    _tell(accelerator, {
-        f'teacher {names}': result.teacher, f'student {short_name(args.student)}': result.student}, folder)
+    _tell(accelerator, {f'teacher {names}': results[0].teacher}, f'student {short_name(args.student)}', plans, results)
     accelerator.end_training()
-    return result
+    return results
+
+
+def _fit_all(
+        plans: Sequence[Plan],
+        to_yaml: Callable[[Namespace], str],
+        accelerator: Accelerator,
+        data: Data,
+        teacher: Teacher | TeacherEnsemble | None = None,
+        methods: Sequence[DistillMethod] = (),
+) -> list[Result]:
+    """Train the one run that is planned, or several at once.
+
+    Args:
+        plans: Options, network and folder of each.
+        to_yaml: Writes options.
+        accelerator: Of the process.
+        data: What all are trained on.
+        teacher: What all learn from.
+        methods: How each learns.
+    """
+    if len(plans) == 1:
+        (own, network, folder), method = plans[0], next(iter(methods), None)
+        return [fit(own, accelerator, data, network, folder, to_yaml(own), teacher=teacher, method=method)]
+    if teacher is not None:
+        teacher.to(accelerator.device)  # before it is shared
+    shared, together = Shared(), Together()
+    for (own, network, folder), method in zip_longest(plans, methods):
+        together.add(_seed_name(own), Run(
+            own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
+            teacher=teacher and with_the_same_weights(teacher), method=method, shared=shared))
+    results = together.fit()
+    return [results[_seed_name(own)] for own, _, _ in plans]
+
+
+def _seed_name(args: Namespace) -> str:
+    return f'seed {args.seed}'
 
 
 def _name_teachers(args: Namespace, teacher_args: Sequence[Namespace]) -> None:
@@ -96,9 +162,10 @@ def _create_method(
             return feature_dim(network)
 
     try:
-        method = create_methods(
-            listed(args.kd), args.kd_kwargs, prior=data.prior, student_features=length(student),
-            teacher_features=[length(teacher) for teacher in teachers])
+        with seeded_generators(args.seed, _METHOD_DRAWS):  # whatever was drawn for the teachers
+            method = create_methods(
+                listed(args.kd), args.kd_kwargs, prior=data.prior, student_features=length(student),
+                teacher_features=[length(teacher) for teacher in teachers])
     except UserError as e:
         for network in (student, *teachers) if 'feature_dim' in str(e) else ():
             feature_dim(network)  # which says why it has no features
@@ -108,8 +175,15 @@ def _create_method(
 
 
 def _open_folder(
-        args: Namespace, data: Data, accelerator: Accelerator, name: str, teachers: Sequence[str] = ()) -> RunFolder:
+        args: Namespace,
+        data: Data,
+        accelerator: Accelerator,
+        name: str,
+        teachers: Sequence[str] = (),
+        several: bool = False,
+) -> RunFolder:
     key = recipe_key(args, data, accelerator, teachers)
+    name = f'{name}-seed{args.seed}' if several else name  # those of one minute would have one name
 
     def find():
         folder = find_folder(args, name, key)
@@ -119,8 +193,22 @@ def _open_folder(
     return RunFolder(path, key, resume, replace)
 
 
-def _tell(accelerator: Accelerator, rows: dict[str, dict[str, Any]], folder: RunFolder) -> None:
-    accelerator.print(format_table(rows))
+def _tell(
+        accelerator: Accelerator,
+        rows: dict[str, dict[str, Any]],
+        name: str,
+        plans: Sequence[Plan],
+        results: Sequence[Result],
+) -> None:
+    """Print a table of what was trained, below other rows, and where all of it is."""
+    if len(plans) == 1:
+        rows[name] = results[0].student
+    else:
+        reports = [result.student for result in results]
+        rows |= {f'{name}, {_seed_name(own)}': report for (own, _, _), report in zip(plans, reports, strict=True)}
+        rows |= spread(reports)
+    accelerator.print(format_table(rows) + '\n')
     if accelerator.is_main_process:
-        names = sorted(path.name for path in folder.path.iterdir() if not path.name.startswith('.'))
-        accelerator.print(f'\nin {folder.path}: {", ".join(names)}')
+        for _, _, folder in plans:
+            names = sorted(path.name for path in folder.path.iterdir() if not path.name.startswith('.'))
+            accelerator.print(f'in {folder.path}: {", ".join(names)}')

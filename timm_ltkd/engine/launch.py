@@ -1,6 +1,7 @@
 """The Accelerator of a run, and how its processes agree."""
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,6 +90,14 @@ def set_up_logging(main_process: bool) -> None:
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter('%(message)s'))
+        handler.addFilter(_name_thread)
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO if main_process else logging.ERROR)
+
+
+def _name_thread(record: logging.LogRecord) -> bool:
+    """Say which of several runs speaks: each is trained in a thread of its name."""
+    if threading.current_thread() is not threading.main_thread():
+        record.msg = f'{record.threadName}: {record.msg}'
+    return True

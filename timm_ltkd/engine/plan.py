@@ -6,6 +6,7 @@ import torch
 
 from ..data import class_shares, epoch_plan
 from ..distill import DistillMethod
+from .loaders import describe_loading
 from .loop import eval_network
 from .recipe import Data, global_batch
 from .training import Training
@@ -25,6 +26,8 @@ def log_plan(training: Training) -> None:
     if args.warmup_epochs >= training.epochs > 1:
         _logger.warning(f'the learning rate is still rising after all {training.epochs} epochs: lower --warmup-epochs')
     _warn_of_deferral(training)
+    _logger.info(describe_loading(
+        args, accelerator, training.data, training.input_config, (loader, training.val_loader)))
     if args.class_sampling != 'instance':
         _log_class_sampling(args, training.data)
     elif repeats := epoch_plan(loader).repeats:

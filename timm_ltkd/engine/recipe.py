@@ -20,13 +20,13 @@ _logger = logging.getLogger(__name__)
 
 # options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
 NO_PART = frozenset((
-    'config', 'output', 'experiment', 'resume', 'overwrite', 'workers', 'pin_mem', 'log_with', 'log_interval',
+    'config', 'output', 'experiment', 'resume', 'overwrite', 'seeds', 'workers', 'pin_mem', 'log_with', 'log_interval',
     'val_interval', 'eval_metric', 'validation_batch_size', 'num_classes', 'crop_pct', 'interpolation',
     'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_map', 'input_key', 'target_key',
     'dataset_download', 'many_shot', 'few_shot', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
     'holdout', 'holdout_type', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained', 'teacher_tune',
-    'teacher_class_map', 'teacher_small_image_stem',
+    'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank',
 ))
 
 

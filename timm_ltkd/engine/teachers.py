@@ -19,7 +19,8 @@ from .folder import RunFolder, short_name
 from .initial import trainable_network
 from .labels import find_class_map
 from .launch import on_main
-from .networks import ELSEWHERE, check_takes_images, create_network
+from .loaders import choose_loader
+from .networks import ELSEWHERE, check_takes_images, create_network, resolve_input
 from .recipe import Data, file_key, listed, recipe_key
 from .trained import load_network, network_options, warn_of_seen_holdout
 
@@ -112,6 +113,7 @@ def _to_be_tuned(
     elif recipe.pretrained:
         _see_as_before(args, recipe, network)
     _scale_padding(args, recipe)
+    choose_loader(recipe, accelerator, data, resolve_input(recipe, network.pretrained_cfg))
     key = recipe_key(recipe, data, accelerator, [file_key(source)] if source else ())
     folder = RunFolder(Path(args.output) / 'teachers' / f'{short_name(recipe.model)}-{key}', key, resume=True)
     return PlannedTeacher(recipe, network, key, folder)
@@ -197,7 +199,7 @@ def create_teacher(
     teachers = [
         Teacher(
             plan.network, img_size=_shown_size(args, plan, student), dtype=getattr(torch, args.teacher_dtype),
-            class_map=plan.class_map)
+            class_map=plan.class_map, fast=True)
         for plan in plans]
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
 

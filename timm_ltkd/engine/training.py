@@ -2,6 +2,8 @@
 import logging
 import warnings
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,24 +18,23 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import epoch_plan, stop_workers
 from ..distill import DistillMethod, DistillTask, Teacher, TeacherEnsemble
 from ..errors import UserError, last_line
-from .build import (
-    compile_in_place,
-    create_full_loader,
-    create_loaders,
-    create_mixing,
-    create_optimizer,
-    create_task,
-    host_view,
-)
-from .checkpoint import set_rng_state
+from .bank import BankedTeacher, open_run_bank
+from .build import compile_in_place, create_mixing, create_optimizer, create_task
+from .checkpoint import rng_state, set_rng_state
 from .class_means import teacher_class_means
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .folder import RunFolder
+from .graph import GraphedStep
+from .loaders import create_full_loader, create_loaders, host_view
 from .loop import eval_network, train_epoch
 from .recipe import Data
+from .shared import Shared
 from .stages import SecondStageTask
+from .step import TrainingStep
+from .watch import LossWatch
 
 _logger = logging.getLogger(__name__)
+_RUINED = 'weights that are not finite'
 
 
 class Training:
@@ -47,6 +48,10 @@ class Training:
         teacher: With `method`: what to learn from.
         method: How.
         resumed: A state to `restore` follows, so that what it holds is not computed.
+        shared: What is made once for several runs in this process.
+
+    Attributes:
+        turn: Around each step, where several runs are trained at once.
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class Training:
             teacher: Teacher | TeacherEnsemble | None = None,
             method: DistillMethod | None = None,
             resumed: bool = False,
+            shared: Shared | None = None,
     ):
+        self.shared, self.turn = shared or Shared(), None
         set_seed(args.seed, device_specific=True)
         self.args, self.accelerator, self.data = args, accelerator, data
         accelerator.gradient_accumulation_steps = args.grad_accum_steps
@@ -67,7 +74,7 @@ class Training:
             'input_size', 'mean', 'std', 'interpolation', 'crop_pct')}
         self.teacher_config = host_view(args, teacher, self.input_config)
         self.train_loader, self.val_loader = create_loaders(
-            args, accelerator, data, self.input_config, self.teacher_config)
+            args, accelerator, data, self.input_config, self.teacher_config, self.shared)
         self.measured = data.splits.watched
         self.watched = 'this data' if data.splits.holdout is None else 'the holdout'  # what the log calls it
         self.mixing = create_mixing(args, accelerator, data, self.input_config)
@@ -77,6 +84,9 @@ class Training:
             optimizer, **scheduler_kwargs(args),
             updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
         self.optimizer = self._prepare(optimizer)
+        self.watch = LossWatch(accelerator, self._also_watched)
+        self.bank = self._open_bank()
+        self.step, self.of_rows = self._create_step()
         self.epoch = self.updates = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -97,9 +107,10 @@ class Training:
         if args.channels_last:
             nn.Module.to(task, memory_format=torch.channels_last)  # timm's own `to` did not take it before 1.0.31
         if isinstance(task, DistillTask) and not resumed:
-            for own_teacher, own_method in task.lessons:
+            for i, (own_teacher, own_method) in enumerate(task.lessons):
                 if own_method.needs_class_means:
-                    own_method.set_class_means(self._class_means(own_teacher))
+                    own_method.set_class_means(self.shared.once(
+                        ('class means', i), partial(self._class_means, own_teacher)))
         if args.model_ema:  # from the raw network, before compile and DDP
             task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
         if args.torchcompile:
@@ -115,6 +126,35 @@ class Training:
         # the loop and not the module autocasts: evaluation is in float32
         accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
         return optimizer
+
+    def _create_step(self) -> tuple[Callable[..., None], bool]:
+        """What trains on a batch; and whether it takes what a loader of resident images shows, and makes the images."""
+        step = TrainingStep(self.task, self.optimizer, self.accelerator, self.args, self.watch, self.bank)
+        if not self.args.cuda_graph:
+            return step, False
+        own = [self.task.method, self.task.criterion] if isinstance(self.task, DistillTask) else [self.task.criterion]
+        images = getattr(self.train_loader, 'images', None)
+        if images is not None and images.images.device.type != self.accelerator.device.type:
+            images = None  # they are too many for the device, and come from the host
+
+        def step_of_rows(rows: torch.Tensor, *taught: torch.Tensor) -> None:
+            step(images.batch(rows), images.targets_of(rows), *taught)
+        return GraphedStep(step if images is None else step_of_rows, self.optimizer.optimizer, own), images is not None
+
+    def _open_bank(self) -> BankedTeacher | None:
+        """What looks the teacher's answers up, if the options name a bank."""
+        if not getattr(self.args, 'teacher_bank', None):  # no option of train.py
+            return None
+        bank = self.shared.once('teacher bank', partial(
+            open_run_bank, self.args, self.accelerator, self.data, self.task, self.train_loader, self.input_config,
+            self.teacher_config))
+        return BankedTeacher(bank, self.task, self.accelerator, self.train_loader, self.args.channels_last)
+
+    def decode(self) -> None:
+        """Decode images that stay in memory now, and not when the first batch is asked for."""
+        for loader in (self.train_loader, self.val_loader):
+            if (images := getattr(loader, 'images', None)) is not None:
+                _ = images.images
 
     def _class_means(self, teacher: Teacher) -> torch.Tensor:
         """Mean features of a teacher over the training images, as they are evaluated."""
@@ -144,6 +184,10 @@ class Training:
             'best': self.best,
             'method_report': self.method_report,
         }
+
+    def rng_state(self) -> dict[str, Any]:
+        """Where this run's random generators are."""
+        return rng_state() if self.turn is None else self.turn.rng
 
     def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
         """Continue from a state that `load_checkpoint` gave."""
@@ -183,10 +227,12 @@ class Training:
         epoch_plan(self.train_loader).set_epoch(epoch)
         task = self.task if isinstance(self.task, DistillTask) else self.task.criterion
         task.set_epoch(epoch)
+        if self.turn is not None:
+            self.turn.new_epoch()
         lr = max(group['lr'] for group in self.optimizer.param_groups)
         means, self.updates = train_epoch(
             self.task, self.train_loader, self.optimizer, self.accelerator, args, epoch, self.epochs, self.updates,
-            self.scheduler, self.mixing)
+            self.scheduler, self.mixing, self.watch, self.turn, self.step, self.of_rows, self.bank)
         seconds = means.pop('seconds')
         self._share_batch_norm()
         self._check_weights(epoch)
@@ -207,15 +253,23 @@ class Training:
             self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
         images = len(self.train_loader) * args.batch_size * self.accelerator.num_processes
         _logger.info(_epoch_line(row, self.epochs, seconds, images / seconds))
+        if self.bank is not None and self.epoch == self.epochs:
+            self.bank.tell()
+
+    def _also_watched(self) -> dict[str, torch.Tensor]:
+        """What is read with the losses at the end of an epoch: the method's sums, and how many weights are ruined."""
+        weights = unwrap_model(self.task.trainable_module).state_dict().values()
+        ruined = torch.stack([value.isfinite().logical_not().sum() for value in weights]).sum()
+        return {_RUINED: ruined} | (self.task.method.statistics() if isinstance(self.task, DistillTask) else {})
 
     def _method_figures(self) -> dict[str, float]:
         """What the method has counted in this epoch over all processes, as columns of the summary."""
         if not isinstance(self.task, DistillTask):
             return {}
         method = self.task.method
-        sums = {name: self.accelerator.reduce(value, 'sum') for name, value in method.statistics().items()}
+        self.method_report = method.describe_statistics(
+            {name: value for name, value in self.watch.sums.items() if name != _RUINED})
         method.reset_statistics()
-        self.method_report = method.describe_statistics(sums)
         return {
             f'{name}_{group}': value
             for name, figures in self.method_report.items() if isinstance(figures, dict)
@@ -247,6 +301,9 @@ class Training:
 
     def evaluate_teacher(self) -> dict[str, Any]:
         """Report of the teacher on the pixels that it teaches on; of several together, and the log tells of each."""
+        return self.shared.once(('teacher', self.watched), self._evaluate_teacher)
+
+    def _evaluate_teacher(self) -> dict[str, Any]:
         loader = self.val_loader
         if self.teacher_config is not None:
             loader = self._loader_of(self.measured, self.teacher_config)
@@ -268,8 +325,7 @@ class Training:
 
     def _check_weights(self, epoch: int) -> None:
         """Stop before a checkpoint is written of weights that the epoch's last step ruined."""
-        weights = unwrap_model(self.task.trainable_module).state_dict().values()
-        if not torch.stack([value.isfinite().all() for value in weights]).all():
+        if self.watch.sums.get(_RUINED):
             raise UserError(
                 f'the weights are NaN or infinite after epoch {epoch + 1}, step {len(self.train_loader)}; the last '
                 'checkpoint stands. Lower --lr, raise --warmup-epochs, or set --clip-grad')

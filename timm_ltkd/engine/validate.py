@@ -12,9 +12,9 @@ from ..errors import UserError
 from ..files import replace_file
 from ..report import format_table
 from ..report.summary import write_csv
-from .build import create_full_loader
 from .evaluate import evaluate
 from .launch import create_accelerator, set_up_logging
+from .loaders import create_full_loader
 from .networks import check_takes_images, resolve_input
 from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
 from .recipe import Data, open_data

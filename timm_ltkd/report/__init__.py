@@ -2,7 +2,7 @@
 from .plots import plot_accuracy_by_frequency, plot_class_profile, plot_curves
 from .profile import data_profile, group_classes
 from .summary import read_summary, write_summary
-from .table import format_table, markdown_table
+from .table import format_table, markdown_table, spread
 from .write import write_report
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     'plot_class_profile',
     'plot_curves',
     'read_summary',
+    'spread',
     'write_report',
     'write_summary',
 ]

@@ -1,5 +1,6 @@
 """Reports side by side, as a table for the terminal or for Markdown."""
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .text import markdown_escape, printable, width
@@ -33,6 +34,14 @@ def markdown_grid(header: list[object], lines: list[list[object]]) -> str:
     rule = ['---', *['---:'] * (len(header) - 1)]
     escaped = [[markdown_escape(cell) for cell in line] for line in [header, *lines]]
     return '\n'.join(f"| {' | '.join(line)} |" for line in [escaped[0], rule, *escaped[1:]])
+
+
+def spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Two more rows: mean and sample standard deviation, over two reports at least, of each figure that all have."""
+    columns = [column for column in COLUMNS if all(row.get(column) is not None for row in rows)]
+    return {
+        name: {column: of(row[column] for row in rows) for column in columns}
+        for name, of in {'mean': statistics.mean, 'standard deviation': statistics.stdev}.items()}
 
 
 def figure(value: float | None, sign: bool = False) -> str:

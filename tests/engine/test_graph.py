@@ -1,0 +1,204 @@
+"""CUDA graphs of a training step: what a recording holds on to, on a CPU that replays operations as a graph does."""
+from argparse import Namespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+import timm_ltkd
+from timm_ltkd.data.resident import padded_crop
+from timm_ltkd.data.resident.erasing import Erasing
+from timm_ltkd.engine import graph, jobs
+from timm_ltkd.engine.graph import GraphedStep, check_graphable
+from timm_ltkd.engine.step import TrainingStep
+from timm_ltkd.engine.watch import LossWatch
+from timm_ltkd.errors import UserError
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operation with the very tensors it had; `replay` does them again, on what these hold by then.
+
+    As a CUDA graph: Python is not run again, values of Python stay what they were, and reading back is an error.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.before = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError('a value was asked of the device')
+        for argument, value in [*zip(func._schema.arguments, args, strict=False),
+                                *((a, kwargs[a.name]) for a in func._schema.arguments if a.name in kwargs)]:
+            running = 'batch_norm' in func.name() and argument.name.startswith('running_')  # no schema says it
+            if running or argument.alias_info is not None and argument.alias_info.is_write:
+                self.before += [(t, t.clone()) for t in tree_flatten(value)[0] if isinstance(t, torch.Tensor)]
+        out = func(*args, **kwargs)
+        self.operations.append((func, args, kwargs, out))
+        return out
+
+    @torch.no_grad()
+    def undo(self):
+        for tensor, value in reversed(self.before):
+            tensor.copy_(value)
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, out in self.operations:
+            for new, old in zip(tree_flatten(func(*args, **kwargs))[0], tree_flatten(out)[0], strict=True):
+                if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
+                    old.copy_(new)
+
+
+def record_on_cpu(function):
+    with Recorder() as recorder:
+        function()
+    recorder.undo()
+    return recorder.replay
+
+
+def make_net(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+
+
+def make_task(**options):
+    prior = timm_ltkd.ClassPrior([50, 20, 10, 5, 2])
+    method = timm_ltkd.create_method('bkd', prior=prior, **options)
+    return timm_ltkd.DistillTask(make_net(0), make_net(1).eval(), method, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def make_optimizer(task, kind='sgd'):
+    parameters = task.get_trainable_module().parameters()
+    if kind == 'sgd':
+        return torch.optim.SGD(parameters, lr=0.5, momentum=0.5, weight_decay=0.25, fused=True)
+    return torch.optim.AdamW(parameters, lr=0.5, fused=True)
+
+
+def train(graphed, kind='sgd', epochs=3, clip_grad=None, **options):
+    """Weights, statistics and losses after some epochs of seven batches, the last of them smaller."""
+    task = make_task(**options)
+    optimizer, accelerator = make_optimizer(task, kind), Accelerator()
+    watch = LossWatch(accelerator)
+    args = Namespace(clip_grad=clip_grad, clip_mode='norm', channels_last=True, torchcompile=None)
+    step = TrainingStep(task, accelerator.prepare(optimizer), accelerator, args, watch)
+    records = []
+
+    def record(function):
+        records.append(function)
+        return record_on_cpu(function)
+    if graphed:
+        step = GraphedStep(step, optimizer, [task.method, task.criterion], record)
+    generator, means = torch.Generator().manual_seed(0), []
+    for epoch in range(epochs):
+        task.train()
+        task.set_epoch(epoch)
+        watch.start()
+        for i in range(7):
+            optimizer.param_groups[0]['lr'] = 2. ** -(epoch + i)  # the same in float32 and float64
+            size = 3 if i == 6 else 4
+            step(torch.randn(size, 3, 8, 8, generator=generator), torch.randint(5, (size,), generator=generator))
+        means.append(watch.read(epoch + 1))
+    return task.state_dict(), means, len(records), optimizer.param_groups[0]['lr']
+
+
+@pytest.mark.parametrize('kind', ['sgd', 'adamw'])
+def test_replayed_steps_equal_plain_ones(kind):
+    plain, plain_means, _, _ = train(False, kind)
+    graphed, means, records, lr = train(True, kind)
+    assert records == 1
+    assert means == plain_means
+    assert lr == 2. ** -8 and isinstance(lr, float)  # as schedules and checkpoints know it
+    for name, value in plain.items():
+        assert torch.equal(value, graphed[name]), name
+
+
+def test_a_method_that_changes_is_recorded_anew():
+    options = dict(deferred_epochs=2)
+    plain, plain_means, _, _ = train(False, **options)
+    graphed, means, records, _ = train(True, **options)
+    assert records == 2
+    assert means == plain_means
+    assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
+
+
+def test_clipped_gradients():
+    plain, graphed = (train(graphed, clip_grad=0.125)[0] for graphed in (False, True))
+    assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
+
+
+def test_the_emulation_sees_baked_in_values():
+    """What the tests above rely on: a number that changes between replays is not seen by a recording."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1., fused=True)
+    weight = optimizer.param_groups[0]['params'][0]
+    weight.grad = torch.ones(2)
+    replay = record_on_cpu(optimizer.step)
+    assert weight.tolist() == [1., 1.]
+    optimizer.param_groups[0]['lr'] = 100.
+    replay()
+    assert weight.tolist() == [0., 0.]
+
+
+def test_a_step_that_waits_is_told_in_one_line():
+    task = make_task()
+    step = GraphedStep(
+        lambda input: float(input.sum()), make_optimizer(task), [], lambda function: record_on_cpu(function))
+    batch = torch.ones(2)
+    for _ in range(3):
+        step(batch)
+    with pytest.raises(RuntimeError, match='asked of the device'):
+        step(batch)
+
+
+def test_optimizers_that_cannot_be_recorded():
+    weights = [nn.Parameter(torch.ones(2))]
+    check_graphable(torch.optim.SGD(weights, lr=1., fused=True), 'sgd')
+    for optimizer in (torch.optim.SGD(weights, lr=1.), torch.optim.RMSprop(weights)):
+        with pytest.raises(UserError, match='--cuda-graph needs a fused optimizer'):
+            check_graphable(optimizer, 'x')
+
+
+@pytest.mark.usefixtures('no_plots')
+@pytest.mark.parametrize('more', [
+    ['--loader', 'timm'],
+    ['--loader', 'resident', '--hflip', '0.5', '--model-ema', '--model-ema-decay', '0.5'],
+    ['--loader', 'resident', '--hflip', '0.5', '--teacher-bank', 'BANK'],
+    ['--loader', 'resident', '--kd', 'krdistill', '--clip-grad', '1'],
+    ['--loader', 'resident', '--reprob', '0.5', '--opt', 'adamw'],
+], ids=['timm', 'resident', 'bank', 'krdistill', 'erasing'])
+def test_whole_runs(script, options, tmp_path, monkeypatch, more):
+    """Loader, augmentation, teacher, bank and average of the weights around or inside of what is recorded."""
+    monkeypatch.setattr(jobs, 'check_cuda_graph', lambda args, accelerator: None)
+    monkeypatch.setattr(graph, 'record_cuda_graph', record_on_cpu)
+    monkeypatch.setattr(padded_crop, '_cut_on_host', padded_crop._cut_by_index)  # as on a GPU
+    monkeypatch.setattr(Erasing, 'erase', Erasing._erased)
+    rates = ['--lr', '0.0625', '--sched', 'step', '--decay-epochs', '1', '--decay-rate', '0.5']  # exact in float32
+    argv = [*options, '--student', 'resnet20', '--teacher', 'resnet20', '--color-jitter', '0', *rates, *more]
+    script('distill', [word.replace('BANK', str(tmp_path / 'bank')) for word in [*argv, '--experiment', 'plain']])
+    argv += ['--cuda-graph', '--experiment', 'graphed', '--teacher-checkpoint', str(*(tmp_path / 'teachers').iterdir())]
+    script('distill', [word.replace('BANK', str(tmp_path / 'other_bank')) for word in argv])
+    for file in ('model.safetensors', 'summary.csv'):
+        assert (tmp_path / 'plain' / file).read_bytes() == (tmp_path / 'graphed' / file).read_bytes(), file
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+def test_on_a_gpu():
+    """Run on a machine that has one: replayed steps against plain ones, in float32 rounding."""
+    from timm_ltkd.engine.graph import record_cuda_graph
+    task, other = make_task().to('cuda'), make_task().to('cuda')
+    batches = [(torch.randn(4, 3, 8, 8, device='cuda'), torch.randint(5, (4,), device='cuda')) for _ in range(9)]
+    args = Namespace(clip_grad=None, clip_mode='norm', channels_last=False, torchcompile=None)
+    for each, graphed in ((task, False), (other, True)):
+        accelerator, optimizer = Accelerator(), make_optimizer(each)
+        step = TrainingStep(each, accelerator.prepare(optimizer), accelerator, args, LossWatch(accelerator))
+        if graphed:
+            step = GraphedStep(step, optimizer, [each.method], record_cuda_graph)
+        each.train()
+        for batch in batches:
+            step(*batch)
+    for name, value in task.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-5)

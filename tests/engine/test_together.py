@@ -1,0 +1,180 @@
+"""Several seeds in one process: each ends as it would alone."""
+import threading
+
+import pytest
+import torch
+
+from timm_ltkd.data import GENERATORS
+from timm_ltkd.engine import training
+from timm_ltkd.engine.together import Stopped, Turn, with_the_same_weights
+from timm_ltkd.report.summary import read_summary
+
+pytestmark = pytest.mark.usefixtures('no_plots')
+FILES = ('model.safetensors', 'config.json', 'summary.csv', 'per_class.csv')
+TINY_VIT = ['patch_size=4', 'embed_dim=16', 'depth=2', 'num_heads=2']
+
+
+@pytest.fixture
+def script(script, monkeypatch):
+    """Three runs at a time, whatever this machine has; each has one thread, as a run alone in these tests."""
+    def call(name, argv):
+        with monkeypatch.context() as patch:
+            if '--seeds' in argv:
+                patch.setattr(torch, 'get_num_threads', lambda: 3)
+            try:
+                script(name, argv)
+            finally:
+                torch.set_num_threads(1)
+    return call
+
+
+def assert_as_alone(together, alone):
+    for file in FILES:
+        assert (together / file).read_bytes() == (alone / file).read_bytes(), (together.name, file)
+
+
+@pytest.mark.parametrize('more', [
+    ['--model', 'resnet20'],
+    ['--model', 'resnet20', '--drop', '0.3', '--model-ema', '--model-ema-decay', '0.5'],
+    ['--model', 'vit_tiny_patch16_224', '--model-kwargs', *TINY_VIT, '--drop-path', '0.3', '--lr', '0.001'],
+    ['--model', 'resnet20', '--mixup', '0.5', '--cutmix', '0.5', '--grad-accum-steps', '2'],
+    ['--model', 'resnet20', '--loader', 'timm', '--aa', 'rand-m9-mstd0.5'],
+], ids=['plain', 'dropout', 'drop_path', 'mixing', 'images_decoded_anew'])
+def test_networks(script, options, tmp_path, more):
+    argv = [*options, '--epochs', '2', *more]
+    script('train', [*argv, '--experiment', 'together', '--seeds', '1', '2', '0'])
+    for seed in '012':
+        script('train', [*argv, '--experiment', f'alone-{seed}', '--seed', seed])
+        assert_as_alone(tmp_path / f'together-seed{seed}', tmp_path / f'alone-{seed}')
+    weights = {(tmp_path / f'alone-{seed}/model.safetensors').read_bytes() for seed in '012'}
+    assert len(weights) == 3, 'seeds differ'
+
+
+@pytest.mark.parametrize('kd', ['bkd', 'krdistill', 'feature'])
+def test_students_of_one_teacher(script, options, tmp_path, kd, capsys):
+    argv = [*options, '--epochs', '2', '--student', 'resnet20', '--teacher', 'resnet20', '--kd', kd]
+    script('distill', [*argv, '--experiment', 'together', '--seeds', '0', '1', '--seed', '7'])
+    table = capsys.readouterr().out
+    assert 'student resnet20, seed 0' in table and 'student resnet20, seed 1' in table
+    assert 'mean' in table and 'standard deviation' in table
+    teachers = list((tmp_path / 'teachers').iterdir())
+    assert len(teachers) == 1, 'of --seed 7'
+    for seed in '01':
+        script('distill', [
+            *argv, '--experiment', f'alone-{seed}', '--seed', seed, '--teacher-checkpoint', str(teachers[0])])
+        assert_as_alone(tmp_path / f'together-seed{seed}', tmp_path / f'alone-{seed}')
+
+
+def test_the_folder_repeats_its_run(script, options, tmp_path):
+    """args.yaml is of the one seed, and the run can be gone on with alone."""
+    argv = [*options, '--model', 'resnet20', '--epochs', '2']
+    script('train', [*argv, '--experiment', 'together', '--seeds', '3', '4'])
+    script('train', ['-c', str(tmp_path / 'together-seed4/args.yaml'), '--experiment', 'again'])
+    assert_as_alone(tmp_path / 'together-seed4', tmp_path / 'again')
+
+
+def test_without_a_name_each_seed_has_a_folder(script, options, tmp_path):
+    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--seeds', '3', '4'])
+    assert sorted(path.name.rpartition('-')[2] for path in tmp_path.iterdir()) == ['seed3', 'seed4']
+
+
+@pytest.mark.parametrize('more', [[], ['--drop', '0.3']], ids=['plain', 'dropout'])
+def test_interrupted_and_resumed(script, options, tmp_path, monkeypatch, more):
+    argv = [*options, '--model', 'resnet20', '--epochs', '3', *more]
+    script('train', [*argv, '--experiment', 'whole', '--seeds', '0', '1'])
+    train_epoch, done = training.train_epoch, []
+
+    def train_and_stop(*args):
+        result = train_epoch(*args)
+        done.append(args[5])
+        if len(done) > 2:  # in the second epoch of one of them
+            raise KeyboardInterrupt
+        return result
+    monkeypatch.setattr(training, 'train_epoch', train_and_stop)
+    with pytest.raises(SystemExit) as stopped:
+        script('train', [*argv, '--experiment', 'resumed', '--seeds', '0', '1'])
+    assert stopped.value.code == 130
+    monkeypatch.setattr(training, 'train_epoch', train_epoch)
+    script('train', [*argv, '--experiment', 'resumed', '--seeds', '0', '1', '--resume', 'auto'])
+    for seed in '01':
+        assert_as_alone(tmp_path / f'resumed-seed{seed}', tmp_path / f'whole-seed{seed}')
+
+
+def test_one_that_fails_does_not_stop_the_others(script, options, tmp_path, monkeypatch, capsys):
+    train_epoch = training.train_epoch
+
+    def train_and_ruin(*args):
+        if args[4].seed == 1:
+            next(args[0].parameters()).data.fill_(torch.nan)
+        return train_epoch(*args)
+    monkeypatch.setattr(training, 'train_epoch', train_and_ruin)
+    with pytest.raises(SystemExit) as stopped:
+        script('train', [*options, '--model', 'resnet20', '--experiment', 'x', '--seeds', '0', '1', '2'])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith('train.py: error: seed 1: the loss became NaN or infinite in epoch 1, step 1')
+    for seed in (0, 2):
+        assert len(read_summary(tmp_path / f'x-seed{seed}/summary.csv')) == 3
+        assert (tmp_path / f'x-seed{seed}/report.json').is_file()
+    assert not (tmp_path / 'x-seed1').exists()
+
+
+@pytest.mark.parametrize('argv, message', [
+    (['--seeds', '1', '2', '1'], '--seeds: 1 is named twice'),
+    (['--seeds', '1', '2', '--torchcompile'], '--seeds does not go with --torchcompile'),
+    (['--seeds', '1', '2', '--resume', 'x'], '--seeds does not go with --resume FOLDER'),
+    (['--seeds', '1', '2', '--loader', 'timm', '--workers', '2'],
+     '--seeds does not go with --loader timm and its workers'),
+    (['--cuda-graph'], '--cuda-graph needs a CUDA GPU, and this runs on cpu'),
+])
+def test_what_does_not_go_together(script, options, capsys, argv, message):
+    with pytest.raises(SystemExit) as stopped:
+        script('train', [*options, '--model', 'resnet20', *argv])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_turns():
+    """A run that draws goes on from its own numbers, whatever others draw; one that doesn't leaves the lock alone."""
+    stop = threading.Event()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    turn, idle = Turn(stop), Turn(stop)
+    drawn = []
+    for _ in range(3):
+        with turn:
+            drawn.append(float(torch.rand(1)))
+        torch.manual_seed(99)
+        with idle:
+            pass
+    assert drawn == expected.tolist()
+    assert _held(turn) and not _held(idle)
+    idle.new_epoch()
+    assert _held(idle), 'it has to show anew that it draws nothing'
+    stop.set()
+    with pytest.raises(Stopped):
+        turn.__enter__()
+
+
+def _held(turn):
+    """Whether the generators are kept from other threads inside a step."""
+    free = []
+
+    def look():
+        free.append(GENERATORS.acquire(blocking=False))
+        if free[0]:
+            GENERATORS.release()
+    with turn:
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+    return not free[0]
+
+
+def test_a_copy_has_modules_of_its_own_and_the_same_tensors():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    copy = with_the_same_weights(module)
+    assert copy[0] is not module[0]
+    for one, two in zip(module.state_dict().values(), copy.to('cpu').state_dict().values(), strict=True):
+        assert one.data_ptr() == two.data_ptr()

@@ -1,0 +1,144 @@
+"""A training step as a CUDA graph: recorded once, then one launch instead of thousands."""
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..errors import UserError, last_line
+
+_WARM_UP = 3  # steps before one is recorded: libraries choose their kernels, the optimizer makes its state
+_RECORDING = threading.Lock()  # one of several runs at a time
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class GraphedStep:
+    """Calls `step(*batch)` for its effects, replaying what it recorded.
+
+    A recording holds for batches of one shape, and as long as nothing changes that is not in tensors: a method with a
+    schedule, or a weight decay, makes a new one. (The learning rate is handed over in a tensor.) A batch of a shape
+    that is seldom met, as the last of an epoch, is stepped without.
+
+    Args:
+        step: What to do with a batch; it must not wait for the device.
+        optimizer: What `step` updates by; one of torch's own, fused, whose learning rate may be a tensor.
+        modules: What may change from epoch to epoch: criterion and method.
+        record: From a function without arguments to one that repeats what that did on the device, without having done
+            it once; tests have one for the CPU.
+    """
+
+    def __init__(
+            self,
+            step: Callable[..., None],
+            optimizer: torch.optim.Optimizer,
+            modules: list[nn.Module],
+            record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+    ):
+        self.step, self.optimizer, self.modules = step, optimizer, modules
+        self.record = record or record_cuda_graph
+        self.device = next(p.device for group in optimizer.param_groups for p in group['params'])
+        self.rates = [torch.zeros((), device=self.device) for _ in optimizer.param_groups]
+        self.shape, self.steps = None, 0
+        self._forget()
+        for group in optimizer.param_groups:
+            if 'capturable' in group:
+                group['capturable'] = True
+
+    def __call__(self, *batch, share: float = 1., update: bool = True) -> None:
+        """Step with a batch: tensors on the device, or tuples of them; each is an update of its own."""
+        tensors, spec = tree_flatten(batch)
+        shape = spec, tuple((t.shape, t.dtype, t.stride()) for t in tensors)
+        if shape != self.shape and self.steps:  # of another shape than the usual
+            return self._eagerly(batch)
+        self.shape, self.steps = shape, self.steps + 1
+        if self.steps <= _WARM_UP:
+            return self._eagerly(batch)
+        constants = self._constants()
+        if self.replay is None or constants != self.constants:
+            self._forget()
+            self.inputs = [tensor.clone() for tensor in tensors]
+            self.constants = constants
+            with self._rates_in_tensors(), _RECORDING:
+                self.replay = self.record(lambda: self.step(*tree_unflatten(self.inputs, spec)))
+        for kept, tensor in zip(self.inputs, tensors, strict=True):
+            kept.copy_(tensor)
+        self._hand_over_rates()
+        self.replay()
+
+    def _eagerly(self, batch: tuple) -> None:
+        with self._rates_in_tensors(), _side_stream(self.device):
+            self.step(*batch)
+
+    def _forget(self) -> None:
+        self.replay = self.inputs = self.constants = None
+
+    def _constants(self) -> list:
+        """All that a recording takes for granted beside the batch: plain values, and where tensors are."""
+        found = [
+            {key: value for key, value in group.items() if key not in ('params', 'lr') and isinstance(value, _PLAIN)}
+            for group in self.optimizer.param_groups]
+        for root in self.modules:
+            for module in root.modules():
+                tensors = {**module._buffers, **module._parameters}
+                tensors |= {key: value for key, value in vars(module).items() if isinstance(value, torch.Tensor)}
+                found.append({key: value for key, value in vars(module).items() if isinstance(value, _PLAIN)})
+                found.append({key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None})
+        return found
+
+    def _hand_over_rates(self) -> None:
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group['lr'])
+
+    @contextmanager
+    def _rates_in_tensors(self) -> Iterator[None]:
+        """Inside, the learning rates are in the tensors that recordings read; schedules know numbers only."""
+        self._hand_over_rates()
+        numbers = [group['lr'] for group in self.optimizer.param_groups]
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            group['lr'] = rate
+        try:
+            yield
+        finally:
+            for number, group in zip(numbers, self.optimizer.param_groups, strict=True):
+                group['lr'] = number
+
+
+def check_graphable(optimizer: torch.optim.Optimizer, name: str) -> None:
+    """Raise a UserError for an optimizer whose update cannot be recorded once for all learning rates."""
+    fused = all(group.get('fused') for group in optimizer.param_groups)
+    if type(optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) or not fused:
+        raise UserError(
+            f"--cuda-graph needs a fused optimizer of torch's own, and --opt '{name}' is none; choose sgd, momentum, "
+            'adam or adamw')
+
+
+def record_cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
+    """Record what a function does on the current CUDA device; nothing is done yet.
+
+    Raises:
+        UserError: It does what cannot be recorded, such as waiting for the device.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+            function()
+    except RuntimeError as e:
+        raise UserError(
+            f'--cuda-graph: this training step cannot be recorded ({last_line(e)[:160]}); leave it out') from e
+    return graph.replay
+
+
+@contextmanager
+def _side_stream(device: torch.device) -> Iterator[None]:
+    """As CUDA graphs want it of the steps before: on a stream that is not the default one."""
+    if device.type != 'cuda':
+        with nullcontext():
+            yield
+        return
+    current, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)

@@ -1,0 +1,62 @@
+"""The optimizer of a run: timm's, fused where torch has it fused."""
+import inspect
+from argparse import Namespace
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
+from torch import nn
+
+from ..errors import UserError, last_line, nearest, unknown_keyword
+
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_OTHER_WAYS = ('fused', 'foreach', 'differentiable')  # options of an update that is not to be fused, or is anyway
+
+
+def create_optimizer(args: Namespace, module: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer for a module, its update fused where torch's own can be and `--opt-kwargs` leaves it open.
+
+    Raises:
+        UserError: An unknown optimizer or option (the nearest is named).
+    """
+    name = args.opt.lower()
+    if name.removeprefix('lookahead_') not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(name, list_optimizers())}")
+    if args.opt_betas is not None and len(args.opt_betas) < 2:
+        raise UserError('--opt-betas: give as many numbers as the optimizer has betas, two for most (0.9 0.999)')
+    if twice := optimizer_kwargs(args).keys() & args.opt_kwargs:
+        raise UserError(f"--opt-kwargs {min(twice)}: it has an option of its own, use that (see --help)")
+    fused = {'fused': True} if _can_be_fused(name) and not set(_OTHER_WAYS) & args.opt_kwargs.keys() else {}
+    try:
+        optimizer = create_optimizer_v2(
+            module, **optimizer_kwargs(args), filter_bias_and_bn=args.filter_bias_and_bn, **args.opt_kwargs, **fused)
+    except Exception as e:  # whatever an optimizer raises for options that it cannot use
+        if (keyword := unknown_keyword(e)) is not None:
+            made_of = get_optimizer_class(name.removeprefix('lookahead_'), bind_defaults=False)
+            hint = nearest(keyword, inspect.signature(made_of).parameters)
+            raise UserError(f"--opt '{args.opt}' has no option '{keyword}'{hint}") from e
+        raise UserError(f"--opt '{args.opt}': {last_line(e)}") from e
+    if fused:
+        optimizer.register_load_state_dict_post_hook(_stay_fused)
+    return optimizer
+
+
+def _can_be_fused(name: str) -> bool:
+    """Whether an optimizer is one of those of which torch has a fused update, itself and not as a part of another."""
+    return not name.startswith('lookahead_') and get_optimizer_class(name, bind_defaults=False) in _FUSED
+
+
+@torch.no_grad()
+def _stay_fused(optimizer: torch.optim.Optimizer) -> None:
+    """Make loaded state what a fused update needs, whatever run it comes from.
+
+    Parameter, gradient and state are walked through side by side as they lie in memory, so they must lie alike (on a
+    CPU torch does not check that); steps are counted on the parameter's device.
+    """
+    for group in optimizer.param_groups:
+        group['fused'] = True
+        for parameter in group['params']:
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    like = parameter if value.shape == parameter.shape else value.to(parameter.device)
+                    state[name] = torch.empty_like(like, dtype=value.dtype).copy_(value)
