@@ -97,8 +97,8 @@ def run(args: Namespace, experiment: str, words: Sequence[str]) -> dict[str, Any
 
 def _start(args: Namespace, folder: Path, words: Sequence[str]) -> None:
     script, *options = words
-    options += ['--dataset', 'lt/digits', '--epochs', str(args.epochs), '--output', str(folder.parent), '--experiment',
-                folder.name, '--resume', 'auto']
+    options += ['--dataset', 'lt/digits', '--loader', 'timm', '--epochs', str(args.epochs), '--output',
+                str(folder.parent), '--experiment', folder.name, '--resume', 'auto']
     threads = {'OMP_NUM_THREADS': str(args.threads)} if args.threads else {}
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f'{folder.name}.log'
