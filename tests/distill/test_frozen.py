@@ -8,7 +8,7 @@ from torch import nn
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
 from timm_ltkd.distill import Teacher, TeacherEnsemble, model_output
-from timm_ltkd.distill.frozen import fold_batch_norm, hold_weights
+from timm_ltkd.distill.frozen import fold_batch_norm, hold_weights, share_weights
 
 # how many batch norms there are, and how many cannot be folded: they follow a sum, or a convolution that also goes past
 NETWORKS = {
@@ -189,3 +189,11 @@ def test_a_task_trains_with_fast_teachers():
     student = torch.zeros_like(said.features, requires_grad=True)
     nn.functional.mse_loss(student, said.features).backward()
     assert student.grad.any() and not said.features.requires_grad
+
+
+def test_a_copy_has_modules_of_its_own_and_the_same_tensors():
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    copy = share_weights(module)
+    assert copy[0] is not module[0]
+    for one, two in zip(module.state_dict().values(), copy.to('cpu').state_dict().values(), strict=True):
+        assert one.data_ptr() == two.data_ptr()

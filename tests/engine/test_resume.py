@@ -78,7 +78,8 @@ def assert_same(first, second):
      '--class-sampling', 'progressive', '--aa', 'rand-m9-mstd0.5', '--reprob', '0.5'],
     ['--loader', 'resident', '--train-crop-mode', 'pad', '--color-jitter', '0', '--class-sampling', 'class'],
     ['--loader', 'resident', '--train-crop-mode', 'rrc', '--color-jitter', '0', '--reprob', '0.5', '--recount', '2'],
-], ids=['plain', 'ema', 'accumulation', 'augmentation', 'dropout', 'multistep', 'ldam', 'mixing', 'resident', 'resized'])
+], ids=[
+    'plain', 'ema', 'accumulation', 'augmentation', 'dropout', 'multistep', 'ldam', 'mixing', 'resident', 'resized'])
 def test_training(same_when_interrupted, options, more):
     rows = same_when_interrupted('train', [*options, '--model', 'resnet20', '--epochs', '4', *more])
     assert [row['epoch'] for row in rows] == [0, 1, 2, 3]

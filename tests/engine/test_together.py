@@ -6,7 +6,7 @@ import torch
 
 from timm_ltkd.data import GENERATORS
 from timm_ltkd.engine import training
-from timm_ltkd.engine.together import Stopped, Turn, with_the_same_weights
+from timm_ltkd.engine.together import Stopped, Turn
 from timm_ltkd.report.summary import read_summary
 
 pytestmark = pytest.mark.usefixtures('no_plots')
@@ -170,11 +170,3 @@ def _held(turn):
         other.start()
         other.join()
     return not free[0]
-
-
-def test_a_copy_has_modules_of_its_own_and_the_same_tensors():
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
-    copy = with_the_same_weights(module)
-    assert copy[0] is not module[0]
-    for one, two in zip(module.state_dict().values(), copy.to('cpu').state_dict().values(), strict=True):
-        assert one.data_ptr() == two.data_ptr()

@@ -7,6 +7,7 @@ from .dive import DiVE, dive_loss
 from .dkd import DKD, decoupled_kl, dkd_loss
 from .ensemble import TeacherEnsemble
 from .feature import Feature, feature_loss
+from .frozen import share_weights
 from .kd import KD, kd_loss
 from .krdistill import (
     KRDistill,
@@ -70,6 +71,6 @@ __all__ = [
     'feature_loss', 'focal_loss', 'grouped_kl', 'kd_loss', 'ldam_loss', 'ldam_margins', 'list_losses', 'list_methods',
     'logit_adjusted_loss', 'lrd_loss', 'ltkd_loss', 'method_options', 'model_output', 'normalisation', 'open_bank',
     'plain_classifier', 'rectification_report', 'rectified_features', 'rectified_logits', 'register_loss',
-    'register_method', 'rrd_loss', 'share_options', 'soft_label_weights', 'standardize_logits',
+    'register_method', 'rrd_loss', 'share_options', 'share_weights', 'soft_label_weights', 'standardize_logits',
     'weighted_cross_entropy_loss', 'wsl_loss',
 ]

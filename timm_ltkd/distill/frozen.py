@@ -21,6 +21,11 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, Batc
 _SAME = 1e-4  # deviation, of the largest output, beyond which folding was wrong: rounding is below, mistakes far above
 
 
+def share_weights(module: nn.Module) -> nn.Module:
+    """A copy of the modules, which hold state while they run, around the very parameters and buffers."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())})
+
+
 @torch.no_grad()
 def fold_batch_norm(network: nn.Module, example: torch.Tensor) -> nn.Module:
     """A copy of a network in eval mode with batch norm in the weights of the convolutions and linear layers before it.
@@ -36,7 +41,7 @@ def fold_batch_norm(network: nn.Module, example: torch.Tensor) -> nn.Module:
     Returns:
         The copy; the network itself where there is nothing to fold, or the copy answers otherwise.
     """
-    twin = _share_weights(network)
+    twin = share_weights(network)
     with torch.autocast(example.device.type, enabled=False):
         pairs = _find_pairs(twin, example)
         if not pairs:
@@ -58,17 +63,12 @@ def hold_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     Autocast would make the same of them, but at every call: it remembers what it has cast only where gradients are
     wanted. The copy, which shares the rest with the network, gives the same bits there, and is for nothing else.
     """
-    twin = _share_weights(network)
+    twin = share_weights(network)
     for module in twin.modules():
         if type(module) in _LINEAR:
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
     return twin
-
-
-def _share_weights(network: nn.Module) -> nn.Module:
-    """A copy of the modules with the very parameters and buffers."""
-    return copy.deepcopy(network, {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())})
 
 
 class _Uses(TorchDispatchMode):

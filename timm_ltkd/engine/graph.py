@@ -6,8 +6,12 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import DataLoader
 
+from ..data import ResidentTrainLoader
+from ..distill import DistillTask
 from ..errors import UserError, last_line
+from .step import TrainingStep
 
 _WARM_UP = 3  # steps before one is recorded: libraries choose their kernels, the optimizer makes its state
 _RECORDING = threading.Lock()  # one of several runs at a time
@@ -103,6 +107,19 @@ class GraphedStep:
         finally:
             for number, group in zip(numbers, self.optimizer.param_groups, strict=True):
                 group['lr'] = number
+
+
+def graph_step(
+        step: TrainingStep, loader: DataLoader | ResidentTrainLoader) -> tuple[GraphedStep, bool]:
+    """A step to be recorded; and whether it takes the `showings` of the loader, and makes the images itself."""
+    task, images = step.task, getattr(loader, 'images', None)
+    modules = [task.method, task.criterion] if isinstance(task, DistillTask) else [task.criterion]
+    if images is None or images.images.device.type != step.accelerator.device.type:  # or too many for the device
+        return GraphedStep(step, step.optimizer.optimizer, modules), False
+
+    def step_of_rows(rows: torch.Tensor, *taught: torch.Tensor) -> None:
+        step(images.batch(rows), images.targets_of(rows), *taught)
+    return GraphedStep(step_of_rows, step.optimizer.optimizer, modules), True
 
 
 def check_graphable(optimizer: torch.optim.Optimizer, name: str) -> None:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data import seeded_generators
-from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, feature_dim
+from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, feature_dim, share_weights
 from ..errors import UserError
 from ..report import format_table, spread
 from .build import refuse_given
@@ -29,7 +29,7 @@ from .networks import check_model_name
 from .recipe import Data, listed, open_data, recipe_key
 from .shared import Shared
 from .teachers import check_teacher_sizes, create_teacher, plan_teachers, train_teachers
-from .together import Together, with_the_same_weights
+from .together import Together
 from .trained import architecture
 
 Plan = tuple[Namespace, nn.Module, RunFolder]
@@ -136,7 +136,7 @@ def _fit_all(
     for (own, network, folder), method in zip_longest(plans, methods):
         together.add(_seed_name(own), Run(
             own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
-            teacher=teacher and with_the_same_weights(teacher), method=method, shared=shared))
+            teacher=teacher and share_weights(teacher), method=method, shared=shared))
     results = together.fit()
     return [results[_seed_name(own)] for own, _, _ in plans]
 

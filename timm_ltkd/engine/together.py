@@ -1,12 +1,10 @@
 """Several runs that differ in their seed, trained at once in one process."""
-import copy
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 
 import torch
-from torch import nn
 
 from ..data import GENERATORS
 from ..errors import UserError
@@ -163,9 +161,3 @@ def _own_stream(device: torch.device):
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.default_stream(device))
     return torch.cuda.stream(stream)
-
-
-def with_the_same_weights(module: nn.Module) -> nn.Module:
-    """A copy for another thread: modules of its own, which hold state while they run, around the same tensors."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

@@ -2,7 +2,6 @@
 import logging
 import warnings
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from .checkpoint import rng_state, set_rng_state
 from .class_means import teacher_class_means
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .folder import RunFolder
-from .graph import GraphedStep
+from .graph import graph_step
 from .loaders import create_full_loader, create_loaders, host_view
 from .loop import eval_network, train_epoch
 from .recipe import Data
@@ -86,7 +85,8 @@ class Training:
         self.optimizer = self._prepare(optimizer)
         self.watch = LossWatch(accelerator, self._also_watched)
         self.bank = self._open_bank()
-        self.step, self.of_rows = self._create_step()
+        step = TrainingStep(self.task, self.optimizer, accelerator, args, self.watch, self.bank)
+        self.step, self.of_rows = graph_step(step, self.train_loader) if args.cuda_graph else (step, False)
         self.epoch = self.updates = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -126,20 +126,6 @@ class Training:
         # the loop and not the module autocasts: evaluation is in float32
         accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
         return optimizer
-
-    def _create_step(self) -> tuple[Callable[..., None], bool]:
-        """What trains on a batch; and whether it takes what a loader of resident images shows, and makes the images."""
-        step = TrainingStep(self.task, self.optimizer, self.accelerator, self.args, self.watch, self.bank)
-        if not self.args.cuda_graph:
-            return step, False
-        own = [self.task.method, self.task.criterion] if isinstance(self.task, DistillTask) else [self.task.criterion]
-        images = getattr(self.train_loader, 'images', None)
-        if images is not None and images.images.device.type != self.accelerator.device.type:
-            images = None  # they are too many for the device, and come from the host
-
-        def step_of_rows(rows: torch.Tensor, *taught: torch.Tensor) -> None:
-            step(images.batch(rows), images.targets_of(rows), *taught)
-        return GraphedStep(step if images is None else step_of_rows, self.optimizer.optimizer, own), images is not None
 
     def _open_bank(self) -> BankedTeacher | None:
         """What looks the teacher's answers up, if the options name a bank."""
