@@ -52,8 +52,6 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bank = ['--teacher-bank', f'{folder}/bank', '--bank-views', '10'] if args.teacher_bank else []
         compare(args, train, test, student, teacher.eval(), bank)
-    if not args.quick:
-        measure.refuse_if_busy(args.device)
 
 
 def compare(
@@ -100,6 +98,8 @@ def compare(
     once = (time.perf_counter() - start) / EPOCHS
     times = measure.in_turns(
         {'plain': plain_epoch, 'timm': timm_epoch, 'ours': training.run_epoch}, args.repeats, args.device)
+    if not args.quick:
+        measure.refuse_if_busy(args.device)
     print(f'{measure.machine(args.device)}, {args.workers} workers, ours in {args.precision}, '
           f'{len(train)} + {len(test)} images, medians of {args.repeats}\n')
     measure.print_ratios('s', [

@@ -36,6 +36,7 @@ def create_parser(name: str, description: str) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """The options, once the machine is found idle."""
     args = parser.parse_args(argv)
+    torch.backends.cudnn.benchmark = True  # as public code has it
     if args.threads:
         torch.set_num_threads(args.threads)
     if not args.quick:

@@ -68,7 +68,7 @@ def create_training(
     else:
         config = str(HPARAMS / 'cifar100_lt100_bkd.yaml')
         args = parse(distill_parser(), ['-c', config, '--student', name, '--teacher', name, *options])
-        method, teacher = create_method('bkd', prior=data.prior), Teacher(copy.deepcopy(teacher))
+        method, teacher = create_method('bkd', prior=data.prior), Teacher(copy.deepcopy(teacher), fast=True)
     network = trainable_network(args, name, data, accelerator, '--student')
     network.load_state_dict(student.state_dict())
     return Training(args, accelerator, data, network, teacher, method, shared=shared)

@@ -40,14 +40,14 @@ def main(argv: list[str] | None = None) -> None:
         args.batches = args.batches or (4 if args.device.type == 'cpu' else 80)
     torch.manual_seed(0)
     rows = [row for part in args.parts if part != 'distillation' for row in PARTS[part](args)]
+    shares = distillation(args) if 'distillation' in args.parts else {}
+    if not args.quick:
+        measure.refuse_if_busy(args.device)
     print(f'{measure.machine(args.device)}, ours in {args.precision}, medians of {args.repeats}\n')
     if rows:
         measure.print_ratios('ms', rows, 1e3)
-    if 'distillation' in args.parts:
-        for name, share in distillation(args).items():
-            print(f'{name} ÷ cross-entropy step: {share:.3f}')
-    if not args.quick:
-        measure.refuse_if_busy(args.device)
+    for name, share in shares.items():
+        print(f'{name} ÷ cross-entropy step: {share:.3f}')
 
 
 def student_step(args: argparse.Namespace) -> list[Row]:
@@ -76,7 +76,7 @@ def teacher_forward(args: argparse.Namespace) -> list[Row]:
 def _teacher_forward(args: argparse.Namespace, name: str, side: int, batch: int) -> Row:
     accelerator = ours.start(args.device, args.precision)
     network = timm.create_model(name, num_classes=args.classes).eval()
-    teacher = Teacher(copy.deepcopy(network)).to(args.device)
+    teacher = Teacher(copy.deepcopy(network), fast=True).to(args.device)
     nn.Module.to(teacher, memory_format=torch.channels_last)
     network = network.to(args.device)
     input = torch.randn(batch, 3, side, side, device=args.device)
@@ -128,10 +128,13 @@ def _loss(args: argparse.Namespace, batch: int) -> Row:
 
 
 def _graphed(call: Callable[[], object]) -> Callable[[], None]:
+    """A call as a CUDA graph."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             call()
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()

@@ -98,11 +98,12 @@ def statistics(model):
 def bad_loss_on_the_last_process(accelerator):
     """The message on this process when only the last one's third loss is not a number."""
     watch = LossWatch(accelerator)
-    for step in (1, 2, 3):
-        bad = step == 3 and accelerator.is_last_process
-        watch.add({'loss': torch.tensor(float('nan') if bad else 1.)}, 4)
-        watch.check(1)  # says nothing yet: the other process would wait for this one
     try:
+        for step in (1, 2, 3):
+            bad = step == 3 and accelerator.is_last_process
+            watch.add({'loss': torch.tensor(float('nan') if bad else 1.)}, 4)
+            if accelerator.num_processes > 1:
+                watch.check(1)  # says nothing yet: the other process would wait for this one
         watch.read(1)
     except UserError as e:
         return str(e)

@@ -7,7 +7,7 @@ from .factory import create_dataset
 from .holdout import HOLDOUT_TYPES, hold_out, holdout_counts, holdout_positions
 from .image_files import ImageBatch, create_image_loader, find_images
 from .labels import dataset_class_names, dataset_targets
-from .loader import create_eval_loader, create_train_loader, epoch_plan, epoch_views, stop_workers, views_per_image
+from .loader import create_eval_loader, create_train_loader, epoch_plan, epoch_views, views_per_image
 from .mixing import SeededMixup, check_cutmix_minmax
 from .plugin import register
 from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, machine_memory
@@ -18,6 +18,7 @@ from .splits import Splits, create_splits, fingerprint
 from .streams import StreamDataset, is_stream_name
 from .transforms import create_eval_transform, create_train_transform
 from .views import TwoViews, Views
+from .workers import stop_workers
 
 __all__ = [
     'CLASS_SAMPLINGS',

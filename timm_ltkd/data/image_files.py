@@ -9,9 +9,9 @@ from timm.data.readers import get_img_extensions
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import UserError, last_line
-from .loader import process_options
 from .reading import read_image
 from .sampler import ShardSampler
+from .workers import process_options
 
 
 class ImageBatch(NamedTuple):

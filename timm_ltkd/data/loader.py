@@ -11,6 +11,7 @@ from .resident import Exchange, ResidentEvalLoader, ResidentImages, ResidentTrai
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
 from .streams import EvalStream, StreamDataset, TrainStream
+from .workers import process_options
 
 
 def create_train_loader(
@@ -174,18 +175,6 @@ def _never_changes(transform) -> bool:
         return False
 
 
-def stop_workers(loader: DataLoader | ResidentTrainLoader | ResidentEvalLoader) -> None:
-    """End the persistent worker processes of a loader; it starts new ones when it is used again.
-
-    Left to the garbage collector, which may drop their queues first, each of them costs a wait of five seconds.
-    """
-    if not isinstance(loader, DataLoader):
-        return
-    iterator, loader._iterator = loader._iterator, None
-    if iterator is not None:
-        iterator._shutdown_workers()
-
-
 class _IndexedDataset(Dataset):
     """(image, target) -> (image, target, index)."""
 
@@ -220,13 +209,3 @@ def _check_not_resident(stream: StreamDataset, resident_on: torch.device | None)
 def _check_same(images: ResidentImages, dataset: Dataset) -> None:
     if len(images) != len(dataset):
         raise UserError(f'there are {len(images)} resident images, and {len(dataset)} in the data set')
-
-
-def process_options(workers: int, pin_memory: bool) -> dict:
-    """How a loader's processes are to work, as keywords of `DataLoader`."""
-    return dict(
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # else every epoch draws the workers' base seed from the global generator
-    )

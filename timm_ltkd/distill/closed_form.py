@@ -87,8 +87,9 @@ def kl_parts_in_cache(
         shift: torch.Tensor,
         temperature: float,
 ) -> Parts:
-    """`kl_parts` for a CPU: some rows at a time, so that what is between stays in its cache, and in powers of two, which
-    take a third of the time of those of e.
+    """`kl_parts` for a CPU: some rows at a time, so that what is between stays in its cache, and in powers of two.
+
+    Those take a third of the time of powers of e.
 
     With softened logits a and b of teacher and student, the largest of each row taken off, in units of log 2:
     KL / log 2 = Σ 2^a (a - b) / Σ 2^a - log2 Σ 2^a + log2 Σ 2^b, and p - q = (2^b - 2^a Σ 2^b / Σ 2^a) / Σ 2^b.

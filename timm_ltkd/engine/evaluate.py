@@ -1,5 +1,7 @@
 """Predictions of a network, each image exactly once however many processes share the work."""
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,7 +78,8 @@ def evaluate_teacher(
         where: What the log calls the images.
     """
     def tell(teacher: Teacher | TeacherEnsemble, name: str) -> dict[str, Any]:
-        report = evaluate(TeacherLogits(teacher), loader, accelerator, prior, channels_last)
+        with _exactly(teacher):
+            report = evaluate(TeacherLogits(teacher), loader, accelerator, prior, channels_last)
         figures = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
         _logger.info(f'{name} on {where}: {figures}')
         if near_chance(report, prior.num_classes):
@@ -90,6 +93,20 @@ def evaluate_teacher(
     for name, member in zip(names, teacher.teachers, strict=True):
         tell(member, f'teacher {name}')
     return tell(teacher, 'all teachers together')
+
+
+@contextmanager
+def _exactly(teacher: Teacher | TeacherEnsemble) -> Iterator[None]:
+    """Inside, it answers as its network does and no faster, so that its figures are those of its own report."""
+    members = list(getattr(teacher, 'teachers', [teacher]))
+    fast = [member.fast for member in members]
+    try:
+        for member in members:
+            member.fast = False
+        yield
+    finally:
+        for member, was in zip(members, fast, strict=True):
+            member.fast = was
 
 
 def near_chance(report: dict[str, Any], num_classes: int) -> bool:
