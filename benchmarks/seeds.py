@@ -2,10 +2,9 @@
 
     python benchmarks/seeds.py [--seeds N] [--epochs N]
 
-The same students, first one after the other and then all by what --seeds does, on as many CPU threads in all; a third
-time with a teacher bank as well, which they fill together. Timed are the epochs, evaluation included.
+The same students, one after the other and by what --seeds does, on as many CPU threads in all. Timed are the epochs,
+evaluation included.
 """
-import tempfile
 import threading
 import time
 from functools import partial
@@ -34,32 +33,27 @@ def main(argv: list[str] | None = None) -> None:
     train, test = random_pixels(**(dict(classes=4, largest=20, of_test=5) if args.quick else {}))
     accelerator, data = start(args.device, args.precision), create_data(train, test)
     seconds = {}
-    for name, together, bank in (
-            ('one at a time', False, False), ('at once', True, False), ('at once, with a teacher bank', True, True)):
-        with tempfile.TemporaryDirectory() as folder:
-            options = ['--teacher-bank', f'{folder}/bank'] if bank else []
-            trainings = create_trainings(args.model, count, accelerator, data, options, together)
-            run(trainings, 1, together, args.device)  # images are decoded, kernels chosen, graphs recorded
-            seconds[name] = run(trainings, args.epochs, together, args.device)
-            answered = trainings[0].bank.bank.answered / trainings[0].bank.bank.shown if bank else 0.
+    for name, together in ('one at a time', False), ('at once', True):
+        trainings = create_trainings(args.model, count, accelerator, data, together)
+        run(trainings, 1, together, args.device)  # images are decoded, kernels chosen, graphs recorded
+        seconds[name] = run(trainings, args.epochs, together, args.device)
     if not args.quick:
         refuse_if_busy(args.device)
     print(f'{machine(args.device)}; {count} students of {args.model}, {args.epochs} epochs each, '
-          f'{at_once(count, args.device)} at a time; the bank knew {100 * answered:.0f} % of the views\n')
+          f'{at_once(count, args.device)} at a time\n')
     print('| | runs of 200 epochs an hour | ratio |\n|---|---|---|')
     first = seconds['one at a time']
     for name, each in seconds.items():
         print(f'| {name} | {3600 * count * args.epochs / 200 / each:.2f} | {first / each:.2f} |')
 
 
-def create_trainings(model: str, count: int, accelerator, data, options, together: bool) -> list[Training]:
+def create_trainings(model: str, count: int, accelerator, data, together: bool) -> list[Training]:
     """A run for each seed, with one teacher; with a turn for each where they are at once."""
     torch.manual_seed(0)
     student, teacher = (timm.create_model(model, num_classes=data.prior.num_classes) for _ in range(2))
     stop, shared, trainings = threading.Event(), Shared(), []
     for seed in range(count):
-        trainings.append(create_training(
-            accelerator, data, student, teacher, ['--seed', str(seed), *options], shared=shared))
+        trainings.append(create_training(accelerator, data, student, teacher, ['--seed', str(seed)], shared=shared))
         if together:
             trainings[-1].turn = Turn(stop)
             trainings[-1].decode()
