@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--data-dir', help='with the files of CIFAR-100 (default: random pixels)')
     parser.add_argument('--teacher-bank', action='store_true',
                         help='ours with a teacher bank that is full: 10 views of each image')
-    args = measure.parse(parser, argv)
+    args = measure.parse(parser, argv, pair=True)
     args.network = 'resnet32'
     if args.quick:
         args.network, args.repeats, args.workers, plain.BATCH = 'resnet20', 1, 0, 16

@@ -1,6 +1,8 @@
 """What the benchmarks share: a machine that does nothing else, repetitions in turns, medians, deviations, tables."""
 import argparse
+import os
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -16,6 +18,7 @@ from timm_ltkd.report.table import markdown_grid
 BUSY, TAKEN = 20., 0.05  # percent of the processor, share of the GPU's memory
 Values = Sequence[torch.Tensor]
 Row = tuple[str, float, float, list[str]]  # what, seconds of the baseline, of ours, what `parity` gave
+BASELINES = ('plain', 'timm', 'public CIFAR code')  # names of calls that the other process makes
 ASKING = ('_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique2', 'unique_dim')
 
 
@@ -33,19 +36,30 @@ def create_parser(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """The options, once the machine is found idle."""
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None, pair: bool = False) -> argparse.Namespace:
+    """The options, once the machine is found idle.
+
+    Args:
+        parser: From `create_parser`.
+        argv: The command line.
+        pair: Let a second process make the baselines' calls, see `in_turns`.
+    """
     args = parser.parse_args(argv)
     torch.backends.cudnn.benchmark = True  # as public code has it
     if args.threads:
         torch.set_num_threads(args.threads)
     if not args.quick:
         refuse_if_busy(args.device)
+        if pair:
+            _Pair.start()
     return args
 
 
 def refuse_if_busy(device: torch.device | str = 'cpu') -> None:
     """End with a message if other programs keep the processor or the GPU busy."""
+    if _Pair.baselines:
+        _Pair.hear()  # the other process looks
+        return
     busy = psutil.cpu_percent(interval=2)
     if busy > BUSY:
         sys.exit(f'the processor is {busy:.0f} % busy with something else: figures would mean nothing')
@@ -54,6 +68,7 @@ def refuse_if_busy(device: torch.device | str = 'cpu') -> None:
         taken = 1 - (free + torch.cuda.memory_reserved(device)) / total
         if taken > TAKEN:
             sys.exit(f'{100 * taken:.0f} % of the GPU is taken by something else: figures would mean nothing')
+    _Pair.tell(0.)
 
 
 def machine(device: torch.device) -> str:
@@ -62,17 +77,63 @@ def machine(device: torch.device) -> str:
     return f'{name}, {torch.get_num_threads()} threads, torch {torch.__version__}'
 
 
+class _Pair:
+    """Two processes that do all the same but what is timed: the second makes the baselines' calls.
+
+    So that what the package changes for its process (`keep_freed_memory`) is nothing that the baselines gain by. The
+    processes take turns; one waits while the other works.
+    """
+    role, other = 'BENCHMARK_ROLE', None
+    baselines = os.environ.get(role) == 'baselines'
+
+    @classmethod
+    def start(cls) -> None:
+        """In the first process: start the second. In the second: be told by pipes, and print nothing."""
+        if cls.baselines:
+            cls.other = sys.stdin, sys.stdout
+            sys.stdout = open(os.devnull, 'w')
+        elif cls.role not in os.environ:
+            process = subprocess.Popen(
+                [sys.executable, *sys.argv], env=os.environ | {cls.role: 'baselines'}, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            cls.other = process.stdout, process.stdin
+
+    @classmethod
+    def mine(cls, name: str) -> bool:
+        return cls.other is None or cls.baselines == (name in BASELINES)
+
+    @classmethod
+    def tell(cls, seconds: float) -> None:
+        if cls.other:
+            print(seconds, file=cls.other[1], flush=True)
+
+    @classmethod
+    def hear(cls) -> float:
+        if not cls.other:  # not yet
+            return 0.
+        line = cls.other[0].readline()
+        return float(line) if line else sys.exit(1)  # the other has ended, and said why
+
+
 def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
     """Median seconds of each call. They take turns, so that a slow minute is everybody's; the first is not counted."""
     seconds = {name: [] for name in calls}
+    if _Pair.other:  # both are ready
+        _Pair.tell(0.)
+        _Pair.hear()
     for turn in range(repeats + 1):
         for name, call in calls.items():
-            synchronize(device)
-            start = time.perf_counter()
-            call()
-            synchronize(device)
+            if not _Pair.mine(name):
+                each = _Pair.hear()
+            else:
+                synchronize(device)
+                start = time.perf_counter()
+                call()
+                synchronize(device)
+                each = time.perf_counter() - start
+                _Pair.tell(each)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(each)
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 

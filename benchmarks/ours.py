@@ -14,8 +14,8 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser
 from timm_ltkd.cli.config import parse
 from timm_ltkd.data import LongTailedDataset, Splits
 from timm_ltkd.distill import Teacher, create_method
+from timm_ltkd.engine import launch
 from timm_ltkd.engine.initial import trainable_network
-from timm_ltkd.engine.launch import create_accelerator
 from timm_ltkd.engine.recipe import Data
 from timm_ltkd.engine.shared import Shared
 from timm_ltkd.engine.training import Training
@@ -27,9 +27,11 @@ NEVER = 10 ** 6
 
 def start(device: torch.device, precision: str) -> Accelerator:
     """The Accelerator that `accelerate launch --mixed_precision` would configure."""
+    if 'BENCHMARK_ROLE' in os.environ:  # of the baselines' process, whose memory is as the system has it
+        launch.keep_freed_memory = bool
     os.environ['ACCELERATE_MIXED_PRECISION'] = precision
     os.environ['ACCELERATE_USE_CPU'] = str(device.type == 'cpu').lower()
-    return create_accelerator()
+    return launch.create_accelerator()
 
 
 def create_data(train: plain.Pixels, test: plain.Pixels) -> Data:

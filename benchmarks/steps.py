@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.set_defaults(repeats=7)
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='(default: all)')
     parser.add_argument('--batches', type=int, help='of a repetition (default: 4 on a CPU, 80 on a GPU)')
-    args = measure.parse(parser, argv)
+    args = measure.parse(parser, argv, pair=True)
     if args.quick:
         args.repeats, args.batches, args.network, args.classes, args.many_classes = 1, 1, 'resnet20', 10, 50
         plain.BATCH = 16

@@ -10,6 +10,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_avail
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 
 from ..errors import UserError, nearest
+from .memory import keep_freed_memory
 
 _logger = logging.getLogger(__name__)
 _DATA_PARALLEL = [getattr(DistributedType, name) for name in (
@@ -42,6 +43,8 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
         raise UserError(f"unknown precision '{wanted}'{nearest(wanted, PRECISIONS)}")
     if wanted == 'fp16' and accelerator.device.type == 'cpu':
         raise UserError('fp16 needs a GPU; on a CPU use bf16 (accelerate launch --mixed_precision bf16) or no')
+    if accelerator.device.type == 'cpu':
+        keep_freed_memory()
     return accelerator
 
 
