@@ -19,6 +19,7 @@ BUSY, TAKEN = 20., 0.05  # percent of the processor, share of the GPU's memory
 Values = Sequence[torch.Tensor]
 Row = tuple[str, float, float, list[str]]  # what, seconds of the baseline, of ours, what `parity` gave
 BASELINES = ('plain', 'timm', 'public CIFAR code')  # names of calls that the other process makes
+_ASLEEP = 0.4  # seconds after which the threads of the other process no longer look for work
 ASKING = ('_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique2', 'unique_dim')
 
 
@@ -125,6 +126,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int, device: to
         for name, call in calls.items():
             if not _Pair.mine(name):
                 each = _Pair.hear()
+                time.sleep(_ASLEEP)
             else:
                 synchronize(device)
                 start = time.perf_counter()
