@@ -54,7 +54,7 @@ class Recorder(TorchDispatchMode):
                     old.copy_(new)
 
 
-def record_on_cpu(function):
+def record_on_cpu(function, stream=None):
     with Recorder() as recorder:
         function()
     recorder.undo()
@@ -88,7 +88,7 @@ def train(graphed, kind='sgd', epochs=3, clip_grad=None, **options):
     step = TrainingStep(task, accelerator.prepare(optimizer), accelerator, args, watch)
     records = []
 
-    def record(function):
+    def record(function, stream):
         records.append(function)
         return record_on_cpu(function)
     if graphed:
@@ -146,7 +146,7 @@ def test_the_emulation_sees_baked_in_values():
 def test_a_step_that_waits_is_told_in_one_line():
     task = make_task()
     step = GraphedStep(
-        lambda input: float(input.sum()), make_optimizer(task), [], lambda function: record_on_cpu(function))
+        lambda input: float(input.sum()), make_optimizer(task), [], record_on_cpu)
     batch = torch.ones(2)
     for _ in range(3):
         step(batch)

@@ -88,7 +88,7 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
     train_loader, _ = create_loaders(args, accelerator, data, network.pretrained_cfg)
     check_views(args, train_loader, data)
     create_mixing(args, accelerator, data, network.pretrained_cfg)
-    optimizer = create_optimizer(args, network)
+    optimizer = create_optimizer(args, network, accelerator.mixed_precision)
     try:
         create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=1)
     except (AssertionError, ValueError) as e:

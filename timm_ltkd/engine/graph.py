@@ -1,7 +1,7 @@
 """A training step as a CUDA graph: recorded once, then one launch instead of thousands."""
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -29,8 +29,8 @@ class GraphedStep:
         step: What to do with a batch; it must not wait for the device.
         optimizer: What `step` updates by; one of torch's own, fused, whose learning rate may be a tensor.
         modules: What may change from epoch to epoch: criterion and method.
-        record: From a function without arguments to one that repeats what that did on the device, without having done
-            it once; tests have one for the CPU.
+        record: From a function without arguments, and the stream for it, to one that repeats what that did on the
+            device, without having done it once; tests have one for the CPU.
     """
 
     def __init__(
@@ -38,17 +38,20 @@ class GraphedStep:
             step: Callable[..., None],
             optimizer: torch.optim.Optimizer,
             modules: list[nn.Module],
-            record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+            record: Callable[..., Callable[[], None]] | None = None,
     ):
         self.step, self.optimizer, self.modules = step, optimizer, modules
         self.record = record or record_cuda_graph
         self.device = next(p.device for group in optimizer.param_groups for p in group['params'])
+        # one of its own for all but replays: libraries keep a workspace for each stream that they see
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
         self.rates = [torch.zeros((), device=self.device) for _ in optimizer.param_groups]
         self.shape, self.steps = None, 0
         self._forget()
         for group in optimizer.param_groups:
             if 'capturable' in group:
                 group['capturable'] = True
+                optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are not recorded
 
     def __call__(self, *batch, share: float = 1., update: bool = True) -> None:
         """Step with a batch: tensors on the device, or tuples of them; each is an update of its own."""
@@ -65,14 +68,14 @@ class GraphedStep:
             self.inputs = [tensor.clone() for tensor in tensors]
             self.constants = constants
             with self._rates_in_tensors(), _RECORDING:
-                self.replay = self.record(lambda: self.step(*tree_unflatten(self.inputs, spec)))
+                self.replay = self.record(lambda: self.step(*tree_unflatten(self.inputs, spec)), self.stream)
         for kept, tensor in zip(self.inputs, tensors, strict=True):
             kept.copy_(tensor)
         self._hand_over_rates()
         self.replay()
 
     def _eagerly(self, batch: tuple) -> None:
-        with self._rates_in_tensors(), _side_stream(self.device):
+        with self._rates_in_tensors(), _RECORDING, _on(self.stream):  # what is done first may be refused beside another
             self.step(*batch)
 
     def _forget(self) -> None:
@@ -131,15 +134,15 @@ def check_graphable(optimizer: torch.optim.Optimizer, name: str) -> None:
             'adam or adamw')
 
 
-def record_cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
-    """Record what a function does on the current CUDA device; nothing is done yet.
+def record_cuda_graph(function: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
+    """Record on a stream what a function does on the current CUDA device; nothing is done yet.
 
     Raises:
         UserError: It does what cannot be recorded, such as waiting for the device.
     """
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode='thread_local'):
             function()
     except RuntimeError as e:
         raise UserError(
@@ -148,13 +151,12 @@ def record_cuda_graph(function: Callable[[], None]) -> Callable[[], None]:
 
 
 @contextmanager
-def _side_stream(device: torch.device) -> Iterator[None]:
-    """As CUDA graphs want it of the steps before: on a stream that is not the default one."""
-    if device.type != 'cuda':
-        with nullcontext():
-            yield
+def _on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """As CUDA graphs want it of the steps before: on a stream that is not the default one. None is a CPU."""
+    if stream is None:
+        yield
         return
-    current, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         yield

@@ -12,8 +12,11 @@ _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _OTHER_WAYS = ('fused', 'foreach', 'differentiable')  # options of an update that is not to be fused, or is anyway
 
 
-def create_optimizer(args: Namespace, module: nn.Module) -> torch.optim.Optimizer:
+def create_optimizer(args: Namespace, module: nn.Module, precision: str | None = None) -> torch.optim.Optimizer:
     """timm's optimizer for a module, its update fused where torch's own can be and `--opt-kwargs` leaves it open.
+
+    Not SGD's under fp16: where the first update is skipped, as it nearly always is until the loss scale fits, its
+    momentum would be left as the memory was.
 
     Raises:
         UserError: An unknown optimizer or option (the nearest is named).
@@ -25,7 +28,7 @@ def create_optimizer(args: Namespace, module: nn.Module) -> torch.optim.Optimize
         raise UserError('--opt-betas: give as many numbers as the optimizer has betas, two for most (0.9 0.999)')
     if twice := optimizer_kwargs(args).keys() & args.opt_kwargs:
         raise UserError(f"--opt-kwargs {min(twice)}: it has an option of its own, use that (see --help)")
-    fused = {'fused': True} if _can_be_fused(name) and not set(_OTHER_WAYS) & args.opt_kwargs.keys() else {}
+    fused = {'fused': True} if _can_be_fused(name, precision) and not set(_OTHER_WAYS) & args.opt_kwargs.keys() else {}
     try:
         optimizer = create_optimizer_v2(
             module, **optimizer_kwargs(args), filter_bias_and_bn=args.filter_bias_and_bn, **args.opt_kwargs, **fused)
@@ -40,9 +43,11 @@ def create_optimizer(args: Namespace, module: nn.Module) -> torch.optim.Optimize
     return optimizer
 
 
-def _can_be_fused(name: str) -> bool:
+def _can_be_fused(name: str, precision: str | None) -> bool:
     """Whether an optimizer is one of those of which torch has a fused update, itself and not as a part of another."""
-    return not name.startswith('lookahead_') and get_optimizer_class(name, bind_defaults=False) in _FUSED
+    made_of = get_optimizer_class(name.removeprefix('lookahead_'), bind_defaults=False)
+    skipped = made_of is torch.optim.SGD and precision == 'fp16'
+    return not name.startswith('lookahead_') and made_of in _FUSED and not skipped
 
 
 @torch.no_grad()

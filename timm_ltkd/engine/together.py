@@ -50,6 +50,8 @@ class Turn:
         if self._alone:
             before, self.rng = self.rng, rng_state()
             self._alone = not equal_rng_states(before, self.rng)
+            if self._alone and torch.cuda.is_available():
+                torch.cuda.current_stream().synchronize()  # a replay reads the generator's state on the device
             GENERATORS.release()
 
 
@@ -115,6 +117,8 @@ def in_threads(
         What was wrong with those that failed, by name.
     """
     workers = at_once(len(calls), device)
+    if device.type == 'cuda':  # of one process Accelerate does not say which
+        device = torch.device('cuda', torch.cuda.current_device())
     threads = torch.get_num_threads()
     waiting, failures, faults = list(calls.items())[::-1], {}, []
 

@@ -78,12 +78,13 @@ class Training:
         self.watched = 'this data' if data.splits.holdout is None else 'the holdout'  # what the log calls it
         self.mixing = create_mixing(args, accelerator, data, self.input_config)
         self.task = self._create_task(network, teacher, method, resumed)
-        optimizer = create_optimizer(args, self.task.get_trainable_module())
+        optimizer = create_optimizer(args, self.task.get_trainable_module(), accelerator.mixed_precision)
         self.scheduler, self.epochs = create_scheduler_v2(
             optimizer, **scheduler_kwargs(args),
             updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
         self.optimizer = self._prepare(optimizer)
         self.watch = LossWatch(accelerator, self._also_watched)
+        self._ready_teacher()
         self.bank = self._open_bank()
         step = TrainingStep(self.task, self.optimizer, accelerator, args, self.watch, self.bank)
         self.step, self.of_rows = graph_step(step, self.train_loader) if args.cuda_graph else (step, False)
@@ -126,6 +127,14 @@ class Training:
         # the loop and not the module autocasts: evaluation is in float32
         accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
         return optimizer
+
+    def _ready_teacher(self) -> None:
+        """Let the teacher make what it answers faster by, which takes reading back, now and not in the first step."""
+        if isinstance(self.task, DistillTask) and not self.args.torchcompile:  # compiled for batches of one size
+            shape = (self.teacher_config or self.input_config)['input_size']
+            noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+            with self.accelerator.autocast():
+                self.task.teacher(noise.to(self.accelerator.device))
 
     def _open_bank(self) -> BankedTeacher | None:
         """What looks the teacher's answers up, if the options name a bank."""
