@@ -92,3 +92,10 @@ def test_a_state_of_another_layout_and_of_a_plain_optimizer_is_taken_over(opt):
     fused.step()
     for mine, its in zip(new.parameters(), old.parameters(), strict=True):
         torch.testing.assert_close(mine, its, rtol=0, atol=5e-6 * float(its.detach().abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize('opt, fused', [('momentum', False), ('adamw', True)])
+def test_sgd_is_not_fused_under_fp16(opt, fused):
+    """A skipped first update would leave its momentum as the memory was."""
+    optimizer = create_optimizer(options(opt), network(), 'fp16')
+    assert all(bool(group.get('fused')) == fused for group in optimizer.param_groups)
