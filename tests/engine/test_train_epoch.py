@@ -22,8 +22,8 @@ def updates(monkeypatch):
     seen = []
     create = training.create_optimizer
 
-    def create_watched(args, module):
-        optimizer = create(args, module)
+    def create_watched(args, module, precision):
+        optimizer = create(args, module, precision)
         optimizer.register_step_pre_hook(lambda *_: seen.append(
             {name: parameter.grad.clone() for name, parameter in module.named_parameters()}))
         return optimizer
