@@ -18,7 +18,8 @@ from timm_ltkd.report.table import markdown_grid
 BUSY, TAKEN = 20., 0.05  # percent of the processor, share of the GPU's memory
 Values = Sequence[torch.Tensor]
 Row = tuple[str, float, float, list[str]]  # what, seconds of the baseline, of ours, what `parity` gave
-BASELINES = ('plain', 'timm', 'public CIFAR code')  # names of calls that the other process makes
+ROLE = 'BENCHMARK_ROLE'  # in the environment of the process that makes the baselines' calls
+BASELINES = ('plain', 'timm')  # their names
 _ASLEEP = 0.4  # seconds after which the threads of the other process no longer look for work
 ASKING = ('_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique2', 'unique_dim')
 
@@ -58,8 +59,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None, pair: bool = 
 
 def refuse_if_busy(device: torch.device | str = 'cpu') -> None:
     """End with a message if other programs keep the processor or the GPU busy."""
-    if _Pair.baselines:
-        _Pair.hear()  # the other process looks
+    if _Pair.baselines:  # the other process looks; what comes after the timing is for it alone
+        if _Pair.other:
+            _Pair.hear()
+            sys.exit()
         return
     busy = psutil.cpu_percent(interval=2)
     if busy > BUSY:
@@ -84,8 +87,8 @@ class _Pair:
     So that what the package changes for its process (`keep_freed_memory`) is nothing that the baselines gain by. The
     processes take turns; one waits while the other works.
     """
-    role, other = 'BENCHMARK_ROLE', None
-    baselines = os.environ.get(role) == 'baselines'
+    other = None
+    baselines = ROLE in os.environ
 
     @classmethod
     def start(cls) -> None:
@@ -93,9 +96,9 @@ class _Pair:
         if cls.baselines:
             cls.other = sys.stdin, sys.stdout
             sys.stdout = open(os.devnull, 'w')
-        elif cls.role not in os.environ:
+        else:
             process = subprocess.Popen(
-                [sys.executable, *sys.argv], env=os.environ | {cls.role: 'baselines'}, text=True,
+                [sys.executable, *sys.argv], env=os.environ | {ROLE: 'baselines'}, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             cls.other = process.stdout, process.stdin
 
@@ -110,8 +113,6 @@ class _Pair:
 
     @classmethod
     def hear(cls) -> float:
-        if not cls.other:  # not yet
-            return 0.
         line = cls.other[0].readline()
         return float(line) if line else sys.exit(1)  # the other has ended, and said why
 

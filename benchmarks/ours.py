@@ -8,6 +8,7 @@ from pathlib import Path
 import plain
 import torch
 from accelerate import Accelerator
+from measure import ROLE
 from torch import nn
 
 from timm_ltkd.cli.arguments import distill_parser, train_parser
@@ -27,7 +28,7 @@ NEVER = 10 ** 6
 
 def start(device: torch.device, precision: str) -> Accelerator:
     """The Accelerator that `accelerate launch --mixed_precision` would configure."""
-    if 'BENCHMARK_ROLE' in os.environ:  # of the baselines' process, whose memory is as the system has it
+    if ROLE in os.environ:  # the baselines' process, whose memory is as the system has it
         launch.keep_freed_memory = bool
     os.environ['ACCELERATE_MIXED_PRECISION'] = precision
     os.environ['ACCELERATE_USE_CPU'] = str(device.type == 'cpu').lower()

@@ -2,6 +2,8 @@
 import argparse
 import copy
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,7 +25,7 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     for name in ('ACCELERATE_MIXED_PRECISION', 'ACCELERATE_USE_CPU'):
         monkeypatch.setenv(name, 'no')  # so that they are put back
-    names = ('measure', 'plain', 'ours', 'steps', 'epoch', 'loaders')
+    names = ('measure', 'plain', 'ours', 'steps', 'epoch', 'loaders', 'seeds', 'accuracy')
     _reset_accelerate()
     yield importlib.import_module
     _reset_accelerate()
@@ -142,7 +144,7 @@ def test_a_busy_machine_is_refused(scripts, monkeypatch):
 
 @pytest.mark.parametrize('name, argv', [
     ('steps', ['--parts', 'loss', 'teacher']), ('steps', ['--parts', 'student', 'distillation']), ('epoch', []),
-    ('epoch', ['--teacher-bank']), ('loaders', []),
+    ('epoch', ['--teacher-bank']), ('loaders', []), ('seeds', []), ('steps', ['--parts', 'memory']),
 ], ids=lambda value: value if isinstance(value, str) else ' '.join(value))
 def test_quick(scripts, capsys, name, argv):
     scripts(name).main(['--device', 'cpu', '--quick', *argv])
@@ -151,8 +153,38 @@ def test_quick(scripts, capsys, name, argv):
     assert 'nan' not in printed
 
 
-@pytest.mark.parametrize('name', ['steps', 'epoch', 'loaders'])
+@pytest.mark.parametrize('name', ['steps', 'epoch', 'loaders', 'seeds', 'accuracy'])
 def test_help(scripts, capsys, name):
     with pytest.raises(SystemExit) as ended:
         scripts(name).main(['--help'])
     assert ended.value.code == 0 and '--quick' in capsys.readouterr().out
+
+
+def test_two_processes_take_turns(tmp_path):
+    """The baseline's call is made by a second process, ours by the first, and both know all the times."""
+    script = tmp_path / 'script.py'
+    script.write_text(f'''
+import os, sys, time
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import measure
+measure.BUSY = 1000.
+
+def call(name, seconds):
+    def run():
+        with open({str(tmp_path / 'calls')!r}, 'a') as file:
+            print(name, os.getpid(), measure.ROLE in os.environ, file=file)
+        time.sleep(seconds)
+    return run
+
+args = measure.parse(measure.create_parser('x', 'y'), ['--device', 'cpu'], pair=True)
+times = measure.in_turns({{'plain': call('plain', 0.2), 'ours': call('ours', 0.)}}, 2, args.device)
+measure.refuse_if_busy(args.device)
+print('printed once', 0.2 <= times['plain'] < 2 and times['ours'] < 0.1)
+''')
+    answer = subprocess.run(
+        [sys.executable, str(script)], env=os.environ | {'PYTHONPATH': str(BENCHMARKS.parent)}, capture_output=True,
+        text=True, check=True, timeout=120)
+    assert answer.stdout == 'printed once True\n'
+    calls = [line.split() for line in (tmp_path / 'calls').read_text().splitlines()]
+    assert [(name, second) for name, _, second in calls] == [('plain', 'True'), ('ours', 'False')] * 3
+    assert len({process for _, process, _ in calls}) == 2

@@ -71,9 +71,9 @@ def bank(tmp_path, name='bank'):
 def test_online_filling_and_reading_are_the_same(distil, asked, tmp_path, monkeypatch, precision, more):
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', precision)
     online = distil('online', *more)
-    assert asked == [4, 4, 4, 4, 4, 3] * EPOCHS
+    assert asked == [2] + [4, 4, 4, 4, 4, 3] * EPOCHS, 'what it says looks like, and then batches'
     assert distil('fill', *more, *bank(tmp_path)) == online
-    assert asked[0] == 2 and {*asked[1:]} == {3, 4}, 'what it says looks like; and then batches or parts of them'
+    assert asked[0] == 2 and {*asked[1:]} == {3, 4}, 'batches or parts of them'
     assert distil('read', *more, *bank(tmp_path)) == online
     assert asked == [2] + [3] * EPOCHS, 'but for the batch that is no multiple of the others'
 

@@ -107,6 +107,7 @@ def open_run_bank(
         accelerator: Accelerator,
         data: Data,
         task: DistillTask,
+        said: Output | tuple[Output, ...],
         loader: DataLoader,
         input_config: dict[str, Any],
         teacher_config: dict[str, Any] | None,
@@ -118,6 +119,7 @@ def open_run_bank(
         accelerator: Device, precision, processes.
         data: What is trained on.
         task: With the teacher, on its device.
+        said: What the teacher says of any images, in the run's precision.
         loader: What is trained on.
         input_config: How the student's images are made.
         teacher_config: How the teacher's are, where they are made of the image itself.
@@ -127,11 +129,6 @@ def open_run_bank(
     """
     check_views(args, loader, data)
     views, device = views_per_image(loader), accelerator.device
-    shape = (teacher_config or input_config)['input_size']
-    batch = args.batch_size if args.torchcompile else 2  # compiled for batches of one size
-    example = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with accelerator.autocast():
-        said = task.ask_teacher(example)
     key = {
         'teacher': [_architecture(teacher) for teacher in _teachers(task)],
         'teacher weights': [_weights_key(teacher) for teacher in _teachers(task)],

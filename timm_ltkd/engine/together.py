@@ -50,7 +50,7 @@ class Turn:
         if self._alone:
             before, self.rng = self.rng, rng_state()
             self._alone = not equal_rng_states(before, self.rng)
-            if self._alone and torch.cuda.is_available():
+            if self._alone and torch.cuda.is_initialized():
                 torch.cuda.current_stream().synchronize()  # a replay reads the generator's state on the device
             GENERATORS.release()
 

@@ -84,8 +84,7 @@ class Training:
             updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
         self.optimizer = self._prepare(optimizer)
         self.watch = LossWatch(accelerator, self._also_watched)
-        self._ready_teacher()
-        self.bank = self._open_bank()
+        self.bank = self._ready_teacher()
         step = TrainingStep(self.task, self.optimizer, accelerator, args, self.watch, self.bank)
         self.step, self.of_rows = graph_step(step, self.train_loader) if args.cuda_graph else (step, False)
         self.epoch = self.updates = 0
@@ -128,21 +127,23 @@ class Training:
         accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
         return optimizer
 
-    def _ready_teacher(self) -> None:
-        """Let the teacher make what it answers faster by, which takes reading back, now and not in the first step."""
-        if isinstance(self.task, DistillTask) and not self.args.torchcompile:  # compiled for batches of one size
-            shape = (self.teacher_config or self.input_config)['input_size']
-            noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-            with self.accelerator.autocast():
-                self.task.teacher(noise.to(self.accelerator.device))
+    def _ready_teacher(self) -> BankedTeacher | None:
+        """Ask the teacher once, and make what looks its answers up, if the options name a bank.
 
-    def _open_bank(self) -> BankedTeacher | None:
-        """What looks the teacher's answers up, if the options name a bank."""
-        if not getattr(self.args, 'teacher_bank', None):  # no option of train.py
+        What it answers faster by takes reading back to make: now, and not in the first step.
+        """
+        if not isinstance(self.task, DistillTask):
+            return None
+        batch = self.args.batch_size if self.args.torchcompile else 2  # compiled for batches of one size
+        shape = (self.teacher_config or self.input_config)['input_size']
+        noise = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            said = self.task.ask_teacher(noise)
+        if not self.args.teacher_bank:
             return None
         bank = self.shared.once('teacher bank', partial(
-            open_run_bank, self.args, self.accelerator, self.data, self.task, self.train_loader, self.input_config,
-            self.teacher_config))
+            open_run_bank, self.args, self.accelerator, self.data, self.task, said, self.train_loader,
+            self.input_config, self.teacher_config))
         return BankedTeacher(bank, self.task, self.accelerator, self.train_loader, self.args.channels_last)
 
     def decode(self) -> None:

@@ -1,5 +1,6 @@
 """Rows of words on disk that are right or missing, whatever crashed while they were written."""
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class RowFile:
 
     def __init__(self, folder: Path, count: int, words: int, *, salt: int = 0):
         self.count, self.words = count, words
-        self._factors = _scrambled(np.arange(1, words + 1, dtype=np.uint64) + np.uint64(salt % 2 ** 64))
+        self._salt = salt
         self._paths = folder / _ROWS, folder / _MARKS
         for path, size in zip(self._paths, self._sizes(count, words), strict=True):
             if path.stat().st_size > size:
@@ -99,18 +100,10 @@ class RowFile:
             yield part[there], rows[there]
 
     def _checksums(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """uint32 [B], never 0: a multiply-shift hash of the words, then mixed with the row's number."""
-        sums = rows.astype(np.uint64) @ self._factors
-        mixed = _scrambled((sums >> np.uint64(32)) + (numbers.astype(np.uint64) << np.uint64(32)))
-        return np.maximum(mixed >> np.uint64(32), 1).astype(np.uint32)
-
-
-def _scrambled(values: np.ndarray) -> np.ndarray:
-    """Steele et al. 2014 (SplitMix64), of uint64 values: the same on any machine and with any version of NumPy."""
-    values = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+        """uint32 [B], never 0: CRC-32 of the words, begun with the row's number and the salt."""
+        sums = [zlib.crc32(row, number + self._salt & 0xFFFFFFFF)
+                for number, row in zip(numbers.tolist(), np.ascontiguousarray(rows), strict=True)]
+        return np.maximum(np.array(sums, np.uint32), 1)
 
 
 def _write_all(handle: int, values: np.ndarray, offset: int) -> None:
