@@ -1,0 +1,154 @@
+"""Make README.md and the plots from the files of the runs: `python results/readme.py`.
+
+Every figure comes from a `report.json` or `summary.csv` below this folder.
+"""
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rows import RESULTS, Row, Table, read_tables
+
+from timm_ltkd import ClassPrior
+from timm_ltkd.files import replace_file
+from timm_ltkd.report import plot_accuracy_by_frequency
+from timm_ltkd.report.summary import read_summary
+from timm_ltkd.report.table import markdown_grid
+
+PUBLISHED_EPOCHS = 200
+PLOTTED = ('teacher', 'ce', 'kd', 'bkd', 'krdistill', 'balanced_softmax_kd')
+HEAD = """# Results
+
+Made by `readme.py` from the files in this folder: each run has its `args.yaml`, `summary.csv` and `report.json`
+(options, figures of every epoch, software, hardware, commit). Test accuracies in percent, mean ± standard deviation
+over seeds. *Last* is the network after the last epoch, which is the figure to compare; *best epoch* is the highest test
+accuracy of any epoch, which public code often reports and which is chosen on the test set. Many: more than 100 training
+images, few: less than 20; these, medium and the calibration error (ECE) are of the last epoch.
+
+To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command;
+`python results/run.py --data-dir DATA` runs all that is missing, and `python results/readme.py` makes this page.
+"""
+
+
+class Run(NamedTuple):
+    """The kept files of one seed."""
+    report: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @property
+    def best(self) -> float:
+        return max(row['eval_top1'] for row in self.history if row.get('eval_top1') is not None)
+
+
+FIGURES: dict[str, Callable[[Run], float | None]] = {
+    'last': lambda run: run.report['student']['top1'],
+    'best epoch': lambda run: run.best,
+    **{name: lambda run, name=name: run.report['student'].get(name) for name in ('many', 'medium', 'few')},
+    'ECE': lambda run: run.report['student'].get('ece'),
+}
+
+
+def main() -> None:
+    for path, text in (RESULTS / 'README.md', page()), (RESULTS.parent / 'README.md', project_readme()):
+        with replace_file(path) as aside:
+            aside.write_text(text, encoding='utf-8')
+    for table in read_tables():
+        if runs := runs_of(table):
+            plot(RESULTS / f'{table.key}.png', runs)
+
+
+def page() -> str:
+    """The text of README.md."""
+    return '\n'.join([HEAD, *(_section(table) for table in read_tables() if runs_of(table))])
+
+
+def runs_of(table: Table) -> dict[Row, list[Run]]:
+    """The runs of each row that has any."""
+    runs = {row: [_read(row.folder(seed)) for seed in row.seeds_done()] for row in table.rows}
+    return {row: each for row, each in runs.items() if each}
+
+
+def _read(folder: Path) -> Run:
+    return Run(json.loads((folder / 'report.json').read_text(encoding='utf-8')), read_summary(folder / 'summary.csv'))
+
+
+def grid(runs: dict[Row, list[Run]]) -> str:
+    """The table itself."""
+    return markdown_grid(['', *FIGURES, 'seeds', 'remarks'], [
+        [row.name, *(spread([of(run) for run in each]) for of in FIGURES.values()), len(each), _remarks(row, each)]
+        for row, each in runs.items()])
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± sample standard deviation, or `-` for figures that are not there."""
+    if any(value is None for value in values):
+        return '-'
+    mean = f'{statistics.mean(values):.1f}'
+    return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
+
+
+def _remarks(row: Row, runs: list[Run]) -> str:
+    """What a reader must know of a row: that it is shorter than published, or lacks seeds."""
+    epochs = {len(run.history) for run in runs}
+    shortened = [f'{min(epochs)} epochs'] if min(epochs) < PUBLISHED_EPOCHS else []
+    lacks = [f'seeds {", ".join(map(str, sorted({*row.seeds} - {*row.seeds_done()})))} missing']
+    return '; '.join(shortened + (lacks if len(runs) < len(row.seeds) else []))
+
+
+def _section(table: Table) -> str:
+    runs = runs_of(table)
+    missing = [row.name for row in table.rows if row not in runs]
+    return '\n'.join([
+        f'## {table.title}', '', table.about, '', grid(runs), '',
+        *([f'Not run yet: {", ".join(missing)}.', ''] if missing else []),
+        f'![accuracy against training images of a class]({table.key}.png)', '',
+        '<details><summary>Commands, and what they ran on</summary>', '', '```',
+        *(f'{command(row)}' for row in runs), '```', '', *_origins(runs), '', '</details>', ''])
+
+
+def command(row: Row) -> str:
+    """What repeats a row."""
+    words = row.words('DATA', lambda table, key: f'output/results/{table}/{key}-seed{row.seeds[0]}')
+    return ' '.join(['accelerate launch --mixed_precision bf16', *words, '--seeds', *map(str, row.seeds),
+                     '--output', f'output/results/{row.table}', '--experiment', row.key])
+
+
+def _origins(runs: dict[Row, list[Run]]) -> list[str]:
+    """Hardware, software and commits of the runs, each combination once."""
+    found: dict[str, list[str]] = {}
+    for row, each in runs.items():
+        for run in each:
+            facts = run.report['run']
+            versions = ', '.join(f'{name} {number}' for name, number in facts['versions'].items())
+            text = f'{facts["hardware"]}, {facts["precision"]}, {versions}, commit {facts["git_commit"]}'
+            found.setdefault(text, []).append(f'{row.key} {run.report["run"]["args"]["seed"]}')
+    return [f'- {text}: {", ".join(names)}' for text, names in found.items()]
+
+
+def plot(path: Path, runs: dict[Row, list[Run]]) -> None:
+    """Accuracy against training images of the rows that matter most, as means over seeds."""
+    data = next(iter(runs.values()))[0].report['data']
+    shown = {row.name: {'per_class': _per_class(each)} for row, each in runs.items() if row.key in PLOTTED}
+    if shown:
+        plot_accuracy_by_frequency(path, shown, ClassPrior(data['class_counts']))
+
+
+def _per_class(runs: list[Run]) -> list[float]:
+    return np.mean([run.report['student']['per_class'] for run in runs], axis=0).tolist()
+
+
+def project_readme() -> str:
+    """The project's README with the first table between its marks."""
+    begin, end = '<!-- results -->\n', '<!-- end of results -->'
+    text = (RESULTS.parent / 'README.md').read_text(encoding='utf-8')
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    table = next((table for table in read_tables() if runs_of(table)), None)
+    shown = '' if table is None else f'{table.title}:\n\n{grid(runs_of(table))}\n'
+    return f'{before}{begin}{shown}{end}{after}'
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+"""What `rows.yaml` says: tables, their rows, and the command of each."""
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+RESULTS = Path(__file__).resolve().parent
+
+
+class Row(NamedTuple):
+    """A line of a table: one command, run for several seeds."""
+    table: str
+    key: str
+    name: str
+    script: str  # `train.py` or `distill.py`
+    options: str  # of the recipe and the method, with what stands in braces as it is
+    data: str  # folder below --data-dir
+    val_split: str
+    seeds: tuple[int, ...]
+
+    def folder(self, seed: int) -> Path:
+        """Where the files of a run are kept."""
+        return RESULTS / self.table / self.key / f'seed{seed}'
+
+    def seeds_done(self) -> list[int]:
+        return [seed for seed in self.seeds if (self.folder(seed) / 'report.json').is_file()]
+
+    def words(self, data_dir: str, run_of: Callable[[str, str], str]) -> list[str]:
+        """The command as words, its script first.
+
+        Args:
+            data_dir: What {data} stands for.
+            run_of: Gives what stands for another row, by its table and key.
+        """
+        def fill(match: re.Match) -> str:
+            if match[1] == 'data':
+                return data_dir
+            *table, key = match[1].split('/')
+            return run_of(*(table or [self.table]), key)
+        options = [re.sub(r'\{(.+?)\}', fill, word) for word in self.options.split()]
+        return [self.script, *options, '--dataset', 'lt/folder', '--data-dir', f'{data_dir}/{self.data}',
+                '--val-split', self.val_split]
+
+
+class Table(NamedTuple):
+    """Rows that may be compared."""
+    key: str
+    title: str
+    about: str
+    rows: tuple[Row, ...]
+
+
+def read_tables() -> list[Table]:
+    """All tables, in the order in which they are run."""
+    content = yaml.safe_load((RESULTS / 'rows.yaml').read_text(encoding='utf-8'))['tables']
+    return [Table(key, table['title'], table['about'], tuple(_rows(key, table))) for key, table in content.items()]
+
+
+def _rows(key: str, table: dict) -> Iterator[Row]:
+    for name, row in table['rows'].items():
+        job = 'train' if 'train' in row else 'distill'
+        yield Row(key, name, row['name'], f'{job}.py', f'{table[job]} {row[job]}'.strip(), table['data'],
+                  table.get('val_split', 'test'), tuple(table['seeds']))

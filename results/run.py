@@ -1,0 +1,79 @@
+"""Run what the tables lack, and keep the small files of each run.
+
+    python results/run.py --data-dir DATA [--tables T ...] [--rows R ...]
+
+DATA is made by `prepare_data.py`; give it relative to the top of the project, from where this is called, since the
+options of a run are kept. A run that was stopped is resumed; one whose report is in `results/` is not run again. Each
+run is a call of `train.py` or `distill.py` as it is, in bf16, all seeds of a row at once; on a GPU with `--cuda-graph`.
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rows import RESULTS, Row, read_tables
+
+KEPT = ('args.yaml', 'summary.csv', 'report.json')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog='run.py', description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add('--data-dir', metavar='DIR', required=True, help='of prepare_data.py, relative')
+    add('--tables', metavar='TABLE', nargs='+', help='(default: all)')
+    add('--rows', metavar='ROW', nargs='+', help='of these tables (default: all)')
+    add('--seeds', metavar='N', type=int, nargs='+', help='of these rows (default: all)')
+    add('--output', metavar='DIR', default='output/results', help='where the runs themselves go (default: %(default)s)')
+    add('--dry-run', action='store_true', help='print the commands')
+    args = parser.parse_args(argv)
+    if os.path.isabs(args.data_dir) or os.path.isabs(args.output):
+        parser.error('--data-dir and --output are kept with the options of each run: give them relative')
+    failed = []
+    for row in _wanted(parser, args):
+        seeds = [seed for seed in row.seeds if seed not in row.seeds_done() and seed in (args.seeds or row.seeds)]
+        if seeds and not _run(row, seeds, args):
+            failed.append(f'{row.table}/{row.key}')
+    if failed:
+        sys.exit(f'run.py: failed: {" ".join(failed)}')
+
+
+def _wanted(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Row]:
+    tables = read_tables()
+    for option, given, known in (
+            ('--tables', args.tables, {table.key for table in tables}),
+            ('--rows', args.rows, {row.key for table in tables for row in table.rows})):
+        if unknown := set(given or ()) - known:
+            parser.error(f'{option} {min(unknown)}: there are {", ".join(sorted(known))}')
+    return [row for table in tables if table.key in (args.tables or [table.key])
+            for row in table.rows if row.key in (args.rows or [row.key])]
+
+
+def _run(row: Row, seeds: list[int], args: argparse.Namespace) -> bool:
+    """Whether it came to its end."""
+    def run_of(table: str, key: str) -> str:
+        first = next(other for each in read_tables() if each.key == table for other in each.rows if other.key == key)
+        return f'{args.output}/{table}/{key}-seed{first.seeds[0]}'
+
+    command = [
+        sys.executable, *row.words(args.data_dir, run_of), '--seeds', *map(str, seeds),
+        '--output', f'{args.output}/{row.table}', '--experiment', row.key, '--resume', 'auto',
+        *(['--cuda-graph'] if torch.cuda.is_available() else [])]
+    print('+', *command, flush=True)
+    if args.dry_run:
+        return True
+    environment = os.environ | {'ACCELERATE_MIXED_PRECISION': 'bf16'}
+    if subprocess.run(command, cwd=RESULTS.parent, env=environment).returncode:
+        return False
+    for seed in seeds:
+        row.folder(seed).mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            shutil.copy(Path(args.output, row.table, f'{row.key}-seed{seed}', name), row.folder(seed) / name)
+    return True
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,216 @@
+"""The tables of results: that they say what the files say, and that what is run is what they name."""
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from timm_ltkd.cli.arguments import distill_parser, train_parser
+from timm_ltkd.cli.config import parse
+from timm_ltkd.data import long_tail_counts, long_tail_indices
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / 'results'
+sys.path.insert(0, str(RESULTS))
+import prepare_data  # noqa: E402
+import readme  # noqa: E402
+import rows  # noqa: E402
+import run  # noqa: E402
+
+sys.path.remove(str(RESULTS))
+ALL_ROWS = [row for table in rows.read_tables() for row in table.rows]
+RUNS = sorted(path.parent for path in RESULTS.glob('*/*/seed*/report.json'))
+
+
+def parsed(words):
+    script, *options = words
+    return parse({'train.py': train_parser, 'distill.py': distill_parser}[script](), options)
+
+
+@pytest.mark.parametrize('row', ALL_ROWS, ids=lambda row: f'{row.table}-{row.key}')
+def test_every_row_is_a_command_of_ours(row, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    named = []
+
+    def run_of(table, key):
+        assert any((other.table, other.key) == (table, key) for other in ALL_ROWS)
+        named.append((table, key))
+        return 'RUN'
+    args = parsed(row.words('DATA', run_of))
+    assert args.data_dir == f'DATA/{row.data}' and (args.epochs == 200) != ('short' in row.table)
+    at = [(other.table, other.key) for other in ALL_ROWS]
+    assert all(at.index(each) < at.index((row.table, row.key)) for each in named), 'teachers are trained before'
+
+
+def test_both_readmes_are_up_to_date():
+    again = 'run python results/readme.py'
+    assert (RESULTS / 'README.md').read_text(encoding='utf-8') == readme.page(), again
+    assert (ROOT / 'README.md').read_text(encoding='utf-8') == readme.project_readme(), again
+
+
+def test_the_tables_say_what_the_files_say():
+    """Each line of each table against its files, read another way."""
+    page = (RESULTS / 'README.md').read_text(encoding='utf-8')
+    tables = {table.title: table for table in rows.read_tables()}
+    found = 0
+    for title, section in re.findall(r'^## (.+?)\n(.*?)(?=^## |\Z)', page, re.M | re.S):
+        lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in section.splitlines() if line[:2] == '| ']
+        for name, *cells in lines[2:]:
+            row, = (row for row in tables[title].rows if row.name == name)
+            folders = [folder for folder in RUNS if folder.parent == RESULTS / row.table / row.key]
+            students = [json.loads((folder / 'report.json').read_text())['student'] for folder in folders]
+            best = []
+            for folder in folders:
+                with open(folder / 'summary.csv', newline='') as file:
+                    best.append(max(float(line['eval_top1']) for line in csv.DictReader(file) if line['eval_top1']))
+            expected = [[student['top1'] for student in students], best, *(
+                [student[key] for student in students] for key in ('many', 'medium', 'few', 'ece'))]
+            assert int(cells[6]) == len(folders)
+            for cell, values in zip(cells, expected, strict=False):
+                mean, *deviation = map(float, cell.split(' ± '))
+                assert abs(mean - np.mean(values)) <= 0.05 + 1e-9
+                assert len(deviation) == (len(values) > 1)
+                assert not deviation or abs(deviation[0] - np.std(values, ddof=1)) <= 0.05 + 1e-9
+            found += len(folders)
+    assert found == len(RUNS)
+
+
+@pytest.mark.parametrize('folder', RUNS, ids=lambda folder: '-'.join(folder.parts[-3:]))
+def test_files_of_a_run_agree(folder):
+    report = json.loads((folder / 'report.json').read_text())
+    args = yaml.safe_load((folder / 'args.yaml').read_text())
+    with open(folder / 'summary.csv', newline='') as file:
+        history = list(csv.DictReader(file))
+    student, seed = report['student'], int(folder.name.removeprefix('seed'))
+    assert args['seed'] == seed == report['run']['args']['seed']
+    assert [int(line['epoch']) for line in history] == [*range(args['epochs'])]
+    assert np.mean(student['per_class']) == pytest.approx(student['balanced'])
+    assert float(history[-1]['eval_top1']) == pytest.approx(student['top1'])
+    assert student['num_samples'] == 10_000 or 'left_out' in args['data_dir']
+    assert report['run']['git_commit'] and report['run']['versions']['torch'] and report['run']['hardware']
+    assert not [value for value in args.values() if isinstance(value, str) and value.startswith('/')], 'a path of here'
+    row, = (row for row in ALL_ROWS if row.folder(seed) == folder)
+    said = parsed(row.words('DATA', lambda table, key: 'RUN'))
+    for option in ('epochs', 'kd', 'kd_kwargs', 'loss', 'loss_kwargs', 'lr', 'decay_milestones', 'batch_size'):
+        assert args.get(option) == getattr(said, option, None), option
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Two rows, whose runs go to an empty folder; and the commands that were started, none of which runs."""
+    (tmp_path / 'rows.yaml').write_text('''
+tables:
+  t:
+    title: A table
+    about: It is about nothing.
+    data: lt100
+    seeds: [0, 1]
+    train: --model resnet20
+    distill: --student resnet20 --teacher-checkpoint {a}
+    rows:
+      a: {name: first, train: ''}
+      b: {name: second, distill: --kd bkd}
+''')
+    for module in (rows, run, readme):
+        monkeypatch.setattr(module, 'RESULTS', tmp_path)
+    monkeypatch.chdir(tmp_path)
+    commands, failing = [], set()
+
+    def start(command, cwd, env):
+        args = parsed([command[1], *command[2:]])
+        commands.append((Path(command[1]).name, args))
+        for seed in args.seeds:
+            folder = tmp_path / args.output / f'{args.experiment}-seed{seed}'
+            folder.mkdir(parents=True, exist_ok=True)
+            facts = {'args': {'seed': seed}, 'versions': {'torch': '2'}, 'hardware': 'x', 'precision': 'bf16',
+                     'git_commit': 'c'}
+            student = {'top1': 40. + 2 * seed, 'many': 60., 'medium': 40., 'few': 10., 'ece': 5.}
+            student['per_class'] = [50., 30.]
+            (folder / 'report.json').write_text(json.dumps(
+                {'student': student, 'run': facts, 'data': {'class_counts': [200, 10]}}))
+            (folder / 'args.yaml').write_text('')
+            (folder / 'summary.csv').write_text('epoch,eval_top1\n' + ''.join(f'{i},{45 - i % 3}\n' for i in range(20)))
+        return subprocess.CompletedProcess(command, int(args.experiment in failing))
+    monkeypatch.setattr(run.subprocess, 'run', start)
+    return commands, failing
+
+
+def test_runs_what_is_missing(elsewhere):
+    commands, failing = elsewhere
+    failing.add('a')
+    with pytest.raises(SystemExit) as ended:
+        run.main(['--data-dir', 'DATA'])
+    assert 't/a' in str(ended.value) and len(commands) == 2, 'the others run'
+    failing.clear()
+    commands.clear()
+    run.main(['--data-dir', 'DATA', '--seeds', '1'])
+    (script, args), = commands
+    assert script == 'train.py' and args.seeds == [1] and args.resume == 'auto' and args.data_dir == 'DATA/lt100'
+    commands.clear()
+    run.main(['--data-dir', 'DATA'])
+    assert [(script, args.seeds) for script, args in commands] == [('train.py', [0])]
+    commands.clear()
+    run.main(['--data-dir', 'DATA'])
+    assert not commands
+
+
+def test_the_page_of_them(elsewhere):
+    run.main(['--data-dir', 'DATA', '--rows', 'b', '--seeds', '0'])
+    assert '| second | 40.0 | 45.0 | 60.0 | 40.0 | 10.0 | 5.0 | 1 | 20 epochs; seeds 1 missing |' in readme.page()
+    assert 'Not run yet: first.' in readme.page()
+    run.main(['--data-dir', 'DATA'])
+    page = readme.page()
+    assert '| second | 41.0 ± 1.4 | 45.0 ± 0.0 | 60.0 ± 0.0 ' in page and 'missing |' not in page
+    command = ('distill.py --student resnet20 --teacher-checkpoint output/results/t/a-seed0 --kd bkd '
+               '--dataset lt/folder --data-dir DATA/lt100 --val-split test --seeds 0 1 --output output/results/t '
+               '--experiment b')
+    assert f'accelerate launch --mixed_precision bf16 {command}\n' in page
+
+
+@pytest.mark.parametrize('argv, said', [
+    (['--data-dir', '/DATA'], 'relative'), (['--data-dir', 'D', '--tables', 'x'], '--tables x: there are t'),
+    (['--data-dir', 'D', '--rows', 'x'], '--rows x: there are a, b'),
+])
+def test_wrong_words(elsewhere, capsys, argv, said):
+    with pytest.raises(SystemExit) as ended:
+        run.main(argv)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_data_are_the_selection_of_everybody(tmp_path, monkeypatch):
+    per_class, classes = 100, [f'name{c}' for c in range(100)]
+
+    class Fake:
+        def __init__(self, root, train, download):
+            rng = np.random.RandomState(train)
+            self.targets = rng.permutation(np.repeat(np.arange(100), per_class if train else 2)).tolist()
+            self.classes, self.train = classes, train
+
+        def __len__(self):
+            return len(self.targets)
+
+        def __getitem__(self, index):
+            return Image.fromarray(np.full((2, 2, 3), (index // 256, index % 256, self.train), np.uint8)), \
+                self.targets[index]
+    monkeypatch.setattr(prepare_data, 'CIFAR100', Fake)
+    prepare_data.main([str(tmp_path / 'cifar'), str(tmp_path / 'data')])
+
+    def indices(folder):
+        files = sorted((tmp_path / 'data' / folder).rglob('*.png'))
+        pixels = [np.asarray(Image.open(file))[0, 0] for file in files]
+        return [int(high) * 256 + int(low) for high, low, _ in pixels]
+    targets, chosen = Fake('', True, False).targets, {}
+    for factor in (100, 50, 10):
+        counts = long_tail_counts(100, per_class, factor, 'exp')
+        chosen[factor] = long_tail_indices(targets, counts, seed=0).tolist()
+        assert indices(f'lt{factor}/train') == chosen[factor]
+        assert len(indices(f'lt{factor}/test')) == 200
+    left_out = indices('lt100_left_out/left_out')
+    assert (tmp_path / 'data/lt100_left_out/train').resolve() == (tmp_path / 'data/lt100/train').resolve()
+    assert set(left_out) == set(chosen[10]) - set(chosen[100]) and len(left_out) == len(set(left_out))
