@@ -18,7 +18,7 @@ import timm_ltkd  # noqa: F401
 from timm_ltkd.data import create_splits
 from timm_ltkd.engine.trained import load_network
 from timm_ltkd.metrics import long_tail_report
-from timm_ltkd.report.table import markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid
 
 FIGURES = ('balanced', 'many', 'medium', 'few')
 
@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         rows['plain loop'].append(plain(args, train, test, data, rates, seed))
         figures = ', '.join(f'{name} {each[-1]["balanced"]:.2f}' for name, each in rows.items())
         print(f'seed {seed}: {figures}', flush=True)
-    print('\n' + markdown_grid(['', *FIGURES], [
-        [name, *(_spread([report[figure] for report in each]) for figure in FIGURES)] for name, each in rows.items()]))
+    print('\n' + markdown_grid(Grid(['', *FIGURES], [
+        [name, *(_spread([report[figure] for report in each]) for figure in FIGURES)] for name, each in rows.items()])))
 
 
 def ours(args, accelerator, data, seed: int) -> tuple[list[float], dict]:

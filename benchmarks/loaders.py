@@ -18,7 +18,7 @@ import torch
 from plain import BATCH, MEAN, STD, Pixels
 
 from timm_ltkd.data import LongTailedDataset, create_train_loader, create_train_transform, epoch_plan
-from timm_ltkd.report.table import markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f'{measure.machine(args.device)}, {args.workers} workers, {args.images} images, {args.repeats} epochs\n')
     medians = {name: statistics.median(values) for name, values in rates.items()}
     first = next(iter(medians.values()))
-    print(markdown_grid(
+    print(markdown_grid(Grid(
         ['', 'images/s', 'ratio'],
-        [[name, f'{median:,.0f}', f'{median / first:.1f}'] for name, median in medians.items()]))
+        [[name, f'{median:,.0f}', f'{median / first:.1f}'] for name, median in medians.items()])))
 
 
 def create_loaders(count: int, workers: int, device: torch.device) -> dict[str, Callable[[int], Iterable]]:

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from timm_ltkd.cli.arguments import NATURAL
-from timm_ltkd.report.table import markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid
 
 BUSY, TAKEN = 20., 0.05  # percent of the processor, share of the GPU's memory
 Values = Sequence[torch.Tensor]
@@ -165,9 +165,9 @@ def print_ratios(unit: str, rows: list[Row], scale: float) -> None:
     lines = [
         [what, f'{baseline * scale:,.2f}', f'{ours * scale:,.2f}', f'{baseline / ours:.2f}', *deviations]
         for what, baseline, ours, deviations in rows]
-    print(markdown_grid(
+    print(markdown_grid(Grid(
         ['', f'baseline, {unit}', f'ours, {unit}', 'ratio', 'ours in float64 off by', 'baseline as timed',
-         'ours as timed'], lines) + '\n')
+         'ours as timed'], lines)) + '\n')
 
 
 class _Asked(TorchDispatchMode):

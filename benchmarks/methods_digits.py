@@ -16,7 +16,7 @@ from timm_ltkd.cli.run import one_line_errors
 from timm_ltkd.distill import list_losses, list_methods
 from timm_ltkd.errors import UserError, nearest
 from timm_ltkd.files import replace_file
-from timm_ltkd.report.table import markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER, STUDENT = 'resnet32', 'resnet20'
@@ -125,7 +125,7 @@ def page(epochs: int, teacher: Mapping[str, Any], reports: Mapping[str, Sequence
     return (
         f'Students {STUDENT} of one teacher {TEACHER} on lt/digits; --epochs {epochs} --seeds {seeds}; mean ± sample '
         'standard deviation over the seeds, percent, after the last epoch.\n\n'
-        f'{markdown_grid(["", *COLUMNS], lines)}\n')
+        f'{markdown_grid(Grid(["", *COLUMNS], lines))}\n')
 
 
 def mean_and_spread(reports: Sequence[Mapping[str, Any]], column: str) -> str:

@@ -15,7 +15,7 @@ from timm_ltkd import ClassPrior
 from timm_ltkd.files import replace_file
 from timm_ltkd.report import plot_accuracy_by_frequency
 from timm_ltkd.report.summary import read_summary
-from timm_ltkd.report.table import markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid
 
 PUBLISHED_EPOCHS = 200
 PLOTTED = ('teacher', 'ce', 'kd', 'bkd', 'krdistill', 'balanced_softmax_kd')
@@ -76,9 +76,9 @@ def _read(folder: Path) -> Run:
 
 def grid(runs: dict[Row, list[Run]]) -> str:
     """The table itself."""
-    return markdown_grid(['', *FIGURES, 'seeds', 'remarks'], [
+    return markdown_grid(Grid(['', *FIGURES, 'seeds', 'remarks'], [
         [row.name, *(spread([of(run) for run in each]) for of in FIGURES.values()), len(each), _remarks(row, each)]
-        for row, each in runs.items()])
+        for row, each in runs.items()]))
 
 
 def spread(values: Sequence[float | None]) -> str:

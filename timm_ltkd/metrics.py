@@ -90,7 +90,7 @@ def long_tail_report(
     accuracy = 100. * recall_score(
         targets, prediction, labels=np.arange(num_classes), average=None, zero_division=np.nan)
 
-    report = {'top1': 100. * float(correct.mean())}
+    report: dict[str, Any] = {'top1': 100. * float(correct.mean())}
     if 'top5' in columns:
         report['top5'] = 100. * float(columns['top5'].mean())
     report['balanced'] = _class_mean(accuracy)
@@ -102,7 +102,7 @@ def long_tail_report(
     report['gmean'] = statistics.geometric_mean(measured) if min(measured) > 0 else 0.
     report['hmean'] = statistics.harmonic_mean(measured)
     if 'confidence' in columns:
-        report['ece'] = 100. * _calibration_error(columns['confidence'], correct)
+        report['ece'] = _calibration_error(columns['confidence'], correct)
     report['num_samples'] = len(targets)
     report['per_class'] = [None if np.isnan(value) else value for value in accuracy.tolist()]
     return report
@@ -125,6 +125,59 @@ def confusion(predictions: Any, targets: Any, num_classes: int) -> np.ndarray:
     return confusion_matrix(targets, predictions, labels=np.arange(num_classes)).astype(np.int64, copy=False)
 
 
+def group_confusion(predictions: Any, targets: Any, prior: ClassPrior) -> dict[str, dict[str, int]]:
+    """How many images of each shot group were taken for a class of each shot group, the right class or another.
+
+    Args:
+        predictions: Class indices `[N]`.
+        targets: Class indices `[N]`.
+        prior: Counts of the training set, and the boundaries of the groups.
+
+    Returns:
+        Images by true and by predicted group. Groups without a class are absent, and as true ones those without a
+        test image.
+
+    Raises:
+        UserError: As `confusion`.
+    """
+    targets = _classes(targets, prior.num_classes, 'targets')
+    predictions = _classes(predictions, prior.num_classes, 'predictions')
+    _check_length(predictions, targets, 'predictions')
+    masks = {name: mask.numpy() for name, mask in prior.shot_groups().items() if mask.any()}
+    return {
+        true: {taken: int((mask[targets] & other[predictions]).sum()) for taken, other in masks.items()}
+        for true, mask in masks.items() if mask[targets].any()}
+
+
+def calibration(confidence: Any, correct: Any) -> dict[str, list]:
+    """What a network's confidence was worth, in 15 bins of equal width: (0, 1/15], (1/15, 2/15], …
+
+    Source: Guo et al. 2017, arXiv 1706.04599, section 2: the reliability diagram, and what `ece` sums over.
+
+    Args:
+        confidence: Largest probability of each image, 0 to 1, `[N]`.
+        correct: Whether that class was the right one, bool `[N]`.
+
+    Returns:
+        Lists of 15: `images`, and in percent the mean `confidence` and the `accuracy` of a bin's images, None in an
+        empty bin.
+
+    Raises:
+        UserError: Lengths that differ, or a confidence that is NaN or infinite.
+    """
+    confidence, correct = _array(confidence).astype(np.float64), _array(correct)
+    _check_length(confidence, correct, 'confidences')
+    _check_finite(confidence)
+    inner_edges = np.linspace(0., 1., ECE_BINS + 1)[1:-1]
+    bins = np.digitize(confidence, inner_edges, right=True)
+    images = np.bincount(bins, minlength=ECE_BINS)
+
+    def percent(values: np.ndarray) -> list[float | None]:
+        sums = np.bincount(bins, weights=values, minlength=ECE_BINS).tolist()
+        return [100. * total / count if count else None for total, count in zip(sums, images.tolist(), strict=True)]
+    return {'images': images.tolist(), 'confidence': percent(confidence), 'accuracy': percent(correct)}
+
+
 def _columns(source: Any, targets: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
     """The `per_sample` columns that logits, predictions or the columns themselves hold."""
     if isinstance(source, Mapping):
@@ -140,8 +193,8 @@ def _columns(source: Any, targets: np.ndarray, num_classes: int) -> dict[str, np
             raise UserError(f'the logits have {source.shape[1]} classes, the training set {num_classes}; '
                             'evaluate a model with the head of this data set')
         _check_length(source, targets, 'logits')
-        columns = per_sample(source, torch.from_numpy(targets).to(source.device))
-        columns = {name: _array(columns[name]) for name in ('prediction', 'top5', 'confidence') if name in columns}
+        source = per_sample(source, torch.from_numpy(targets).to(source.device))
+        columns = {name: _array(source[name]) for name in ('prediction', 'top5', 'confidence') if name in source}
     if 'confidence' in columns:
         _check_finite(columns['confidence'])
     return columns
@@ -188,12 +241,12 @@ def _class_mean(accuracy: np.ndarray) -> float:
 
 
 def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Expected calibration error, a fraction: |confidence - accuracy| averaged over the images' bins.
+    """Expected calibration error in percent: |confidence - accuracy| averaged over the images' bins.
 
-    Source: Guo et al. 2017, arXiv 1706.04599, eq. 3; equal-width bins (lower, upper].
+    Source: Guo et al. 2017, arXiv 1706.04599, eq. 3.
     """
-    confidence = confidence.astype(np.float64)
-    inner_edges = np.linspace(0., 1., ECE_BINS + 1)[1:-1]
-    bins = np.digitize(confidence, inner_edges, right=True)
-    gap = np.bincount(bins, weights=confidence - correct, minlength=ECE_BINS)
-    return float(np.abs(gap).sum() / len(confidence))
+    bins = calibration(confidence, correct)
+    gaps = [
+        images * abs(confidence - accuracy)
+        for images, confidence, accuracy in zip(*bins.values(), strict=True) if images]
+    return sum(gaps) / len(correct)

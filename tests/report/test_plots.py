@@ -8,8 +8,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from timm_ltkd.errors import UserError
+from timm_ltkd.metrics import calibration
 from timm_ltkd.prior import ClassPrior
-from timm_ltkd.report import plot_accuracy_by_frequency, plot_class_profile, plot_curves
+from timm_ltkd.report import (
+    plot_accuracy_by_frequency,
+    plot_calibration,
+    plot_class_profile,
+    plot_curves,
+    plot_difference,
+    plot_group_confusion,
+    plot_groups,
+    plot_teacher_student,
+)
 
 PRIOR = ClassPrior([30, 500, 120, 10])
 HISTORY = [
@@ -65,7 +75,7 @@ def test_profile_is_sorted_and_coloured_by_group(tmp_path, saved):
     assert [patch.get_data().edges.tolist() for patch in axes.patches] == [[0.5, 1.5, 2.5], [2.5, 3.5], [3.5, 4.5]]
     assert len({patch.get_facecolor() for patch in axes.patches}) == 3
     assert axes.get_yscale() == 'log' and axes.get_title() == '4 classes, 660 training images, imbalance factor 50'
-    assert [text.get_text() for text in saved[0].legends[0].get_texts()] == [
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         'many: 2 classes, 620 images', 'medium: 1 classes, 30 images', 'few: 1 classes, 10 images']
     plot_class_profile(tmp_path / 'p.png', ClassPrior([1, 19, 20]))
     few = saved[1].axes[0].patches[1]
@@ -130,3 +140,87 @@ def test_curves_that_coincide_are_told_apart_without_colour(tmp_path, saved):
     plot_curves(tmp_path / 'c.png', [{'epoch': 0, 'eval_top1': 5., 'eval_balanced': 5.}])
     top1, balanced = saved[0].axes[0].lines
     assert top1.get_linestyle() != balanced.get_linestyle()
+
+
+def test_teacher_and_student_are_rings_by_group(tmp_path, saved):
+    prior = ClassPrior([500, 400, 50, 10, 9])
+    teacher = {'per_class': [50., 0., 0., 0., None]}
+    student = {'per_class': [40., 20., 20., 20., 90.]}
+    plot_teacher_student(tmp_path / 's.png', teacher, student, prior, ('teacher $r$', 'student'))
+    assert_is_picture(tmp_path / 's.png')
+    axes, = saved[0].axes
+    many, medium, few = axes.collections
+    assert many.get_offsets().tolist() == [[0., 20.], [50., 40.]] and few.get_offsets().tolist() == [[0., 20.]]
+    each = few.get_sizes()[0]
+    assert many.get_sizes().tolist() == [3 * each, each] and medium.get_sizes().tolist() == [2 * each]
+    assert [text.get_text() for text in saved[0].legends[0].get_texts()] == [
+        'many: 1 above, 0 on, 1 below', 'medium: 1 above, 0 on, 0 below', 'few: 1 above, 0 on, 0 below']
+    assert axes.get_xlabel() == r'class accuracy of teacher \$r\$ (%)'
+
+
+def test_thousands_of_classes_at_few_places_fit_their_marks(tmp_path, saved):
+    counts = np.linspace(1000, 2, 8142).astype(int)
+    accuracy = np.random.RandomState(0).choice([0., 100 / 3, 200 / 3, 100.], (2, 8142)).tolist()
+    plot_teacher_student(tmp_path / 's.png', {'per_class': accuracy[0]}, {'per_class': accuracy[1]}, ClassPrior(counts))
+    sizes = np.concatenate([marks.get_sizes() for marks in saved[0].axes[0].collections])
+    assert len(sizes) == 48 and 8 <= sizes.min() and sizes.max() <= 900
+
+
+def test_group_confusion_is_in_percent_of_its_rows_and_in_order(tmp_path, saved):
+    confusion = {'few': {'few': 1, 'many': 3}, 'many': {'few': 0, 'many': 10}}  # sorted, as a file has it
+    rows = {name: {'group_confusion': confusion} for name in ('a', '_b')}
+    plot_group_confusion(tmp_path / 'g.png', rows)
+    assert_is_picture(tmp_path / 'g.png')
+    for axes in saved[0].axes:
+        assert axes.images[0].get_array().tolist() == [[100., 0.], [75., 25.]]
+        assert [text.get_text() for text in axes.texts] == ['100.0 %', '0.0 %', '75.0 %', '25.0 %']
+        assert [text.get_text() for text in axes.get_yticklabels()] == ['many\n10', 'few\n4']
+
+
+def test_one_group_only(tmp_path):
+    plot_group_confusion(tmp_path / 'g.png', {'a': {'group_confusion': {'medium': {'medium': 5}}}})
+    assert_is_picture(tmp_path / 'g.png')
+
+
+def test_calibration_draws_the_bins_that_have_images(tmp_path, saved):
+    bins = calibration(np.array([0.1, 0.5, 0.52, 0.95]), np.array([0, 1, 0, 1]))
+    plot_calibration(tmp_path / 'c.png', {'student': {'calibration': bins, 'ece': 12.345}})
+    assert_is_picture(tmp_path / 'c.png')
+    upper, lower = saved[0].axes
+    assert upper.lines[1].get_xdata() == pytest.approx([10., 51., 95.])
+    assert upper.lines[1].get_ydata() == pytest.approx([0., 50., 100.])
+    assert lower.patches[0].get_data().values.sum() == 4
+    assert [text.get_text() for text in saved[0].legends[0].get_texts()] == ['student (ece 12.35)']
+
+
+def test_groups_of_several_runs(tmp_path, saved):
+    rows = {
+        name: {'balanced': 10. * (i + 1), 'few': None if i else 5., 'worst': 1.} for i, name in enumerate('abcdefgh')}
+    plot_groups(tmp_path / 'g.png', rows, {'a': {'balanced': 2.}})
+    axes, = saved[0].axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ['balanced', 'few', 'worst']
+    assert [bars[0].get_height() for bars in axes.containers if hasattr(bars, 'patches')] == [
+        10. * (i + 1) for i in range(8)]
+    looks = {(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in axes.containers if hasattr(bars, 'patches')}
+    assert len(looks) == 8  # six colours are told apart; then hatching begins
+    with pytest.raises(UserError, match='no report'):
+        plot_groups(tmp_path / 'none.png', {})
+
+
+def test_differences_are_to_the_first(tmp_path, saved):
+    rows = {name: {'per_class': values} for name, values in
+            {'a': [1., 2., 3., 4.], 'b': [2., 2., 5., None], 'c': [0., 0., 0., 0.]}.items()}
+    plot_difference(tmp_path / 'd.png', rows, PRIOR)
+    upper, lower = saved[0].axes
+    assert upper.get_title('left') == 'b minus a' and lower.get_title('left') == 'c minus a'
+    steps = [patch.get_data().values.tolist() for patch in upper.patches if hasattr(patch, 'get_data')]
+    assert steps == [[0., 2.], [1.], [0.]]  # counts 500 and 120; 30; 10, which has no test image
+    with pytest.raises(UserError, match="the report 'b' has 1 classes"):
+        plot_difference(tmp_path / 'e.png', {'a': rows['a'], 'b': {'per_class': [1.]}}, PRIOR)
+
+
+def test_more_rows_than_colours_are_told_apart(tmp_path, saved):
+    rows = {str(i): {'per_class': [float(i)] * 4} for i in range(9)}
+    plot_accuracy_by_frequency(tmp_path / 'a.png', rows, PRIOR)
+    lines = saved[0].axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from timm_ltkd.errors import UserError
-from timm_ltkd.metrics import long_tail_report
+from timm_ltkd.metrics import calibration, long_tail_report
 from timm_ltkd.prior import ClassPrior
+from timm_ltkd.report import write as write_module
 from timm_ltkd.report import write_report
 
 PRIOR = ClassPrior([300, 150, 50, 5])
@@ -23,10 +24,23 @@ RUN = {
 }
 
 
+def diagnosed(report):
+    """With what the engine adds to a report, for more figures."""
+    confused = {'many': {'many': 15, 'medium': 5, 'few': 0}, 'medium': {'many': 1, 'medium': 7, 'few': 2},
+                'few': {'many': 6, 'medium': 1, 'few': 3}}
+    return report | {'group_confusion': confused, 'calibration': calibration(np.linspace(0.3, 1., 40), TARGETS == 0)}
+
+
 def report_with(hits):
     """A report where class c has hits[c] of 10 right."""
     prediction = np.where(np.tile(np.arange(10), 4) < np.repeat(hits, 10), TARGETS, (TARGETS + 1) % 4)
     return long_tail_report(prediction, TARGETS, PRIOR)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes most of the time."""
+    monkeypatch.setattr(write_module, 'plot_pictures', lambda *args: None)
 
 
 TEACHER, STUDENT = report_with([9, 8, 4, 0]), report_with([8, 8, 5, 3])
@@ -45,11 +59,12 @@ def write(folder, **changes):
 def test_the_paths_written_are_the_files_there(tmp_path):
     paths = write(tmp_path / 'new' / 'folder')
     assert sorted(path.name for path in paths) == [
-        'accuracy_by_frequency.png', 'class_profile.png', 'curves.png', 'per_class.csv', 'report.json', 'report.md']
+        'accuracy_by_frequency.png', 'class_profile.png', 'curves.png', 'per_class.csv', 'report.html', 'report.json',
+        'report.md', 'teacher_student.png']
     assert sorted(paths) == sorted((tmp_path / 'new' / 'folder').iterdir())
 
 
-def test_json(tmp_path):
+def test_json(no_figures, tmp_path):
     write(tmp_path)
     text = (tmp_path / 'report.json').read_text(encoding='utf-8')
     report = json.loads(text, parse_constant=refuse_constant)
@@ -72,7 +87,7 @@ def test_equal_runs_give_equal_bytes(tmp_path):
         path.read_bytes() for path in other if path.suffix in ('.json', '.csv', '.png')]
 
 
-def test_per_class_csv(tmp_path):
+def test_per_class_csv(no_figures, tmp_path):
     write(tmp_path)
     with open(tmp_path / 'per_class.csv', newline='', encoding='utf-8') as f:
         header, *lines = csv.reader(f)
@@ -82,7 +97,7 @@ def test_per_class_csv(tmp_path):
         ['2', 'naïve 猫', '50', 'medium', '50.0', '40.0'], ['3', 'x\ny\\udcff', '5', 'few', '30.0', '0.0']]
 
 
-def test_markdown(tmp_path):
+def test_markdown(no_figures, tmp_path):
     write(tmp_path, class_names=['many|images', '<b>', 'c', 'one`image'])
     page = (tmp_path / 'report.md').read_text(encoding='utf-8')
     assert '| teacher resnet32 | 52.50 | 52.50 | 85.00 | 40.00 | 0.00 | 0.00 |' in page
@@ -105,14 +120,14 @@ def test_without_teacher_best_and_history(tmp_path):
     assert 'minus' not in page and 'curves.png' not in page and '## Run' not in page
 
 
-def test_classes_without_a_test_image_are_blank_and_null(tmp_path):
+def test_classes_without_a_test_image_are_blank_and_null(no_figures, tmp_path):
     report = long_tail_report([0, 1], [0, 1], PRIOR)
     write(tmp_path, student=report, teacher=None)
     assert json.loads((tmp_path / 'report.json').read_text())['student']['per_class'] == [100., 100., None, None]
     assert (tmp_path / 'per_class.csv').read_text().splitlines()[3] == '2,naïve 猫,50,medium,'
 
 
-def test_group_boundaries_reach_every_file(tmp_path):
+def test_group_boundaries_reach_every_file(no_figures, tmp_path):
     prior = ClassPrior(PRIOR.counts, many=200, few=100)
     write(tmp_path, student=long_tail_report(TARGETS, TARGETS, prior), teacher=None, prior=prior)
     groups = json.loads((tmp_path / 'report.json').read_text())['data']['groups']
@@ -130,3 +145,22 @@ def test_bad_input_writes_nothing(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         write(tmp_path / 'out', **changes)
     assert not (tmp_path / 'out').exists()
+
+
+def test_figures_that_the_reports_allow(tmp_path):
+    paths = write(tmp_path / 'both', student=diagnosed(STUDENT), teacher=diagnosed(TEACHER))
+    assert {path.name for path in paths if path.suffix == '.png'} == {
+        'accuracy_by_frequency.png', 'class_profile.png', 'curves.png', 'teacher_student.png', 'group_confusion.png',
+        'calibration.png'}
+    paths = write(tmp_path / 'alone', teacher=None, history=[])
+    assert {path.name for path in paths if path.suffix == '.png'} == {'accuracy_by_frequency.png', 'class_profile.png'}
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_figure_that_is_kept_is_drawn_only_where_it_is_missing(tmp_path):
+    (tmp_path / 'class_profile.png').write_bytes(b'drawn when training began')
+    write(tmp_path, keep=['class_profile.png', 'curves.png'])
+    assert (tmp_path / 'class_profile.png').read_bytes() == b'drawn when training began'
+    assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
+    write(tmp_path)
+    assert (tmp_path / 'class_profile.png').read_bytes().startswith(b'\x89PNG')

@@ -29,6 +29,12 @@ def data_profile(prior: ClassPrior, class_names: Sequence[str] | None = None) ->
     ])
 
 
+def in_short(prior: ClassPrior) -> str:
+    """Classes, images and imbalance factor on one line."""
+    return (f'{prior.num_classes:,} classes, {prior.num_samples:,} training images, '
+            f'imbalance factor {prior.imbalance_factor:.4g}')
+
+
 def group_classes(prior: ClassPrior) -> dict[str, list[int]]:
     """The class indices of each shot group that has any."""
     masks = prior.shot_groups()

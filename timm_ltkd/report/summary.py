@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import replace_file
 
+_FORMULA = ('=', '+', '-', '@', '\t', '\r')
 TIMM_COLUMNS = ('epoch', 'train_loss', 'eval_loss', 'eval_top1', 'eval_top5', 'lr')  # as timm.utils.update_summary
 
 
@@ -42,7 +43,11 @@ def read_summary(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_csv(path: str | os.PathLike, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV, whole or not at all; None is blank, characters that UTF-8 lacks are written as escapes."""
+    """Write a CSV, whole or not at all; None is blank, characters that UTF-8 lacks are written as escapes.
+
+    A text that a spreadsheet would take for a formula (`=`, `+`, `-`, `@` first) gets an apostrophe before it: names of
+    classes and files may be a stranger's.
+    """
     with replace_file(path) as aside, open(aside, 'w', newline='', encoding='utf-8', errors='backslashreplace') as f:
         writer = csv.writer(f, lineterminator='\n')
         writer.writerow(header)
@@ -50,7 +55,9 @@ def write_csv(path: str | os.PathLike, header: Sequence[str], lines: Iterable[Se
 
 
 def _plain(value: Any) -> Any:
-    """Numpy and torch scalars as Python's own, which CSV writes with all their digits."""
+    """Numpy and torch scalars as Python's own, which CSV writes with all their digits; no formulas."""
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA) and isinstance(_parse(value), str) else value
     return value.item() if hasattr(value, 'item') else value
 
 

@@ -1,11 +1,17 @@
 """Reports side by side, as a table for the terminal or for Markdown."""
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .text import markdown_escape, printable, width
 
 COLUMNS = ('top1', 'top5', 'balanced', 'many', 'medium', 'few', 'worst', 'ece')
+
+
+class Grid(NamedTuple):
+    """A table's cells: the first column are names, the others figures."""
+    header: Sequence[object]
+    lines: Sequence[Sequence[object]]
 
 
 def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -15,24 +21,34 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         rows: Reports of `timm_ltkd.metrics.long_tail_report` by row name. A figure no row has gets no column, one
             that a row lacks is shown as `-`.
     """
-    columns = _columns(rows)
-    cells = [['', *columns]] + [[printable(name), *_figures(row, columns)] for name, row in rows.items()]
-    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
-    lines = [_align(line, widths) for line in cells]
-    return '\n'.join([lines[0], '-' * (sum(widths) + 2 * len(columns)), *lines[1:]])
+    return text_grid(figures_grid(rows))
 
 
 def markdown_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The rows of `format_table` as a Markdown table; names are escaped to show literally."""
-    columns = _columns(rows)
-    return markdown_grid(['', *columns], [[name, *_figures(row, columns)] for name, row in rows.items()])
+    return markdown_grid(figures_grid(rows))
 
 
-def markdown_grid(header: list[object], lines: list[list[object]]) -> str:
-    """Any cells as a Markdown table, the first column to the left and the others to the right, without a final
+def figures_grid(rows: Mapping[str, Mapping[str, Any]]) -> Grid:
+    """The cells of `format_table`."""
+    columns = [column for column in COLUMNS if any(row.get(column) is not None for row in rows.values())]
+    lines = [[name, *(figure(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return Grid(['', *columns], lines)
+
+
+def text_grid(grid: Grid) -> str:
+    """Any cells as aligned plain text, the first column to the left and the others to the right, without a final
     newline."""
-    rule = ['---', *['---:'] * (len(header) - 1)]
-    escaped = [[markdown_escape(cell) for cell in line] for line in [header, *lines]]
+    cells = [[printable(cell) for cell in line] for line in (grid.header, *grid.lines)]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    lines = [_align(line, widths) for line in cells]
+    return '\n'.join([lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+
+
+def markdown_grid(grid: Grid) -> str:
+    """Any cells as a Markdown table, aligned as in `text_grid`, without a final newline."""
+    rule = ['---', *['---:'] * (len(grid.header) - 1)]
+    escaped = [[markdown_escape(cell) for cell in line] for line in (grid.header, *grid.lines)]
     return '\n'.join(f"| {' | '.join(line)} |" for line in [escaped[0], rule, *escaped[1:]])
 
 
@@ -49,17 +65,7 @@ def figure(value: float | None, sign: bool = False) -> str:
     return '-' if value is None else f'{value:+.2f}' if sign else f'{value:.2f}'
 
 
-def _columns(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [column for column in COLUMNS if any(row.get(column) is not None for row in rows.values())]
-
-
-def _figures(row: Mapping[str, Any], columns: list[str]) -> list[str]:
-    return [figure(row.get(column)) for column in columns]
-
-
 def _align(cells: list[str], widths: list[int]) -> str:
-    """The name to the left, the figures to the right."""
-    name, *figures = cells
-    padded = [name + ' ' * (widths[0] - width(name))]
-    padded += [text.rjust(most) for text, most in zip(figures, widths[1:], strict=True)]
+    name, *figures = [' ' * (most - width(text)) for text, most in zip(cells, widths, strict=True)]
+    padded = [cells[0] + name] + [space + text for space, text in zip(figures, cells[1:], strict=True)]
     return '  '.join(padded).rstrip()

@@ -2,7 +2,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,15 @@ from ..errors import UserError
 from ..files import replace_file
 from ..prior import ClassPrior
 from .markdown import markdown_report
-from .plots import plot_accuracy_by_frequency, plot_class_profile, plot_curves
+from .page import html_report
+from .pictures import plot_pictures, run_pictures
 from .profile import check_names, group_classes
 from .summary import write_csv
 
 FILES = {
+    'report.html': 'all of this as one page, figures included, to look at or to send',
     'report.json': 'every figure, for programs',
     'per_class.csv': 'training images and accuracy of each class',
-    'class_profile.png': 'training images of each class, most first',
-    'accuracy_by_frequency.png': 'accuracy of each class against its training images',
-    'curves.png': 'losses, accuracies and learning rate over the epochs',
 }
 
 
@@ -33,12 +32,14 @@ def write_report(
         class_names: Sequence[str],
         history: Sequence[Mapping[str, Any]],
         run: Mapping[str, Any],
+        keep: Collection[str] = (),
 ) -> list[Path]:
-    """Write report.json, report.md, per_class.csv and the figures, each file whole or not at all.
+    """Write report.json, report.md, report.html, per_class.csv and the figures, each file whole or not at all.
 
     Args:
         folder: Where to; made if it is not there.
-        student: Report of `timm_ltkd.metrics.long_tail_report` of what was trained.
+        student: Report of `timm_ltkd.metrics.long_tail_report` of what was trained; with `group_confusion` and
+            `calibration` (of `timm_ltkd.metrics` as well) in it, they are drawn.
         teacher: The same of its teacher.
         holdout: Reports by role (`student`, `teacher`) on held-out training images, shown beside if there are any.
         prior: Counts of the training set, and the boundaries of the shot groups.
@@ -46,6 +47,7 @@ def write_report(
         history: Rows of the summary, one an epoch; without any there is no curves.png.
         run: Facts of the run, kept as they are under `run`. `student` and `teacher`, if text, name the models in
             tables and plots; `best` (metric, value, epoch, chosen_on) is also put at the top of report.json.
+        keep: Figures that are not drawn again if they are there already.
 
     Returns:
         The paths written.
@@ -64,15 +66,15 @@ def write_report(
     rows = {_row_name(role, run): report for role, report in reports.items()}
     holdout_rows = {_row_name(role, run): holdout[role] for role in reports if role in (holdout or {})}
     groups = group_classes(prior)
-    files = {name: holds for name, holds in FILES.items() if history or name != 'curves.png'}
+    pictures = run_pictures(rows, prior, history)
+    files = FILES | {name: picture.holds for name, picture in pictures.items()}
 
-    _write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, holdout_rows))
+    plot_pictures(folder, pictures, keep)
+    write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, holdout_rows))
+    write_text(folder / 'report.html', html_report(
+        folder, rows, prior, class_names, run, pictures, files, holdout_rows))
     _write_per_class(folder / 'per_class.csv', reports, prior, class_names, groups)
-    plot_class_profile(folder / 'class_profile.png', prior)
-    plot_accuracy_by_frequency(folder / 'accuracy_by_frequency.png', rows, prior)
-    if history:
-        plot_curves(folder / 'curves.png', history)
-    _write_text(folder / 'report.json', _as_json(
+    write_text(folder / 'report.json', _as_json(
         reports | ({'holdout': holdout} if holdout else {}), prior, class_names, groups, run))  # last: the run is done
     return [folder / name for name in ('report.md', *files)]
 
@@ -81,7 +83,8 @@ def _row_name(role: str, run: Mapping[str, Any]) -> str:
     return f'{role} {run[role]}' if isinstance(run.get(role), str) else role
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all; characters that UTF-8 lacks are written as escapes."""
     with replace_file(path) as aside:
         aside.write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
 

@@ -1,0 +1,94 @@
+"""What a comparison of runs comes to, before it is written."""
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ...prior import ClassPrior
+from ..table import COLUMNS, Grid, figure, spread
+from .recipes import Recipe, differing_options, find_recipes
+from .runs import FinishedRun, check_alike
+
+
+class Comparison(NamedTuple):
+    """Rows of a table, and what is to be said of them.
+
+    Attributes:
+        rows: Reports by row name: teachers, then recipes; of several seeds their means.
+        deviations: Sample standard deviations by row name and figure, of rows of several seeds.
+        recipes: By row name, those of `rows` that are no teachers.
+        differences: The options that are not the same in all recipes; None where all are.
+        notes: What the reader should know.
+        prior: Counts of the training set of the first run, and the boundaries of the shot groups.
+        class_names: `[C]`.
+    """
+    rows: Mapping[str, Mapping[str, Any]]
+    deviations: Mapping[str, Mapping[str, float]]
+    recipes: Mapping[str, Recipe]
+    differences: Grid | None
+    notes: Sequence[str]
+    prior: ClassPrior
+    class_names: Sequence[str]
+
+    def students(self) -> dict[str, Mapping[str, Any]]:
+        """The rows of the recipes."""
+        return {name: self.rows[name] for name in self.recipes}
+
+    def figures(self) -> Grid:
+        """The table, with ± where a row is of several seeds."""
+        columns = [column for column in COLUMNS if any(row.get(column) is not None for row in self.rows.values())]
+        return Grid(['', *columns], [[name, *(self._cell(name, key) for key in columns)] for name in self.rows])
+
+    def _cell(self, name: str, key: str) -> str:
+        deviation = self.deviations.get(name, {}).get(key)
+        return figure(self.rows[name].get(key)) + ('' if deviation is None else f' ± {deviation:.2f}')
+
+
+def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        runs: One at least, of `read_run`.
+
+    Raises:
+        UserError: Runs on other data, or one that is named twice.
+    """
+    notes = check_alike(runs)
+    recipes = find_recipes(runs)
+    for recipe in recipes:
+        seeds = [run.options.get('seed') for run in recipe.runs]
+        notes += [f'{recipe.name}: there are several runs with seed {seed} and the same options'
+                  for seed in sorted(set(seeds), key=str) if seeds.count(seed) > 1]
+    groups = _teachers(recipes) | {recipe.name: [run.student for run in recipe.runs] for recipe in recipes}
+    means = {name: _mean(reports) for name, reports in groups.items()}
+    deviations = {
+        name: spread(reports)['standard deviation'] for name, reports in groups.items() if len(reports) > 1}
+    if deviations:
+        notes.insert(0, '±: sample standard deviation over the seeds, of which the figure is the mean')
+    return Comparison(
+        means, deviations, {recipe.name: recipe for recipe in recipes}, differing_options(recipes), notes,
+        runs[0].prior, runs[0].class_names)
+
+
+def _teachers(recipes: Sequence[Recipe]) -> dict[str, list[Mapping[str, Any]]]:
+    """Reports of the teachers by row name: of all recipes that share theirs, one row."""
+    rows: list[tuple[str, str, list[Mapping[str, Any]]]] = []
+    for recipe in recipes:
+        reports, name = [], ''
+        for run in recipe.runs:
+            if run.teacher is not None and run.teacher not in reports:
+                reports.append(run.teacher)
+                name = run.names['teacher']
+        if reports and all(reports != others for _, _, others in rows):
+            rows.append((f'teacher {name}', recipe.name, reports))
+    names = [name for name, _, _ in rows]
+    return {
+        f'{name} of {recipe}' if names.count(name) > 1 else name: reports for name, recipe, reports in rows}
+
+
+def _mean(reports: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if len(reports) == 1:
+        return reports[0]
+    per_class = [
+        None if None in values else statistics.fmean(values)
+        for values in zip(*(report['per_class'] for report in reports), strict=True)]
+    return spread(reports)['mean'] | {'per_class': per_class, 'num_samples': reports[0].get('num_samples')}

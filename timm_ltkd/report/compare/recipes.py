@@ -1,0 +1,96 @@
+"""Runs that differ in their seed alone are one recipe; which options tell one recipe from another."""
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...errors import UserError
+from ..table import Grid
+from ..text import words
+from .runs import FinishedRun
+
+# where a run goes, how it is watched, and what makes it fast: no reason to tell two runs apart
+_ASIDE = frozenset((
+    'config', 'output', 'experiment', 'resume', 'overwrite', 'seed', 'seeds', 'workers', 'pin_mem', 'log_with',
+    'log_interval', 'num_classes', 'validation_batch_size', 'dataset_download', 'teacher_bank', 'push_to_hub',
+    'hub_private', 'license'))
+_ALWAYS_TOLD = ('kd', 'teacher')  # also between a distilled network and one that was not
+
+
+class Recipe(NamedTuple):
+    """Runs with the same options but for the seed, and what to call them."""
+    name: str
+    runs: Sequence[FinishedRun]
+
+
+def find_recipes(runs: Sequence[FinishedRun]) -> list[Recipe]:
+    """The recipes in order of their first run.
+
+    Raises:
+        UserError: A folder that is named twice.
+    """
+    places = [os.path.realpath(run.folder) for run in runs]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise UserError(f"'{runs[index].folder}' is named twice")
+    found: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        found.setdefault(json.dumps(_options(run), sort_keys=True), []).append(run)
+    groups = list(found.values())
+    return [Recipe(name, group) for name, group in zip(_names(groups), groups, strict=True)]
+
+
+def differing_options(recipes: Sequence[Recipe]) -> Grid | None:
+    """A line for each recipe, a column for each option that is not the same in all; None where there is none.
+
+    Options that only train.py or only distill.py has are no difference between a run of one and a run of the other,
+    unless they differ among the runs of one.
+    """
+    options = [_options(recipe.runs[0]) for recipe in recipes]
+    columns = [key for key in dict.fromkeys(key for each in options for key in each) if _differs(key, options)]
+    cells = [[_told(each, key) for key in columns] for each in options]
+    seeds = [words(sorted({run.options.get('seed') for run in recipe.runs}, key=str)) for recipe in recipes]
+    if len(set(seeds)) > 1:
+        columns.append('seed')
+        cells = [[*line, own] for line, own in zip(cells, seeds, strict=True)]
+    heads = [key if key in ('network', 'precision', 'processes') else f'--{key.replace("_", "-")}' for key in columns]
+    lines = [[recipe.name, *line] for recipe, line in zip(recipes, cells, strict=True)]
+    return Grid(['', *heads], lines) if columns else None
+
+
+def _options(run: FinishedRun) -> dict[str, Any]:
+    options = {'network': run.names['student']} | run.options | run.facts
+    return {key: value for key, value in options.items() if key not in _ASIDE and key not in ('model', 'student')}
+
+
+def _differs(key: str, options: Sequence[dict[str, Any]]) -> bool:
+    values = {json.dumps(each[key], sort_keys=True) if key in each else None for each in options}
+    if key not in _ALWAYS_TOLD:
+        for distilled in (True, False):
+            if not any(key in each for each in options if ('kd' in each) == distilled):  # an option they cannot have
+                values = {json.dumps(each.get(key), sort_keys=True) for each in options if ('kd' in each) != distilled}
+    return len(values) > 1
+
+
+def _told(options: dict[str, Any], key: str) -> str:
+    return words(options[key]) or '-' if key in options else '-'
+
+
+def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """The folder's name, without the seed where there are several; with the folders above it where names clash."""
+    stems = [_stem([Path(run.folder) for run in group]) for group in groups]
+    short = [stem.name or str(stem) for stem in stems]
+    names = [str(stem) if short.count(own) > 1 else own for stem, own in zip(stems, short, strict=True)]
+    names = [f'{name} {index}' if names.count(name) > 1 else name for index, name in enumerate(names, start=1)]
+    return [f'{name} ({len(group)} seeds)' if len(group) > 1 else name
+            for name, group in zip(names, groups, strict=True)]
+
+
+def _stem(folders: Sequence[Path]) -> Path:
+    first = folders[0] if folders[0].name not in ('', '..') else folders[0].resolve()
+    if len(folders) == 1:
+        return first
+    stems = {re.sub(r'[-_. ]*seed[-_ ]?\d+$', '', folder.name) for folder in folders}
+    return first.with_name(stems.pop()) if len(stems) == 1 and '' not in stems else first

@@ -1,0 +1,101 @@
+"""What a report says in words and tables, whatever it is written in."""
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..prior import ClassPrior
+from .profile import group_classes
+from .table import Grid, figure
+
+
+def legend(prior: ClassPrior) -> str:
+    """What the columns of the table of figures are."""
+    return (
+        f'Percent. balanced: mean over classes; many, medium, few: mean over the classes with more than {prior.many}, '
+        f'{prior.few} to {prior.many} and fewer than {prior.few} training images; worst: lowest class; '
+        'ece: expected calibration error.')
+
+
+_CHOSEN = {
+    True: 'The weights and the figures above are of that epoch; nothing was chosen on the split they are measured on.',
+    False: 'That is the split of the figures above, and they are of the last epoch; the best is no fair estimate.',
+}
+
+
+def told_best(best: Mapping[str, Any]) -> str:
+    """Which epoch was the best one, and what that means for the figures."""
+    value, epoch = best.get('value'), best.get('epoch')
+    value = f'{value:.2f}' if isinstance(value, int | float) else value
+    epoch = epoch + 1 if isinstance(epoch, int) else epoch  # programs count from 0, see report.json
+    return (f"Best {best.get('metric')}: {value} at epoch {epoch} (counted from 1), chosen on "
+            f"{best.get('chosen_on')}. {_CHOSEN[best.get('chosen_on') == 'holdout']}")
+
+
+def difference_grid(teacher: Mapping[str, Any], student: Mapping[str, Any], prior: ClassPrior) -> Grid:
+    """Teacher, student and their difference over all classes (balanced) and over those of each shot group."""
+    groups = {'balanced': list(range(prior.num_classes)), **group_classes(prior)}
+    lines = []
+    for name, classes in groups.items():
+        before, after = teacher.get(name), student.get(name)
+        figures = [figure(before), figure(after), figure(gain(before, after), sign=True)]
+        lines.append([name, len(classes), int(prior.counts[classes].sum()), *figures])
+    return Grid(['', 'classes', 'training images', 'teacher', 'student', 'difference'], lines)
+
+
+def per_class_grid(
+        reports: Mapping[str, Mapping[str, Any]],
+        prior: ClassPrior,
+        class_names: Sequence[str],
+        difference: tuple[str, str] | None = None,
+) -> Grid:
+    """A line for each class, most training images first.
+
+    Args:
+        reports: By the name of their column.
+        prior: Counts of the training set, and the boundaries of the shot groups.
+        class_names: Names by class index, `[C]`.
+        difference: Two of the reports: a last column says how much the second is above the first.
+    """
+    group_of = {index: group for group, classes in group_classes(prior).items() for index in classes}
+    images = prior.counts.long().tolist()
+    pair = [reports[name]['per_class'] for name in difference or ()]
+    lines = []
+    for index in sorted(range(prior.num_classes), key=lambda index: -images[index]):
+        line = [class_names[index], index, images[index], group_of[index]]
+        line += [figure(report['per_class'][index]) for report in reports.values()]
+        line += [figure(gain(pair[0][index], pair[1][index]), sign=True)] if pair else []
+        lines.append(line)
+    return Grid(['class', 'index', 'training images', 'group', *reports, *(['difference'] if pair else [])], lines)
+
+
+def gain(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def flatten(facts: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Facts of facts as `outer.inner`."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def loading_code(folder: str) -> str:
+    """Python that loads the network of a run's folder."""
+    return f"import timm, timm_ltkd\n\nnetwork = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+
+
+def repeating_command(folder: str, run: Mapping[str, Any]) -> str:
+    """The command that repeats a run; for a POSIX shell.
+
+    Args:
+        folder: The run's.
+        run: Facts of the run.
+    """
+    words = ['accelerate', 'launch']
+    if run.get('processes', 1) != 1:
+        words += ['--num_processes', str(run['processes'])]
+    if run.get('precision', 'no') != 'no':
+        words += ['--mixed_precision', str(run['precision'])]
+    return shlex.join([*words, 'distill.py' if 'method' in run else 'train.py', '-c', f'{folder}/args.yaml'])

@@ -1,0 +1,107 @@
+"""What all figures share: size, colours, how they are saved, and the axis of classes by training images."""
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import UserError
+from ...files import replace_file
+from ...prior import ClassPrior
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito: safe for colour-blind
+GROUP_COLOURS = dict(zip(('many', 'medium', 'few'), COLOURS, strict=False))
+MARKERS = ('o', 's', '^', 'D', 'v', 'P')
+DASHES = ('-', '--', '-.', ':')
+SMOOTH_ABOVE = 20  # with more classes than this single accuracies are too noisy to join, a running mean is drawn
+
+
+def new_figure(height: float) -> 'Figure':
+    """A figure of its own, without pyplot's global state; `height` in inches.
+
+    It is narrow, so that its letters can be read on a telephone.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, as `import timm_ltkd` should not wait for it
+    from matplotlib.figure import Figure
+    picture = Figure(figsize=(6.4, height), dpi=150, layout='constrained')
+    picture.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    FigureCanvasAgg(picture)
+    return picture
+
+
+def save(picture: 'Figure', path: str | os.PathLike) -> None:
+    with replace_file(path) as aside:
+        picture.savefig(aside, format='png')
+
+
+def style(index: int) -> dict[str, str]:
+    """Colour, marker and line of the row with this index: 24 that differ."""
+    turn, index = divmod(index, len(COLOURS))
+    return {'color': COLOURS[index], 'marker': MARKERS[index], 'linestyle': DASHES[turn % len(DASHES)]}
+
+
+def legend(picture: 'Figure', handles: Sequence, labels: Sequence[str]) -> None:
+    """The rows' names above all axes; long ones go below each other."""
+    columns = 1 if len(''.join(labels)) > 70 else max(len(labels), 1)
+    picture.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False)
+
+
+def accuracies(row: Mapping, prior: ClassPrior, name: str) -> np.ndarray:
+    """Per-class accuracy in percent, float64 `[C]`, NaN for classes without a test image.
+
+    Raises:
+        UserError: A report of another number of classes than the prior.
+    """
+    if len(row['per_class']) != prior.num_classes:
+        raise UserError(f"the report '{name}' has {len(row['per_class'])} classes, the training set "
+                        f'{prior.num_classes}; they belong to different data')
+    return np.array([np.nan if value is None else value for value in row['per_class']], dtype=np.float64)
+
+
+def by_images(prior: ClassPrior) -> np.ndarray:
+    """Class indices by training images, most first, `[C]`."""
+    return np.argsort(-prior.counts.numpy(), kind='stable')
+
+
+def class_edges(prior: ClassPrior) -> np.ndarray:
+    """Where classes begin and end on their axis, `[C + 1]`: the first is around 1."""
+    return np.arange(prior.num_classes + 1) + 0.5
+
+
+def label_classes(axes: 'Axes', prior: ClassPrior) -> None:
+    """Classes by rank to the right, told in whole numbers."""
+    edges = class_edges(prior)
+    axes.set(xlabel='class, by training images (most first)', xlim=(edges[0], edges[-1]))
+    whole_ticks(axes)
+
+
+def label_images(axes: 'Axes', prior: ClassPrior) -> None:
+    """The images of classes on a log axis upwards, told in whole numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    axes.set(yscale='log', ylabel='training images',
+             ylim=(0.6 * float(prior.counts.min()), 1.6 * float(prior.counts.max())))
+    steps = (1, 2, 5) if prior.imbalance_factor < 50 else (1,)
+    axes.yaxis.set_major_locator(FixedLocator([step * 10 ** power for power in range(10) for step in steps]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,g}'))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def whole_ticks(axes: 'Axes') -> None:
+    """Classes and epochs are counted: no tick at 2.5, also where there is but one."""
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def shade_groups(all_axes: Sequence['Axes'], prior: ClassPrior, groups: Mapping[str, Sequence[int]]) -> None:
+    """Shade every other group and name it; sorted by images, a group's classes are neighbours."""
+    rank = np.argsort(by_images(prior))
+    for index, (name, classes) in enumerate(groups.items()):
+        first, last = rank[classes].min() + 0.5, rank[classes].max() + 1.5
+        for axes in all_axes:
+            axes.axvspan(first, last, color='0.92' if index % 2 == 0 else '1', zorder=0, linewidth=0)
+        all_axes[0].annotate(
+            name, ((first + last) / 2, 1), xycoords=('data', 'axes fraction'), xytext=(0, -4),
+            textcoords='offset points', ha='center', va='top', color='0.4')
