@@ -211,7 +211,7 @@ def cifar_cfg(**kwargs) -> dict:
     return {
         'num_classes': 100, 'input_size': (3, 32, 32), 'fixed_input_size': False, 'pool_size': (8, 8),
         'crop_pct': 1.0, 'interpolation': 'bilinear', 'mean': CIFAR_MEAN, 'std': CIFAR_STD,
-        'first_conv': 'conv1', 'classifier': 'fc',
+        'first_conv': 'conv1', 'classifier': 'fc', 'license': 'apache-2.0',
         **kwargs,
     }
 

@@ -64,9 +64,15 @@ def _wide(variant: str, num_blocks: int, pretrained: bool, **kwargs) -> CifarNet
     return create_cifar_net(variant, pretrained, **dict(model_args, **kwargs))
 
 
+_THIN = cifar_cfg(
+    paper_name='Deep Residual Learning for Image Recognition', paper_ids='arXiv:1512.03385',
+    origin_url='https://github.com/akamaster/pytorch_resnet_cifar10')
+_WIDE = cifar_cfg(
+    paper_name='Contrastive Representation Distillation', paper_ids='arXiv:1910.10699',
+    origin_url='https://github.com/HobbitLong/RepDistiller')
 default_cfgs = generate_default_cfgs({
-    **{f'resnet{depth}': cifar_cfg(paper_ids='arXiv:1512.03385') for depth in (20, 32, 44, 56, 110)},
-    **{f'resnet{depth}x4': cifar_cfg(paper_ids='arXiv:1910.10699') for depth in (8, 32)},
+    **{f'resnet{depth}': _THIN for depth in (20, 32, 44, 56, 110)},
+    **{f'resnet{depth}x4': _WIDE for depth in (8, 32)},
 })
 
 

@@ -49,10 +49,10 @@ def _width_2(variant: str, num_blocks: int, pretrained: bool, **kwargs) -> Cifar
     return create_cifar_net(variant, pretrained, **dict(model_args, **kwargs))
 
 
-default_cfgs = generate_default_cfgs({
-    'wrn_16_2': cifar_cfg(paper_ids='arXiv:1605.07146'),
-    'wrn_40_2': cifar_cfg(paper_ids='arXiv:1605.07146'),
-})
+_CFG = cifar_cfg(
+    paper_name='Wide Residual Networks', paper_ids='arXiv:1605.07146',
+    origin_url='https://github.com/szagoruyko/wide-residual-networks')
+default_cfgs = generate_default_cfgs({'wrn_16_2': _CFG, 'wrn_40_2': _CFG})
 
 
 @register_new_model

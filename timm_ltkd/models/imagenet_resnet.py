@@ -15,7 +15,9 @@ default_cfgs = generate_default_cfgs({
     'resnet10': {
         'num_classes': 1000, 'input_size': (3, 224, 224), 'fixed_input_size': False, 'pool_size': (7, 7),
         'crop_pct': 0.875, 'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'conv1', 'classifier': 'fc', 'paper_ids': 'arXiv:1904.05160',
+        'first_conv': 'conv1', 'classifier': 'fc', 'license': 'apache-2.0',
+        'paper_name': 'Large-Scale Long-Tailed Recognition in an Open World', 'paper_ids': 'arXiv:1904.05160',
+        'origin_url': 'https://github.com/zhmiao/OpenLongTailRecognition-OLTR',
     },
 })
 

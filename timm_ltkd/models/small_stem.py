@@ -2,7 +2,7 @@
 from functools import partial
 
 import timm
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models.resnet import ResNet
 from torch import nn
 
@@ -10,6 +10,13 @@ from ..errors import UserError
 from .registry import register_new_model
 
 __all__ = []  # timm adds the registered model
+
+default_cfgs = generate_default_cfgs({  # of the stem; a network brings its own
+    'small_image_stem': {
+        'license': 'apache-2.0', 'paper_name': 'Deep Residual Learning for Image Recognition',
+        'paper_ids': 'arXiv:1512.03385', 'origin_url': 'https://github.com/KaimingHe/deep-residual-networks',
+    },
+})
 
 
 @register_new_model

@@ -1,0 +1,117 @@
+"""What python -m timm_ltkd.export does: a trained network to a folder of its own, to the hub, or to an ONNX file."""
+import logging
+import re
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import PartialState
+from torch import nn
+
+from ..errors import UserError
+from .export import export_network
+from .launch import set_up_logging
+from .networks import ELSEWHERE, check_takes_images, resolve_input, set_input
+from .onnx_export import OnnxFile, export_onnx
+from .share import check_target, copy_folder, push_folder, write_card
+from .trained import architecture, label_names, load_network
+
+_logger = logging.getLogger(__name__)
+_WHAT = 'checkpoint'
+
+
+def export(args: Namespace) -> None:
+    """Write what the options ask for; where several processes are launched, the first does it.
+
+    Args:
+        args: Options of `export_parser`.
+
+    Raises:
+        UserError: Nothing to export or nothing to write, options that do not go together, …
+    """
+    main = PartialState().is_main_process
+    set_up_logging(main)
+    if main:
+        _check(args)
+        source = args.checkpoint or args.model
+        if args.export_dir or args.push_to_hub:
+            with _folder(args, source) as folder:
+                if args.export_dir:
+                    copy_folder(folder, Path(args.export_dir), license=args.license)
+                if args.push_to_hub:
+                    push_folder(
+                        folder, args.push_to_hub, args.hub_private, license=args.license,
+                        name=None if _is_folder(args) else _short_name(source))
+        if args.onnx:
+            _write_onnx(args, source)
+
+
+def _check(args: Namespace) -> None:
+    if not args.checkpoint and not (args.model and args.pretrained):
+        raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+    if not (args.export_dir or args.push_to_hub or args.onnx):
+        raise UserError('say what to write: --export-dir DIR, --push-to-hub REPO, --onnx FILE')
+    belongs = {
+        '--hub-private': (args.hub_private, args.push_to_hub, '--push-to-hub'),
+        '--license': (args.license, args.export_dir or args.push_to_hub, '--export-dir or --push-to-hub'),
+        '--with-normalisation': (args.with_normalisation, args.onnx, '--onnx'),
+        '--opset': (args.opset, args.onnx, '--onnx'),
+    }
+    for option, (given, there, other) in belongs.items():
+        if given and not there:
+            raise UserError(f'{option} goes with {other}')
+    if (args.export_dir or args.push_to_hub) and _is_folder(args):
+        for option in ('img_size', 'mean', 'std', 'interpolation', 'crop_pct'):
+            if getattr(args, option) is not None:
+                raise UserError(
+                    f'--{option.replace("_", "-")}: the config.json in {args.checkpoint} says how its images come; '
+                    f'leave it out{", or write the ONNX file alone" if args.onnx else ""}')
+    if args.export_dir:
+        check_target(Path(args.export_dir))
+    if args.onnx and (not Path(args.onnx).resolve().parent.is_dir() or Path(args.onnx).is_dir()):
+        raise UserError(f'--onnx {args.onnx}: name a file in a folder that is there')
+
+
+def _is_folder(args: Namespace) -> bool:
+    return bool(args.checkpoint) and Path(args.checkpoint).is_dir()
+
+
+def _short_name(source: str) -> str:
+    return Path(source).stem if Path(source).is_file() else re.split('[/:]', source)[-1]
+
+
+@contextmanager
+def _folder(args: Namespace, source: str) -> Iterator[Path]:
+    """A folder with model.safetensors and config.json: the one that was named, or one of the network that was."""
+    if _is_folder(args):
+        architecture(source, _WHAT)  # or it is none of a model
+        yield Path(source)
+        return
+    network = _load(args, source)
+    with tempfile.TemporaryDirectory() as folder:
+        export_network(Path(folder), network, label_names(source, network), license=args.license)
+        write_card(Path(folder), args.license)
+        yield Path(folder)
+
+
+def _load(args: Namespace, source: str) -> nn.Module:
+    """The network, which knows how its images come."""
+    pretrained = args.pretrained and not source.startswith(ELSEWHERE)
+    network = load_network(source, args.model, None, _WHAT, pretrained=pretrained)
+    set_input(network, resolve_input(args, network.pretrained_cfg))
+    check_takes_images(network, network.pretrained_cfg['input_size'], source)
+    return network
+
+
+def _write_onnx(args: Namespace, source: str) -> None:
+    network = _load(args, source)
+    file: OnnxFile = export_onnx(
+        network, Path(args.onnx), input_size=network.pretrained_cfg['input_size'],
+        class_names=label_names(source, network), with_normalisation=args.with_normalisation, opset=args.opset)
+    pixels = 'pixels from 0 to 1' if args.with_normalisation else 'normalised pixels'
+    shape = '×'.join(map(str, file.shape))
+    _logger.info(
+        f'{args.onnx}: opset {file.opset}, {file.size / 1e6:.2f} MB, input {shape} of {pixels}, '
+        f'largest deviation from torch {file.deviation:.1e} in logits of up to {file.scale:.2g}')

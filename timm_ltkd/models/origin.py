@@ -1,0 +1,48 @@
+"""Where a network comes from: the package that defines it, its paper, its page, the weights it began with."""
+import timm
+from timm.models import PretrainedCfg, is_model, model_entrypoint
+
+_ARXIV = 'arXiv:'
+_HUB = 'https://huggingface.co'
+
+
+def model_origin(name: str, pretrained: bool = False) -> dict[str, str]:
+    """What timm's registry says of a network, for people; what it does not say is left out.
+
+    Args:
+        name: A timm model name, perhaps with the tag of its weights.
+        pretrained: Whether it began with these weights (or the default ones).
+
+    Returns:
+        `package` (first part of the module that registers it), `page`, `paper` (its name, or its number), `paper_url`;
+        of pretrained weights `weights` (their id on the hub) and their `license`. Papers in timm's own registry are
+        those of the weights, so a network of timm's without weights has none.
+    """
+    architecture, _, tag = name.partition('.')
+    if not is_model(architecture):
+        return {}
+    cfg = _config(architecture, tag)
+    package = model_entrypoint(architecture).__module__.split('.')[0]
+    origin: dict[str, str | None] = {'package': package, 'page': cfg.origin_url}
+    if package == 'timm' and cfg.hf_hub_id:
+        origin['page'] = f'{_HUB}/{cfg.hf_hub_id}'  # which names the papers of network and weights
+    if package != 'timm' or pretrained:
+        origin |= _paper(cfg)
+    if pretrained and cfg.hf_hub_id:
+        origin |= {'weights': cfg.hf_hub_id, 'license': cfg.license}
+    return {key: value for key, value in origin.items() if value}
+
+
+def _config(architecture: str, tag: str) -> PretrainedCfg:
+    try:
+        cfg = timm.get_pretrained_cfg(f'{architecture}.{tag}' if tag else architecture)
+    except RuntimeError:  # another version of timm had weights of this tag
+        cfg = timm.get_pretrained_cfg(architecture)
+    return cfg or PretrainedCfg()
+
+
+def _paper(cfg: PretrainedCfg) -> dict[str, str | None]:
+    ids = [cfg.paper_ids] if isinstance(cfg.paper_ids, str) else list(cfg.paper_ids or ())
+    first = ids[0] if ids else None
+    url = f'https://arxiv.org/abs/{first.removeprefix(_ARXIV)}' if first and first.startswith(_ARXIV) else None
+    return {'paper': cfg.paper_name or first, 'paper_url': url}
