@@ -4,8 +4,11 @@ import os
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
+import copy  # noqa: E402
+import importlib  # noqa: E402
 import io  # noqa: E402
 import logging  # noqa: E402
+import sys  # noqa: E402
 import tarfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -87,3 +90,28 @@ def _write_tar(path, images, labels):
                 member = tarfile.TarInfo(f'{path.stem}-{i:05d}.{ending}')
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """`own_module(name, code)`: a module in the working folder; what it registers is forgotten after the test."""
+    from timm.models import _registry
+
+    from timm_ltkd.distill import method
+    from timm_ltkd.distill.losses import loss
+    for registry in (method, loss, _registry):
+        for key, value in list(vars(registry).items()):
+            if isinstance(value, dict | set) and key.startswith('_') and not key.startswith('__'):
+                monkeypatch.setattr(registry, key, copy.copy(value))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    names = []
+
+    def write(name, code):
+        sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        (tmp_path / f'{name}.py').write_text(code)
+        names.append(name)
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)

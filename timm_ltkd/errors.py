@@ -1,7 +1,13 @@
-"""What a user can get wrong, told in one line."""
+"""What a user can get wrong, or a machine, told in one line."""
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable
+
+_OF_A_DISK = {
+    getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'ESTALE')
+    if hasattr(errno, name)}
 
 
 class UserError(ValueError):
@@ -9,6 +15,14 @@ class UserError(ValueError):
 
     The command lines print it without a traceback and exit with code 2.
     """
+
+
+class Fault(UserError):
+    """What befell a run from outside, so that it can be gone on with."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM, as by SIGINT (Ctrl-C) otherwise."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
@@ -27,5 +41,52 @@ def unknown_keyword(error: BaseException) -> str | None:
 
 def last_line(error: BaseException) -> str:
     """The one line of an error that matters, also when a loader worker has wrapped it in a traceback."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1].strip().removeprefix('timm_ltkd.errors.UserError: ')
+    text = str(error).strip()
+    if isinstance(error, UserError):  # all of it: where it has several lines, names of files or classes have
+        return text.rpartition('timm_ltkd.errors.UserError: ')[2]
+    lines = [line for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1].strip()
+
+
+def visible(text: str, most: int = 1000) -> str:
+    """A text from anywhere, made safe for a terminal: what does not print is written as an escape, and its middle is
+    left out where it is longer than anyone would read.
+
+    Args:
+        text: It may hold the names of files and classes, which can be anything.
+        most: Characters, before escapes.
+    """
+    if len(text) > most:
+        text = f'{text[:most * 2 // 3]} … {text[-most // 3:]}'
+    return ''.join(
+        char if char.isprintable() else char.encode('unicode_escape').decode('ascii') for char in text)
+
+
+def fault(error: BaseException) -> str | None:
+    """What a machine did to the process, in one line: a disk that cannot be written, a killed loader worker.
+
+    Returns:
+        None for any other error, which is a mistake in the code.
+    """
+    if (failed := disk_error(error)) is not None:
+        what = failed.filename or 'a file of this run'
+        return f'{what}: {failed.strerror or failed}; make room, or see to its rights'
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever a name is first looked at
+        return f"'{error.filename}' is too long a name for a file; give a shorter one"
+    worker = re.search(r'DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?(.*?)(?:\. |\.?$)', str(error))
+    if worker:
+        return (
+            f'a loader worker {worker[1]}: there may be too little memory, or shared memory (/dev/shm); use fewer '
+            '--workers, or --workers 0')
+    return None
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """The disk's refusal behind an error: what torch and safetensors raise of it is no OSError."""
+    for each in (error, error.__context__):
+        if isinstance(each, OSError) and each.errno in _OF_A_DISK:
+            return each
+    number = re.search(r'\(os error (\d+)\)', str(error))  # safetensors
+    if number and int(number[1]) in _OF_A_DISK:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return None

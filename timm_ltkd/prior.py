@@ -76,8 +76,8 @@ class ClassPrior:
         """
         if not 0. <= beta < 1.:
             raise UserError(f'beta must be in [0, 1), got {beta}')
-        beta = torch.tensor(beta, dtype=torch.float64)
-        weights = (1. - beta) / -torch.expm1(self.counts * beta.log())  # 1 - beta^n without cancellation
+        log_beta = torch.tensor(beta, dtype=torch.float64).log()
+        weights = (1. - beta) / -torch.expm1(self.counts * log_beta)  # 1 - beta^n without cancellation
         return weights / weights.mean()
 
     def inverse_frequency_weights(self, power: float = 1.) -> torch.Tensor:

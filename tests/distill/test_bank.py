@@ -418,9 +418,10 @@ class TestFolder:
         with pytest.raises(UserError, match='in float32 of float32, and .* in float32 of bfloat16 are asked for'):
             bank(RowLayout.of(Output(torch.zeros(1, 5, dtype=torch.bfloat16))))
 
-    def test_made_in_one_step(self, tmp_path, bank, monkeypatch):
+    def test_made_or_not(self, tmp_path, bank, monkeypatch):
         bank(folder='a/b/c')
-        assert sorted(path.name for path in (tmp_path / 'a/b/c').iterdir()) == ['bank.json', 'marks.bin', 'rows.bin']
+        assert sorted(path.name for path in (tmp_path / 'a/b/c').iterdir()) == [
+            '.lock', 'bank.json', 'marks.bin', 'rows.bin']
         (tmp_path / 'empty').mkdir()
         bank(folder='empty')
         monkeypatch.setattr(json, 'dumps', lambda *args, dumps=json.dumps, **options: (
@@ -430,22 +431,35 @@ class TestFolder:
             raise OSError(errno.ENOSPC, 'No space left on device')
         with pytest.raises(UserError, match=r'of up to 0.0 MB cannot be made in .*No space left'):
             bank(folder='other')
-        assert not [path.name for path in tmp_path.iterdir() if path.name not in ('a', 'empty')]
+        assert [path.name for path in (tmp_path / 'other').iterdir()] == ['.lock']
+        monkeypatch.undo()
+        bank(folder='other')
 
-    def test_two_that_make_it_at_once(self, bank, tmp_path, monkeypatch):
-        """The second finds the folder of the first where it would put its own."""
-        make = RowFile.make
+    def test_killed_while_it_was_made(self, tmp_path, bank):
+        (tmp_path / 'bank').mkdir()
+        for name in ('.lock', 'rows.bin', '.bank.json.abcd.tmp.json'):
+            (tmp_path / 'bank' / name).write_text('')
+        bank()
+        assert sorted(path.name for path in (tmp_path / 'bank').iterdir()) == [
+            '.lock', 'bank.json', 'marks.bin', 'rows.bin']
 
-        def while_another_makes_it(*args):
-            monkeypatch.setattr(RowFile, 'make', make)
-            other = bank()
-            views = torch.arange(4)
-            other.ask(Teacher(), images_of(views), views)
-            other.flush()
+    def test_two_that_make_it_at_once(self, bank, monkeypatch):
+        """The second waits for the first, and finds what that has made."""
+        make, made = RowFile.make, []
+
+        def slowly(*args):
+            made.append(args)
+            second.start()
+            second.join(0.2)
+            assert not banks, 'it waits'
             make(*args)
-        monkeypatch.setattr(RowFile, 'make', while_another_makes_it)
-        assert bank().file.marked() == 4
-        assert [path.name for path in tmp_path.iterdir()] == ['bank']
+        banks, second = [], threading.Thread(target=lambda: banks.append(bank()))
+        monkeypatch.setattr(RowFile, 'make', slowly)
+        first, views = bank(), torch.arange(4)
+        first.ask(Teacher(), images_of(views), views)
+        first.flush()
+        second.join()
+        assert len(made) == 1 and banks[0].file.marked() == 4
 
     def test_what_is_no_bank_is_left_alone(self, bank, tmp_path):
         (tmp_path / 'photos').mkdir()

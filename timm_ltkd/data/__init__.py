@@ -1,4 +1,5 @@
 """What is trained on: any timm dataset, long-tailed, under one class map, with repeatable augmentation."""
+from .bad_images import count_skipped, skip_bad_images
 from .class_map import match_class_names, read_class_map
 from .class_sampling import CLASS_SAMPLINGS, class_shares, epoch_order
 from .dataset import LongTailedDataset
@@ -14,7 +15,7 @@ from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, m
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import GENERATORS, SeededDataset, seeded_generators
 from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
-from .splits import Splits, create_splits, fingerprint
+from .splits import SkippedImage, Splits, create_splits, fingerprint
 from .streams import StreamDataset, is_stream_name
 from .transforms import create_eval_transform, create_train_transform
 from .views import TwoViews, Views
@@ -36,12 +37,14 @@ __all__ = [
     'SeededDataset',
     'SeededMixup',
     'ShardSampler',
+    'SkippedImage',
     'Splits',
     'StreamDataset',
     'TwoViews',
     'Views',
     'check_cutmix_minmax',
     'class_shares',
+    'count_skipped',
     'create_dataset',
     'create_eval_loader',
     'create_eval_transform',
@@ -68,6 +71,7 @@ __all__ = [
     'read_class_map',
     'register',
     'seeded_generators',
+    'skip_bad_images',
     'stop_workers',
     'views_per_image',
 ]

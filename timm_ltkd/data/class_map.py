@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ..errors import UserError, nearest
 
+_DIGITS = 9  # of an index
+
 
 def read_class_map(path: str | os.PathLike, class_names: Sequence[str], num_outputs: int) -> list[int]:
     """For each class of the data its index in another label space, such as a teacher's.
@@ -57,7 +59,7 @@ def _in_class_order(entries: dict[str, int], class_names: Sequence[str], path) -
 def _read(path: Path) -> dict[str, int] | list[int]:
     try:
         text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
         raise UserError(f'cannot read the class map {path}: {e}') from None
     if text.lstrip()[:1] in ('{', '['):
         return _from_json(text, path)
@@ -67,7 +69,7 @@ def _read(path: Path) -> dict[str, int] | list[int]:
 def _from_json(text: str, path: Path) -> dict[str, int] | list[int]:
     try:
         entries = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f'{path} is not valid JSON: {e}') from None
     for index in entries.values() if isinstance(entries, dict) else entries:
         if isinstance(index, bool) or not isinstance(index, int):
@@ -83,7 +85,7 @@ def _from_lines(text: str, path: Path) -> dict[str, int] | list[int]:
             continue
         index = line.split()[-1]
         name = line.strip().removesuffix(index).strip()
-        if not index.isdecimal() or (indices if name else named):
+        if not index.isdecimal() or len(index) > _DIGITS or (indices if name else named):
             raise UserError(f"{path} line {number}: '{line}' is not an index, or name and index, as on the others")
         if name in named:
             raise UserError(f"{path} line {number}: class '{name}' comes twice")

@@ -74,7 +74,7 @@ class LongTailedDataset(Dataset):
 
     @target_transform.setter
     def target_transform(self, value):
-        self.base.target_transform = value
+        self.base.target_transform = value  # type: ignore[attr-defined]  # all of timm and torchvision have it
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -90,6 +90,19 @@ def check_class_folders(dataset: ImageDataset, path: str) -> None:
             raise UserError(f"class '{folder}' in '{path}' has no image ({extensions}): add some, or remove the folder")
 
 
+def check_members(dataset: ImageDataset, path: str) -> None:
+    """Refuse a tar file with images whose names lead out of it: whoever unpacks it would write anywhere.
+
+    Raises:
+        UserError: Names the file and the image.
+    """
+    for image, _, inner_tar in dataset.reader.samples:
+        for member in (image, *(() if inner_tar is None else (inner_tar,))):
+            name = PurePosixPath(member.path)
+            if name.is_absolute() or '..' in name.parts:
+                raise UserError(f"'{path}' holds '{name}', which leads out of its folder; it is not read")
+
+
 def _class_folders(reader, path: str) -> set[PurePosixPath]:
     """The folders that timm found images in."""
     return {_posix(os.path.relpath(folder, path)) for folder in {os.path.dirname(file) for file, _ in reader.samples}}

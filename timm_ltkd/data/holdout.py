@@ -72,9 +72,9 @@ def holdout_positions(
     targets = np.asarray(targets)
     by_class = np.split(np.argsort(targets, kind='stable'), np.cumsum(np.bincount(targets, minlength=len(counts)))[:-1])
     held = []
-    for label in np.flatnonzero(counts):
+    for label in np.flatnonzero(counts).tolist():
         members = by_class[label]
-        order = np.random.default_rng(derive_seed(seed, int(label))).permutation(len(members))
+        order = np.random.default_rng(derive_seed(seed, label)).permutation(len(members))
         held.append(members[order[:counts[label]]])
     return np.sort(np.concatenate(held)).astype(np.int64) if held else np.empty(0, np.int64)
 

@@ -1,4 +1,5 @@
 """The labels and class names of any map-style dataset timm makes, without decoding an image."""
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -41,9 +42,17 @@ def dataset_class_names(dataset: Dataset) -> list[str]:
     else:
         names = _stored_names(source)
     if names:
-        return names
+        return [_as_utf8(name) for name in names]
     targets = dataset_targets(dataset)
     return [str(c) for c in range(targets.max() + 1)] if targets.size else []
+
+
+def _as_utf8(name: str) -> str:
+    """A name that may be a folder's, as it is written on disk, whatever characters the locale takes the bytes for."""
+    try:
+        return os.fsencode(name).decode('utf-8')
+    except UnicodeError:
+        return name
 
 
 def _stored_labels(source, length: int) -> Iterable | None:

@@ -3,6 +3,7 @@ import os
 import struct
 import zlib
 from contextlib import closing
+from tarfile import TarError
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,8 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 
-_BROKEN_FILE = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)  # as PIL does
+_BROKEN_FILE = (  # what PIL and archives raise
+    OSError, SyntaxError, EOFError, struct.error, zlib.error, TarError, Image.DecompressionBombError)
 
 
 def read_sample(dataset: Dataset, index: int) -> tuple:
@@ -36,7 +38,7 @@ def _read_timm_sample(dataset: ImageDataset, index: int) -> tuple:
         stream, target = dataset.reader[index][:2]
         with closing(stream):
             image = stream.read() if dataset.load_bytes else decode_image(stream, dataset.input_img_mode)
-    except (*_BROKEN_FILE, ValueError) as e:
+    except (*_BROKEN_FILE, ValueError, TypeError) as e:  # the last of a row of a table without an image
         raise _broken_image(dataset, index, e) from e
     if dataset.transform is not None:
         image = dataset.transform(image)
@@ -58,15 +60,29 @@ def read_image(path: str, mode: str | None = None) -> Image.Image:
     try:
         with open(path, 'rb') as stream:
             return decode_image(stream, mode)
-    except (*_BROKEN_FILE, ValueError) as e:
+    except OSError as e:
         raise UserError(f"cannot read image '{path}': {' '.join(str(e).split())}; repair or remove it") from e
 
 
 def decode_image(stream, mode: str | None) -> Image.Image:
-    """An open image file, decoded, in one of Pillow's modes if one is given."""
-    image = Image.open(stream)
-    image.load()
-    return convert(image, mode) if mode else image
+    """An open image file, decoded, in one of Pillow's modes if one is given.
+
+    What a file is shows in its bytes, not in its name; of an animation it is the first frame; EXIF turns nothing, as
+    in timm.
+
+    Raises:
+        OSError: It is no image, or a broken one.
+    """
+    try:
+        image = Image.open(stream)
+        if image.format == 'EPS':  # which Pillow would have another program run
+            raise OSError('it is PostScript, which is a program and no image')
+        image.load()
+        return convert(image, mode) if mode else image
+    except (OSError, MemoryError):
+        raise
+    except Exception as e:  # each of Pillow's formats raises its own
+        raise OSError(str(e) or type(e).__name__) from e
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
@@ -97,7 +113,10 @@ def _broken_image(dataset: Dataset, index: int, error: Exception) -> UserError:
 def sample_name(dataset: Dataset, index: int, basename: bool = False, absolute: bool = False) -> str | None:
     """The file of a sample as timm names it, relative to the dataset's root unless asked otherwise; None if none."""
     if callable(getattr(dataset, 'filename', None)):  # torchvision's CIFAR keeps its archive's name there
-        return dataset.filename(index, basename=basename, absolute=absolute)
+        try:
+            return dataset.filename(index, basename=basename, absolute=absolute)
+        except TypeError:  # a row of a table without an image
+            return None
     path = _stored_path(dataset, index)
     if path is None:
         return None

@@ -12,7 +12,7 @@ from .seeded import derive_seed
 class Shown(NamedTuple):
     """Positions in the data set, and what augmentation each has: that of the showing `again` (0 for the first) of this
     image in the epoch `epoch`; int64 [M] each."""
-    index: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     epoch: torch.Tensor
     again: torch.Tensor
 

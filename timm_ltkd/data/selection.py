@@ -99,7 +99,7 @@ def long_tail_indices(
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2 ** 32:
         raise UserError(f'the imbalance seed must be an integer from 0 to 2**32 - 1, got {seed}')
     available = np.bincount(targets, minlength=counts.size)
-    for c in np.flatnonzero((counts > available) | (counts < 0)):
+    for c in np.flatnonzero((counts > available) | (counts < 0)).tolist():
         name = f"class '{class_names[c]}' (index {c})" if class_names is not None else f'class {c}'
         raise UserError(f'{name} has {available[c]} images, but {counts[c]} are asked of it')
 
@@ -131,13 +131,13 @@ def read_class_counts(path: str | os.PathLike) -> np.ndarray:
     try:
         with open(path, encoding='utf-8') as f:
             text = f.read()
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
         raise UserError(f"cannot read class counts from '{path}': {getattr(e, 'strerror', None) or e}") from e
 
     if text.lstrip().startswith('['):
         try:
             entries = list(enumerate(json.loads(text), 1))
-        except json.JSONDecodeError as e:
+        except (ValueError, RecursionError) as e:
             raise UserError(f"class counts in '{path}' are not a valid JSON list: {e}") from e
         place = 'entry'
     else:
@@ -155,6 +155,6 @@ def _positive_int(value, where: str) -> int:
         number = int(value)
     except (TypeError, ValueError):
         number = 0
-    if number < 1:
-        raise UserError(f"{where}: '{value}' is not a positive integer")
+    if not 1 <= number < 2 ** 31:
+        raise UserError(f"{where}: '{value}' is not a positive integer, or too large a one")
     return number

@@ -2,18 +2,18 @@
 import os
 from functools import partial
 from numbers import Integral
-from pickle import UnpicklingError
+from pickle import Unpickler, UnpicklingError
 from tarfile import TarError
 
 import timm.data
 from timm.data import dataset_factory
-from timm.data.readers import get_img_extensions
+from timm.data.readers import get_img_extensions, reader_image_in_tar
 from timm.data.readers.class_map import load_class_map as timm_class_map
 from torch.utils.data import Dataset
 
 from ..errors import UserError, last_line, nearest
 from .digits import DigitsDataset
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_class_folders, find_split, is_train_split
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_class_folders, check_members, find_split, is_train_split
 from .labels import names_by_index
 from .lists import ImageList, ReaderImageList, read_list
 from .reading import read_image
@@ -125,6 +125,9 @@ def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: di
             raise UserError(
                 f"'{name}' is one split as save_to_disk leaves it, and a run needs two: save a DatasetDict of both, or "
                 'write them as parquet files') from e
+        if "column names don't match" in str(e):  # datasets before it took a missing column for one without images
+            key = kwargs.get('input_key', 'image')
+            raise UserError(f"'{name}' has no image column '{key}'; choose another (--input-key)") from e
         raise UserError(f"cannot read split '{split}' of '{name}': {last_line(e)}") from e
     _check_image_column(dataset.reader, name)
     return dataset
@@ -146,18 +149,45 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
     tar = os.path.isfile(path)
     if tar and not path.endswith('.tar'):
         raise UserError(f"'{path}' is neither a folder nor a tar file")
-    # an open tar file can neither be pickled nor shared with forked workers, so it is opened for each image
-    reader_options = dict(cache_tarfiles=False) if tar else {}
+    reader_options = _tar_options() if tar else {}
     try:
         base = timm.data.create_dataset(
             'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
     except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
         raise UserError(f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}'") from e
-    except (OSError, TarError) as e:
+    except (OSError, TarError, UnpicklingError) as e:  # the last of a list of a tar file's images
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
+    if tar:
+        check_members(base, path)
     if class_map is None and is_train_split(split):
         check_class_folders(base, path)
     return base
+
+
+def _tar_options() -> dict[str, bool]:
+    """How timm reads tar files: opened for each image, since an open one can neither be pickled nor shared with forked
+    workers, and with a pickled list of their images only where timm reads it without the code that may be in it."""
+    safe = hasattr(reader_image_in_tar, '_TarInfoUnpickler')
+    return dict(cache_tarfiles=False) | ({} if safe else dict(cache_tarinfo=False))
+
+
+class _NoGlobals(Unpickler):
+    """Reads dicts, texts and numbers; a pickle that names any class or function is refused."""
+
+    def find_class(self, module: str, name: str):
+        raise UnpicklingError(f'it holds {module}.{name}, which is not safe to load')
+
+
+def _read_pickled_map(path: str, root) -> dict:
+    """A pickled dict, found as timm finds it: where the path leads, or below the data folder."""
+    with open(path if os.path.exists(path) else os.path.join(root or '', path), 'rb') as file:
+        try:
+            loaded = _NoGlobals(file).load()
+        except Exception as e:  # of a file that is no pickle, the unpickler's opcodes raise whatever they like
+            raise ValueError(str(e) or type(e).__name__) from e
+    if not isinstance(loaded, dict):
+        raise ValueError('it is no dict')
+    return loaded
 
 
 def load_class_map(class_map, root) -> dict | None:
@@ -169,8 +199,11 @@ def load_class_map(class_map, root) -> dict | None:
     if class_map is None:
         return None
     try:
-        loaded = timm_class_map(class_map if isinstance(class_map, dict) else os.fspath(class_map), str(root or ''))
-    except (AssertionError, OSError, ValueError, UnpicklingError) as e:
+        given = class_map if isinstance(class_map, dict) else os.fspath(class_map)
+        if isinstance(given, str) and given.lower().endswith('.pkl'):
+            given = _read_pickled_map(given, root)  # older timms would run code that is in it
+        loaded = timm_class_map(given, str(root or ''))
+    except (AssertionError, OSError, ValueError) as e:
         raise UserError(
             f"cannot read the class map '{class_map}': {last_line(e)} (a .txt file with one class name a line, or a "
             '.pkl file of a dict)') from e

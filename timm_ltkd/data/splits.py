@@ -2,8 +2,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,13 @@ from .streams import StreamDataset, is_stream_name
 _IMAGES_READ = 16
 
 
+class SkippedImage(NamedTuple):
+    """An image that is left out since it cannot be read: of `train` or `val`, its file (or number), and the reason."""
+    split: str
+    file: str
+    why: str
+
+
 @dataclass(frozen=True)
 class Splits:
     """What a model is trained on and what it is measured on.
@@ -26,11 +34,13 @@ class Splits:
         val: Whole, with the class indices of `train`.
         class_names: Of all, by class index.
         holdout: What `hold_out` took from `train`, if anything.
+        skipped: What `skip_bad_images` left out of `train` and `val`.
     """
     train: LongTailedDataset | StreamDataset
     val: LongTailedDataset | StreamDataset
     class_names: list[str]
     holdout: LongTailedDataset | None = None
+    skipped: Sequence[SkippedImage] = ()
 
     @property
     def watched(self) -> LongTailedDataset | StreamDataset:

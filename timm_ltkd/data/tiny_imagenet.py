@@ -37,7 +37,10 @@ def read_tiny_imagenet(root: str | os.PathLike, split: str) -> ImageList:
 
 def _has_images(folder: Path) -> bool:
     """Whether there are files in it: who sorts the validation images into class folders may leave it, and the list."""
-    return folder.is_dir() and any(entry.is_file() for entry in os.scandir(folder))
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(entry.is_file() for entry in entries)
 
 
 def _read_class_folders(root: Path, split: str, class_names: list[str]) -> ImageList:

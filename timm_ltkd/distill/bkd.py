@@ -41,6 +41,7 @@ class BKD(DistillMethod):
         beta: β of the effective numbers.
         deferred_epochs: Plain distillation (ω = 1) for so many epochs first; the paper uses 160 of 200 on CIFAR-10-LT.
     """
+    class_weights: torch.Tensor
     corrects_prior = True
 
     def __init__(

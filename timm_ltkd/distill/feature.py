@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from .method import DistillMethod, Output, check_number, full_precision, register_method
+from .method import DistillMethod, Output, check_number, full_precision, given_features, register_method
 
 
 def feature_loss(student_features: torch.Tensor, teacher_features: torch.Tensor) -> torch.Tensor:
@@ -63,5 +63,5 @@ class Feature(DistillMethod):
         self.projector = nn.Identity() if same else linear_projector(student_features, teacher_features, seed=seed)
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        projected = self.projector(full_precision(student.features))
-        return {'feature_loss': self.alpha * feature_loss(projected, teacher.features)}
+        projected = self.projector(given_features(student))
+        return {'feature_loss': self.alpha * feature_loss(projected, given_features(teacher))}

@@ -16,6 +16,7 @@ from .method import (
     check_hard_labels,
     check_number,
     full_precision,
+    given_features,
     register_method,
 )
 from .prototypes import align_prototypes, balanced_prototypes, class_directions
@@ -172,6 +173,12 @@ class KRDistill(DistillMethod):
         beta: β of the effective numbers.
         seed: Of prototypes and projector.
     """
+    log_prior: torch.Tensor
+    class_weights: torch.Tensor
+    lam: torch.Tensor
+    group_member: torch.Tensor
+    feature_centre: torch.Tensor
+    prior_directions: torch.Tensor
     needs_hard_labels = True
 
     def __init__(
@@ -240,7 +247,8 @@ class KRDistill(DistillMethod):
                 f'{int((~means.isfinite()).sum())} that are not finite')
         directions = class_directions(means)
         if self.rrd == 'prototype':
-            directions = align_prototypes(balanced_prototypes(*means.shape, seed=self.seed), means)
+            num_classes, length = means.shape
+            directions = align_prototypes(balanced_prototypes(num_classes, length, seed=self.seed), means)
         self.feature_centre.copy_(means.mean(dim=0))
         self.prior_directions.copy_(directions)
         self.means_known = True
@@ -255,9 +263,9 @@ class KRDistill(DistillMethod):
         if self.needs_features:
             if not self.means_known:
                 raise UserError("krdistill: give set_class_means the teacher's class means before training")
-            centred = full_precision(teacher.features.detach()) - self.feature_centre
+            centred = given_features(teacher).detach() - self.feature_centre
             features = rectified_features(centred, target, self.prior_directions, self.lam)
-            terms['rrd_loss'] = self.gamma * rrd_loss(self.projector(full_precision(student.features)), features)
+            terms['rrd_loss'] = self.gamma * rrd_loss(self.projector(given_features(student)), features)
             figures['feature_shift'] = 1. - F.cosine_similarity(centred, features, dim=1)
         if self.training:
             self._add(target, figures)

@@ -60,10 +60,10 @@ def grouped_kl(
         Two scalars, batch means without T²: across, and within.
     """
     log_p, log_q = soft_log_probs(student_logits, temperature), soft_log_probs(teacher_logits.detach(), temperature)
-    log_p, log_q = ([x[:, group] for group in groups] for x in (log_p, log_q))
-    mass_p, mass_q = (torch.stack([part.logsumexp(dim=1) for part in x], dim=1) for x in (log_p, log_q))  # [B, groups]
+    parts_p, parts_q = ([x[:, group] for group in groups] for x in (log_p, log_q))
+    mass_p, mass_q = (torch.stack([part.logsumexp(dim=1) for part in x], dim=1) for x in (parts_p, parts_q))
     within = torch.stack([
-        row_kl(F.log_softmax(p, dim=1), F.log_softmax(q, dim=1)) for p, q in zip(log_p, log_q, strict=True)], dim=1)
+        row_kl(F.log_softmax(p, dim=1), F.log_softmax(q, dim=1)) for p, q in zip(parts_p, parts_q, strict=True)], dim=1)
     weights = torch.full_like(mass_q, 1 / len(groups)) if reweight else mass_q.exp()
     if rebalance:
         batch_mass = mass_q.logsumexp(dim=0) - math.log(len(mass_q))
@@ -106,6 +106,9 @@ class LTKD(DistillMethod):
         rebalance: Give the teacher's groups the same mass over the batch.
         reweight: Give the three within-group terms the same weight.
     """
+    head: torch.Tensor
+    medium: torch.Tensor
+    tail: torch.Tensor
 
     def __init__(
             self,

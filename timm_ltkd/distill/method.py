@@ -17,6 +17,13 @@ def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def given_features(output: Output) -> torch.Tensor:
+    """The features of an output, in float32 at least; a UserError if it has none."""
+    if output.features is None:
+        raise UserError('this method compares features, and an Output has logits alone; see model_output')
+    return full_precision(output.features)
+
+
 class DistillMethod(nn.Module):
     """How a student learns from a teacher.
 
@@ -132,11 +139,12 @@ def method_options(name: str) -> list[str]:
     Raises:
         UserError: Unknown method (the nearest is named).
     """
-    method = _find_method(name)
+    method = method_class(name)
     return _options(method, ('standardize',) if method.uses_logits else ())
 
 
-def _find_method(name: str) -> type[DistillMethod]:
+def method_class(name: str) -> type[DistillMethod]:
+    """What is registered as the method `name`; a UserError (with the nearest) if nothing is."""
     if name not in _METHODS:
         raise UserError(f"unknown distillation method '{name}'{nearest(name, _METHODS)}")
     return _METHODS[name]
@@ -165,13 +173,13 @@ def create_method(
         UserError: Unknown method or option (the nearest is named), something needed and missing, or standardised
             logits for a method that looks at no logits.
     """
-    what, method = f"method '{name}'", _find_method(name)
+    what, method = f"method '{name}'", method_class(name)
     if check_flag(what, 'standardize', standardize) and not method.uses_logits:
         raise UserError(f'{what} compares features and looks at no logits: leave standardize out')
-    method = call_with_known(
+    made = call_with_known(
         method, what, prior, kwargs, student_features=student_features, teacher_features=teacher_features,
         also=('standardize',) if method.uses_logits else ())
-    return StandardizedLogits(method) if standardize else method
+    return StandardizedLogits(made) if standardize else made
 
 
 _MISSING = {

@@ -1,6 +1,6 @@
 """What a network says about a batch: its logits, and what it made of the images just before its classifier."""
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm.utils import unwrap_model
@@ -47,7 +47,7 @@ def compile_output(model: nn.Module, **compile_kwargs) -> None:
     """torch.compile for a network's own call and for `model_output`; in place, so that no wrapper gets into names."""
     model.compile(**compile_kwargs)
     # features have a graph of their own: one that was compiled without taps would be used again in spite of them
-    model._compiled_tapped_run = torch.compile(_tapped_run, **compile_kwargs)
+    cast(Any, model)._compiled_tapped_run = torch.compile(_tapped_run, **compile_kwargs)
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -79,8 +79,8 @@ def feature_dim(model: nn.Module) -> int:
         UserError: It has no classifier, or one that does not say how long its input is.
     """
     lengths = [_input_length(classifier) for classifier in classifiers(model)[0]]
-    if None not in lengths:
-        return sum(lengths)
+    if all(lengths):
+        return sum(length for length in lengths if length)
     model = unwrap_model(model)
     for name in ('head_hidden_size', 'num_features'):  # the first where a head has hidden layers of its own
         if isinstance(getattr(model, name, None), int):
@@ -100,8 +100,8 @@ def classifiers(model: nn.Module) -> list[list[nn.Module]]:
         UserError: There is none.
     """
     model = unwrap_model(model)
-    found = model.get_classifier() if hasattr(model, 'get_classifier') else _layer_for_classes(model)
-    heads = [list(head) if isinstance(head, nn.ModuleList) else [head] for head in
+    found = cast(Any, model).get_classifier() if hasattr(model, 'get_classifier') else _layer_for_classes(model)
+    heads: list[list[Any]] = [list(head) if isinstance(head, nn.ModuleList) else [head] for head in
              (found if isinstance(found, Sequence) else [found])]
     if not heads or not all(isinstance(part, nn.Module) for head in heads for part in head):
         raise UserError(
@@ -159,7 +159,7 @@ def _pooled(classifier: nn.Module, entered: torch.Tensor) -> torch.Tensor:
     return entered.flatten(2).mean(dim=2) if channels_first else entered.flatten(1, -2).mean(dim=1)
 
 
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
     """Features `[B, D]` one behind the other."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

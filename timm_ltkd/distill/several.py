@@ -1,6 +1,6 @@
 """Several methods at once: of several teachers each its own, or all from the same one."""
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -41,30 +41,35 @@ class SeveralMethods(DistillMethod):
         for what in ('needs_features', 'uses_logits', 'needs_hard_labels', 'corrects_prior', 'needs_class_means'):
             setattr(self, what, any(getattr(method, what) for method in methods.values()))
 
+    @property
+    def _each(self) -> dict[str, DistillMethod]:
+        return cast(dict[str, DistillMethod], dict(self.methods.items()))
+
     def set_epoch(self, epoch: int) -> None:
-        for method in self.methods.values():
+        for method in self._each.values():
             method.set_epoch(epoch)
 
     def set_class_means(self, means: torch.Tensor) -> None:
         """Tell the methods of a shared teacher its class means `[C, D]`; separate ones are told one by one."""
         if self.separate:
             raise UserError('each of these methods has a teacher of its own: give each of `methods` its class means')
-        for method in self.methods.values():
+        for method in self._each.values():
             if method.needs_class_means:
                 method.set_class_means(means)
 
     def statistics(self) -> dict[str, torch.Tensor]:
         return {
-            f'{name}.{key}': value for name, method in self.methods.items()
+            f'{name}.{key}': value for name, method in self._each.items()
             for key, value in method.statistics().items()}
 
     def reset_statistics(self) -> None:
-        for method in self.methods.values():
+        for method in self._each.values():
             method.reset_statistics()
 
     def describe_statistics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        report, inert = {}, []
-        for name, method in self.methods.items():
+        report: dict[str, Any] = {}
+        inert: list[str] = []
+        for name, method in self._each.items():
             own = method.describe_statistics({
                 key.removeprefix(f'{name}.'): value for key, value in sums.items() if key.startswith(f'{name}.')})
             inert += [f'{name} {part}' for part in own.pop('inert', ())]

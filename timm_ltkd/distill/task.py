@@ -1,6 +1,6 @@
 """Student, teacher and method as one timm training task."""
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.models import group_parameters
@@ -96,7 +96,7 @@ class DistillTask(TrainingTask):
         own_mean, own_std = normalisation(raw_student)
         self.teacher.expect_input(own_mean if mean is None else mean, own_std if std is None else std)
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
-        self.trainable_module = StudentWithMethod(student, method)
+        self.trainable_module: nn.Module = StudentWithMethod(student, method)
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
@@ -109,15 +109,16 @@ class DistillTask(TrainingTask):
         """Who teaches by which method: one pair, or one for each of `SeveralMethods`."""
         if not isinstance(self.method, SeveralMethods):
             return [(self.teacher, self.method)]
-        methods = self.method.methods.values()
-        teachers = self.teacher.teachers if self.method.separate else [self.teacher] * len(methods)
+        methods = cast(list[DistillMethod], list(self.method.methods.values()))
+        apart = cast(Any, self.teacher).teachers if self.method.separate else None
+        teachers = [self.teacher] * len(methods) if apart is None else apart
         return list(zip(teachers, methods, strict=True))
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the method (and the criterion, if it has a schedule) which epoch begins, counted from 0."""
         self.method.set_epoch(epoch)
         if hasattr(self.criterion, 'set_epoch'):
-            self.criterion.set_epoch(epoch)
+            cast(Any, self.criterion).set_epoch(epoch)
 
     def forward(
             self,
@@ -150,9 +151,10 @@ class DistillTask(TrainingTask):
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
-    def compile(self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs) -> nn.Module:
+    def compile(  # type: ignore[override]  # as timm's TrainingTask has it
+            self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs) -> nn.Module:
         """Compile student and teacher in place, so that no wrapper gets into names or checkpoints."""
-        student = self.get_eval_model()
+        student = cast(nn.Module, self.get_eval_model())
         for module in (student, *self.teacher.networks):
             compile_output(module, backend=backend, mode=mode, **compile_kwargs)
         return student

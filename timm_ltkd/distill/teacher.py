@@ -38,6 +38,7 @@ class Teacher(DistillationTeacher):
         UserError: A name that timm doesn't know or has no weights for, or whose pretrained head has another number of
             classes: timm would give it a random head; a class map that points outside the head, or twice to one class.
     """
+    class_map: torch.Tensor | None
 
     def __init__(
             self,
@@ -64,7 +65,8 @@ class Teacher(DistillationTeacher):
         size = _own_size(unwrap_model(self.model), cfg) if img_size is None else img_size
         size = (size, size) if isinstance(size, int) else size
         self.pixels = PixelAdapter(
-            *normalisation(self.model), size and tuple(size), cfg.get('interpolation') or 'bicubic')
+            *normalisation(self.model), None if size is None else (size[0], size[1]),
+            cfg.get('interpolation') or 'bicubic')
         self.fast = fast
         self._copies: dict[torch.dtype | None, nn.Module] = {}  # of the network, by the dtype of autocast
         self.to(device=device)
@@ -111,7 +113,8 @@ class Teacher(DistillationTeacher):
         self.pixels.expect(mean, std)
 
     @torch.no_grad()
-    def forward(self, input: torch.Tensor, needs_features: bool = False) -> Output:
+    def forward(  # type: ignore[override]  # timm's gives logits alone
+            self, input: torch.Tensor, needs_features: bool = False) -> Output:
         """Logits, and pooled features if asked for, of a batch `[B, 3, H, W]` normalised as `expect_input` was told."""
         input, dtype = self.pixels(input), self.dtype
         if dtype in _HALF:
@@ -131,7 +134,7 @@ class Teacher(DistillationTeacher):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if None not in self._copies:
             self._copies[None] = fold_batch_norm(self.model, input[:2])
-        if dtype not in self._copies:
+        if dtype is not None and dtype not in self._copies:
             self._copies[dtype] = hold_weights(self._copies[None], dtype)
         return self._copies[dtype]
 

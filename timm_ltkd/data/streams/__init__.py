@@ -2,8 +2,9 @@
 from .create import check_no_selection, create_stream, is_stream_name
 from .dataset import StreamDataset, StreamSample
 from .parts import EvalStream, TrainStream
+from .scan import StreamScan, without_images
 
 __all__ = [
-    'EvalStream', 'StreamDataset', 'StreamSample', 'TrainStream', 'check_no_selection', 'create_stream',
-    'is_stream_name',
+    'EvalStream', 'StreamDataset', 'StreamSample', 'StreamScan', 'TrainStream', 'check_no_selection', 'create_stream',
+    'is_stream_name', 'without_images',
 ]

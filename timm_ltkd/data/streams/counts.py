@@ -86,7 +86,7 @@ def _read(file: Path, num_shards: int) -> StreamCounts | None:
     try:
         kept = json.loads(file.read_text(encoding='utf-8'))
         counts = StreamCounts(np.array(kept['classes'], np.int64), np.array(kept['shards'], np.int64))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     whole = len(counts.shards) == num_shards and counts.classes.sum() == counts.shards.sum() > 0
     return counts if whole else None

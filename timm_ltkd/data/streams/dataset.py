@@ -117,7 +117,7 @@ class StreamDataset(IterableDataset):
         Raises:
             UserError: It cannot be decoded.
         """
-        with reading(f'image {sample.index} of shard {self._shard_name(sample.shard)}'), _opened(sample.image) as file:
+        with reading(f'image {sample.index} of shard {self.shard_name(sample.shard)}'), _opened(sample.image) as file:
             image = decode_image(file, self.image_mode)
         return image if self.transform is None else self.transform(image), sample.target
 
@@ -139,16 +139,25 @@ class StreamDataset(IterableDataset):
     def _turn(self, order: np.ndarray, place: int, again: int) -> Iterator[StreamSample]:
         """All samples from the start of a shard to the end of the last one."""
         for shard in order[place:].tolist():
-            samples = self._shard(shard, again)
+            samples = self.shard(shard, again)
             if self.shard_lengths is not None:
                 samples = _exactly(samples, int(self.shard_lengths[shard]), lambda s=shard: self._miscounted(s))
             yield from samples
 
-    def _shard(self, shard: int, again: int) -> Iterator[StreamSample]:
+    def shard(self, shard: int, again: int = 0) -> Iterator[StreamSample]:
+        """All samples of a shard, undecoded.
+
+        Args:
+            shard: Its number.
+            again: How often the stream was read to its end before.
+
+        Raises:
+            UserError: A label that has no class.
+        """
         for index, (image, target) in enumerate(self.shards.read(shard)):
             if target >= len(self.class_names):
                 raise UserError(
-                    f"label {target} in shard {self._shard_name(shard)} has no class name: there are "
+                    f"label {target} in shard {self.shard_name(shard)} has no class name: there are "
                     f'{len(self.class_names)} classes')
             yield StreamSample(image, target, shard, index, again)
 
@@ -157,10 +166,11 @@ class StreamDataset(IterableDataset):
             return UserError(f"'{self.shards.name}' does not have the {len(self)} images of the class counts given")
         hint = f'remove {self.kept_in} to count anew' if self.kept_in else 'correct the lengths in its _info.json'
         return UserError(
-            f"shard {self._shard_name(shard)} does not have the {self.shard_lengths[shard]} images that were counted; "
+            f"shard {self.shard_name(shard)} does not have the {self.shard_lengths[shard]} images that were counted; "
             f'{hint}')
 
-    def _shard_name(self, shard: int) -> str:
+    def shard_name(self, shard: int) -> str:
+        """What to call a shard in messages."""
         files = self.shards.files
         return f"'{files[shard]}'" if len(files) == len(self.shards) else f"{shard} of '{self.shards.name}'"
 

@@ -2,19 +2,19 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...errors import UserError, last_line
+from ...files import is_aside, remove_asides, replace_file, try_lock
 from .bank import TeacherBank
 from .layout import RowLayout
 from .rows import RowFile
 
-_KEY = 'bank.json'
+_KEY, _LOCK = 'bank.json', '.lock'
+_PATIENCE = 30.  # seconds
 _FORMAT = 1
 
 
@@ -67,22 +67,30 @@ def open_bank(
 
 
 def _make(path: Path, entries: dict[str, Any]) -> None:
-    """Make an empty bank in one step, so that of two processes one does, and the other finds it."""
-    if path.is_file() or path.is_dir() and any(path.iterdir()):
+    """Make an empty bank; of two processes one does, and the other finds it."""
+    if path.is_file() or path.is_dir() and not all(_is_part(entry) for entry in path.iterdir()):
         raise UserError(f'{path} is no teacher bank, and not empty; name another folder')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent))
+    path.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(path / _LOCK, _PATIENCE)
+    if lock is None:
+        raise UserError(f'another process has been making the teacher bank {path} for {_PATIENCE:.0f} seconds')
     try:
-        RowFile.make(aside, entries['count'], RowLayout.from_json(entries['layout']).words)
-        (aside / _KEY).write_text(json.dumps({'format': _FORMAT, **entries}, indent=2, sort_keys=True))
-        mask = os.umask(0)
-        os.umask(mask)
-        aside.chmod(0o777 & ~mask)  # mkdtemp makes private folders
-        aside.rename(path)
+        if not (path / _KEY).is_file():
+            remove_asides(path)  # of a process that was killed here
+            RowFile.make(path, entries['count'], RowLayout.from_json(entries['layout']).words)
+            with replace_file(path / _KEY) as aside:  # last: now there is a bank
+                aside.write_text(json.dumps({'format': _FORMAT, **entries}, indent=2, sort_keys=True))
     except OSError:
-        shutil.rmtree(aside, ignore_errors=True)
-        if not (path / _KEY).is_file():  # nor has another process made it
-            raise
+        for name in RowFile.FILES:
+            (path / name).unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file may be that of a bank which another process is making, or was killed while it did."""
+    return is_aside(path) or path.name in (_KEY, _LOCK, *RowFile.FILES)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,7 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
         if entries['format'] != _FORMAT:
             raise ValueError(f'format {entries["format"]}')
         return {name: entries[name] for name in ('key', 'layout', 'count')}
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise UserError(f'{path} is no teacher bank that can be read ({_KEY}: {last_line(e)}); remove it') from e
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-_ROWS, _MARKS = 'rows.bin', 'marks.bin'
 _AT_ONCE = 2 ** 22  # words looked at together
 
 
@@ -27,10 +26,12 @@ class RowFile:
         OSError: The files cannot be read, or are of another table.
     """
 
+    FILES = 'rows.bin', 'marks.bin'
+
     def __init__(self, folder: Path, count: int, words: int, *, salt: int = 0):
         self.count, self.words = count, words
         self._salt = salt
-        self._paths = folder / _ROWS, folder / _MARKS
+        self._paths = tuple(folder / name for name in self.FILES)
         for path, size in zip(self._paths, self._sizes(count, words), strict=True):
             if path.stat().st_size > size:
                 raise OSError(f'{path} has {path.stat().st_size} bytes and not {size}')
@@ -42,8 +43,8 @@ class RowFile:
     @staticmethod
     def make(folder: Path, count: int, words: int) -> None:
         """Make the files of an empty table; OSError where the file system cannot hold them."""
-        for name, size in zip((_ROWS, _MARKS), RowFile._sizes(count, words), strict=True):
-            with open(folder / name, 'xb') as file:
+        for name, size in zip(RowFile.FILES, RowFile._sizes(count, words), strict=True):
+            with open(folder / name, 'ab') as file:
                 file.truncate(size)
 
     @staticmethod

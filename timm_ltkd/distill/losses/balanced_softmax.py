@@ -38,6 +38,7 @@ class BalancedSoftmax(HardLabelLoss):
         prior: Class prior π of the training set.
         smoothing: Label smoothing.
     """
+    log_prior: torch.Tensor
     corrects_prior = True
 
     def __init__(self, *, prior: ClassPrior, smoothing: float = 0.):

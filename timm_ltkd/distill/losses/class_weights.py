@@ -27,6 +27,7 @@ class ClassWeights(nn.Module):
     Raises:
         UserError: An unknown kind, a value out of range, or an option that would have no effect.
     """
+    weights: torch.Tensor | None
 
     def __init__(
             self,

@@ -1,6 +1,7 @@
 """A classifier of cosines for the time of training, and a plain one again for everybody else."""
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ class CosineLinear(nn.Module):
         running_mean_norm: Running mean of |f| over training batches, for `to_linear`. The name is no accident: timm
             averages the buffers called running_mean… over processes.
     """
+    running_mean_norm: torch.Tensor
 
     def __init__(self, linear: nn.Linear, scale: float):
         super().__init__()
@@ -57,9 +59,9 @@ class CosineLinear(nn.Module):
         k = s / (running mean of |f|): the logits of an image with features of average length are the cosine
         classifier's own, so that confidences stay comparable.
         """
-        linear = nn.utils.skip_init(  # no draw from the global generator
+        linear = cast(nn.Linear, nn.utils.skip_init(  # no draw from the global generator
             nn.Linear, self.in_features, self.out_features, bias=self.has_bias, device=self.weight.device,
-            dtype=self.weight.dtype)
+            dtype=self.weight.dtype))
         norm = torch.where(self.running_mean_norm == 0, 1., self.running_mean_norm)  # never trained
         linear.weight.copy_(F.normalize(self.weight, dim=1) * (self.scale / norm))
         if self.has_bias:
@@ -73,7 +75,7 @@ def cosine_classifier(network: nn.Module, scale: float) -> None:
     Raises:
         UserError: The network has none, or more than one.
     """
-    classifier = network.get_classifier() if hasattr(network, 'get_classifier') else None
+    classifier = cast(Any, network).get_classifier() if hasattr(network, 'get_classifier') else None
     names = [name for name, module in network.named_modules() if module is classifier]
     if not isinstance(classifier, nn.Linear) or len(names) != 1:
         kind = 'one that timm does not find' if classifier is None else type(classifier).__name__
@@ -86,7 +88,7 @@ def cosine_classifier(network: nn.Module, scale: float) -> None:
 @contextmanager
 def plain_classifier(network: nn.Module) -> Iterator[None]:
     """Inside, the network has linear layers for what has a `to_linear`: what it exports, any timm can load."""
-    special = {name: module for name, module in network.named_modules() if hasattr(module, 'to_linear')}
+    special = {name: cast(Any, module) for name, module in network.named_modules() if hasattr(module, 'to_linear')}
     for name, module in special.items():
         network.set_submodule(name, module.to_linear())
     try:

@@ -71,6 +71,7 @@ class LDAM(HardLabelLoss):
         beta: β of the effective numbers, 0.9999 if not given.
         deferred_epochs: The class weights come in after so many epochs: LDAM-DRW (160 of 200 in the paper).
     """
+    margins: torch.Tensor
     accepts_soft_targets = False
 
     def __init__(

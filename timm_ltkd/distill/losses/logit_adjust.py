@@ -41,6 +41,7 @@ class LogitAdjust(HardLabelLoss):
         tau: τ; 0 is cross-entropy and 1 balanced softmax.
         smoothing: Label smoothing.
     """
+    log_prior: torch.Tensor
 
     def __init__(self, *, prior: ClassPrior, tau: float = 1., smoothing: float = 0.):
         super().__init__()

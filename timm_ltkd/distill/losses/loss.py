@@ -60,6 +60,13 @@ def describe_losses() -> dict[str, str]:
     return {name: (inspect.getdoc(_LOSSES[name]) or '').partition('\n')[0] for name in list_losses()}
 
 
+def loss_class(name: str) -> type[HardLabelLoss]:
+    """What is registered as the loss `name`; a UserError (with the nearest) if nothing is."""
+    if name not in _LOSSES:
+        raise UserError(f"unknown loss '{name}'{nearest(name, _LOSSES)}")
+    return _LOSSES[name]
+
+
 def create_loss(name: str, *, prior: ClassPrior | None = None, **kwargs) -> HardLabelLoss:
     """Make the hard-label loss `name` for a training set with this class prior.
 
@@ -72,8 +79,7 @@ def create_loss(name: str, *, prior: ClassPrior | None = None, **kwargs) -> Hard
         UserError: Unknown loss or option (the nearest is named), a value out of range, label smoothing for a loss
             without soft targets, or a prior that is needed and missing.
     """
-    if name not in _LOSSES:
-        raise UserError(f"unknown loss '{name}'{nearest(name, _LOSSES)}")
-    if not _LOSSES[name].accepts_soft_targets and kwargs.pop('smoothing', 0.):
+    loss = loss_class(name)
+    if not loss.accepts_soft_targets and kwargs.pop('smoothing', 0.):
         raise UserError(f"loss '{name}' takes one label an image, so it has no label smoothing; leave smoothing out")
-    return call_with_known(_LOSSES[name], f"loss '{name}'", prior, kwargs)
+    return call_with_known(loss, f"loss '{name}'", prior, kwargs)
