@@ -1,0 +1,104 @@
+"""The programs of the docs run as they are printed; the method that they add trains and is resumed."""
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from timm_ltkd.cli import run
+from timm_ltkd.cli.own_modules import import_modules
+from timm_ltkd.distill import Output, create_method, list_methods
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ('top1', 'balanced', 'many', 'medium', 'few')
+
+
+def programs(page: str) -> list[str]:
+    return re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / page).read_text(encoding='utf-8'), re.S)
+
+
+def shortened(code: str) -> str:
+    return code.replace('epochs = 20', 'epochs = 1').replace("split='train')", "split='train', imbalance_factor=144)")
+
+
+@pytest.mark.parametrize('code', programs('own_loop.md'), ids=['loss', 'torch', 'accelerate'])
+def test_loops_of_ones_own(code, capsys):
+    assert 'epochs = 20' in code or 'randn' in code
+    names = {}
+    exec(compile(shortened(code), 'own_loop.md', 'exec'), names)
+    if 'report' in names:
+        assert set(NAMES) <= eval(capsys.readouterr().out).keys()
+        assert names['report']['num_samples'] == 300
+
+
+@pytest.mark.slow
+def test_the_loop_with_accelerate_in_two_processes(tmp_path):
+    check = 'assert accelerator.num_processes == 2 and report["num_samples"] == 300\naccelerator.end_training()'
+    code = shortened(programs('own_loop.md')[-1]).replace('accelerator.end_training()', check)
+    (tmp_path / 'my_loop.py').write_text(code)
+    done = subprocess.run(
+        [sys.executable, '-m', 'accelerate.commands.launch', '--config_file',
+         str(ROOT / 'hparams/accelerate/cpu_two_processes.yaml'), str(tmp_path / 'my_loop.py')],
+        env=os.environ | {'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONPATH': str(ROOT)},
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("'balanced'") == 1
+
+
+@pytest.fixture
+def method(own_module):
+    code, = programs('add_a_method.md')
+    assert len([line for line in code.splitlines() if line.strip()]) <= 32
+    own_module('my_method', code)
+    import_modules(['my_method'])
+    assert 'right_kd' in list_methods()
+    return sys.modules['my_method']
+
+
+def test_the_method_of_the_page_is_what_it_says(method):
+    student, teacher = torch.randn(2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = teacher.argmax(dim=1)
+    target[:2] = (target[:2] + 1) % 4  # the teacher is wrong on two of six
+    q, log_p = F.softmax(teacher[2:].float() / 2, dim=1), F.log_softmax(student[2:].float() / 2, dim=1)
+    expected = 4 * (q * (q.log() - log_p)).sum() / 6
+    torch.testing.assert_close(method.right_kd_loss(student, teacher, target, 2.), expected)
+    made = create_method('right_kd', temperature=2, alpha=3, start_epoch=2)
+    outputs = Output(student, None), Output(teacher, None)
+    losses = []
+    for epoch in range(4):
+        made.set_epoch(epoch)
+        losses.append(float(made(*outputs, target)['right_kd_loss']))
+    assert losses == pytest.approx([0, 0, 3 * float(expected), 3 * float(expected)])
+
+
+def test_the_method_of_the_page_trains_and_is_resumed(method, workplace, monkeypatch, tmp_path, log):
+    argv = [
+        '--import', 'my_method', '--kd', 'right_kd', '--kd-kwargs', 'start_epoch=1', '--student', 'resnet20',
+        '--teacher-checkpoint', str(workplace / 'output/RUN'), '--dataset', 'folder', '--data-dir',
+        str(workplace / 'DATA'), '--img-size', '16', '--workers', '0', '--epochs', '2', '-b', '4', '--lr', '0.01',
+        '--warmup-epochs', '0', '--output', str(tmp_path / 'out'), '--experiment']
+    run.distill([*argv, 'whole'])
+    whole = tmp_path / 'out/whole'
+    losses = [float(row['train_right_kd_loss']) for row in csv.DictReader(open(whole / 'summary.csv'))]
+    assert losses[0] == 0 < losses[1]
+    assert json.loads((whole / 'report.json').read_text())['run']['args']['import'] == ['my_method']
+
+    from timm_ltkd.engine import fit
+    save = fit.save_checkpoint
+
+    def save_and_stop(*args):
+        save(*args)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(fit, 'save_checkpoint', save_and_stop)
+        run.distill([*argv, 'again'])
+    run.distill([*argv, 'again', '--resume', 'auto'])
+    assert any('resuming' in message for message in log)
+    for name in ('model.safetensors', 'summary.csv'):
+        assert (whole / name).read_bytes() == (tmp_path / 'out/again' / name).read_bytes()
