@@ -165,7 +165,7 @@ class TimmTraining:
     def _loader(self, pixels: Pixels, workers: int, transform, **options) -> DataLoader:
         pixels = pixels.with_transform(None)
         loader = create_loader(
-            pixels, 32, plain.BATCH, mean=MEAN, std=STD, num_workers=workers, device=self.device,
+            pixels, (3, 32, 32), plain.BATCH, mean=MEAN, std=STD, num_workers=workers, device=self.device,
             pin_memory=self.device.type == 'cuda', persistent_workers=workers > 0, **options)
         pixels.transform = transform
         return loader

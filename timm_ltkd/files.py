@@ -1,4 +1,5 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that belong to one process at a time."""
+import errno
 import os
 import shutil
 import tempfile
@@ -6,7 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from .errors import disk_error
+
 ASIDE = '.*.tmp*'  # what `replace_file` writes to
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
 
 
 @contextmanager
@@ -14,6 +20,9 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it is flushed to disk and renamed onto `path`.
 
     A reader (or a crash) sees the old file or the new one, never half of one; on an error `path` is untouched.
+
+    Raises:
+        OSError: Whatever writes raised for want of room or rights, this names `path`.
     """
     path = Path(path)
     handle, aside = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=f'.tmp{path.suffix}', dir=path.parent)
@@ -26,9 +35,11 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
         with open(aside, 'rb+') as f:
             os.fsync(f.fileno())
         os.replace(aside, path)
-    except BaseException:
-        if os.path.exists(aside):
+    except BaseException as e:
+        with suppress(OSError):
             os.unlink(aside)
+        if isinstance(e, Exception) and (refused := disk_error(e)) is not None:
+            raise OSError(refused.errno, refused.strerror, str(path)) from e
         raise
 
 
@@ -37,14 +48,36 @@ def is_aside(path: Path) -> bool:
     return path.match(ASIDE)
 
 
-def remove_asides(folder: Path, older_than: float) -> None:
-    """Remove what a killed process left half-written in a folder.
+def remove_asides(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder, where nobody else writes; not in those below it."""
+    for path in folder.glob(ASIDE):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def try_lock(path: Path, patience: float = 0.) -> FileLock | None:
+    """Hold a file, which is made if need be, against all other processes of all machines that see it.
+
+    The lock ends with its process, however that ends; the file stays. Where the file system cannot lock, the lock is
+    one that everybody gets.
 
     Args:
-        folder: The folder, not those below it.
-        older_than: Modification time in seconds; younger ones may belong to a process that still writes.
+        path: Of the file.
+        patience: Seconds to wait for one that holds it: loader workers of a killed process may do so for a while.
+
+    Returns:
+        To `release` when all is done; None if another holds it.
+
+    Raises:
+        OSError: The file cannot be made.
     """
-    for path in folder.glob(ASIDE):
-        with suppress(FileNotFoundError):  # just renamed by the process that wrote it
-            if path.stat().st_mtime < older_than:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        return None
+    except NotImplementedError:
+        pass
+    except OSError as e:
+        if e.errno not in _NO_LOCKS:
+            raise
+    return lock

@@ -195,7 +195,8 @@ class TestRoundTrip:
         args = distill('--output', 'o', '--experiment', 'e', '--resume', 'auto', '--overwrite')
         written = yaml.safe_load(dump_config(args))
         assert written.keys() == vars(args).keys() - set(NOT_IN_CONFIG)
-        assert set(NOT_IN_CONFIG) == {'config', 'output', 'experiment', 'resume', 'overwrite'}
+        assert set(NOT_IN_CONFIG) == {
+            'config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private'}
 
     def test_the_command_line_still_wins(self, config):
         file = config(dump_config(train('--epochs', '7', '--lr', '0.3')))

@@ -6,6 +6,7 @@ would be trained. `COVERED` collects what is tested; an option without a test fa
 import dataclasses
 import json
 import math
+import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from timm.models import _registry
 from timm.utils import unwrap_model
@@ -28,7 +30,7 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parse
 from timm_ltkd.cli.config import dump_config, parse
 from timm_ltkd.data import long_tail_indices
 from timm_ltkd.distill import describe_losses, describe_methods
-from timm_ltkd.engine import fit, jobs, recipe, teachers, validate
+from timm_ltkd.engine import fit, jobs, recipe, share, teachers, validate
 from timm_ltkd.engine.watch import LossWatch
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
@@ -133,6 +135,8 @@ def paths(tmp_path_factory):
     save_pictures(data / 'test', dict.fromkeys(CLASSES, 2), seed=3)
     save_pictures(root / 'other' / 'train', dict.fromkeys(('x', 'y', 'z'), 12), seed=4)
     save_pictures(root / 'other' / 'val', dict.fromkeys(('x', 'y', 'z'), 3), seed=5)
+    shutil.copytree(data, root / 'spoiled')
+    (root / 'spoiled' / 'train' / 'ant' / '01.png').write_bytes(b'no image')  # none of those whose pixels are looked at
     save_table(root / 'table', data / 'train')
     (root / 'train_list.txt').write_text(''.join(f'train/{CLASSES[c]}/0{i}.png {c}\n' for c, i in (
         (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0))))
@@ -480,6 +484,7 @@ CASES = [
     Case('--holdout', '0.5', counts, [6, 3, 1], '--imbalance-factor 4', ALL),
     Case('--holdout', '0.5', num_watched, 11, '--imbalance-factor 4'),
     Case('--holdout-type', 'balanced', counts, [6, 3, 2], '--imbalance-factor 4 --holdout 0.5', ALL),
+    Case('--on-bad-image', 'skip', counts, [11, 12, 12], '--data-dir {root}/spoiled', ALL),
     Case('--workers', '1', of_loaders('num_workers'), [1, 1]),
     Case('--workers', '1', of_loaders('num_workers'), [1], scripts='validate'),
     Case('--pin-mem', '', of_loaders('pin_memory'), [True, True]),
@@ -667,6 +672,22 @@ def test_config_file(script, base, paths, tmp_path):
     assert num_val(reach(script, [*base[script], '-c', str(tmp_path / 'config.yaml')])) == 6
 
 
+@covers('train distill validate', '--import')
+@pytest.mark.parametrize('script, name', [('train', '--model'), ('distill', '--student'), ('validate', '--model')])
+def test_import(script, name, base, own_module, capsys):
+    own_module('my_networks', '''
+import timm
+
+@timm.models.register_model
+def my_network(pretrained=False, **kwargs):
+    return timm.create_model('resnet20', **kwargs)
+''')
+    argv = [*base[script], name, 'my_network']
+    assert 'my_network' in fails(capsys, script, argv)
+    assert reach(script, [*argv, '--import', 'my_networks']).network.num_features == 64
+    assert "no module 'my_network'" in fails(capsys, script, [*argv, '--import', 'my_network'])
+
+
 @covers('distill validate', '--dataset')
 def test_dataset_of_distill_and_validate(base, tmp_path):
     digits = ['--dataset', 'lt/digits', '--data-dir', '']
@@ -785,6 +806,30 @@ def test_seeds(script, base, monkeypatch):
     assert (seen.args.seed, seen.args.seeds, seen.folder.path.name) == (7, None, 'name-seed7')
     alone = reach(script, [*base[script], '--seed', '7'])
     assert seen.folder.key == alone.folder.key
+
+
+@covers('train distill', '--push-to-hub', '--hub-private')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_push_to_hub(script, base, monkeypatch):
+    """What is asked of the hub before the training; what is pushed after it is in tests/engine/test_hub.py."""
+    asked = []
+    monkeypatch.setattr(share, 'open_repository', lambda *wanted: asked.append(wanted))
+    for words in ([], ['--push-to-hub'], ['--push-to-hub', 'me/net'], ['--push-to-hub', 'net', '--hub-private']):
+        args = reach(script, [*base[script], *words]).args
+        assert {'push_to_hub', 'hub_private'} <= vars(args).keys() and 'push_to_hub' not in dump_config(args)
+    assert asked == [('auto', False), ('me/net', False), ('net', True)]
+
+
+@covers('train distill', '--license')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_license(script, base, tmp_path, capsys):
+    argv = [*base[script], '--epochs', '1', '--output', str(tmp_path)]
+    for words, expected in ([], None), (['--license', 'cc-by-4.0'], 'cc-by-4.0'):
+        getattr(run, script)([*argv, '--experiment', str(expected), *words])
+        folder = tmp_path / str(expected)
+        assert json.loads((folder / 'config.json').read_text())['pretrained_cfg'].get('license') == expected
+        assert ModelCard.load(folder / 'README.md').data.license == expected
+    assert "'CC BY' is no license" in fails(capsys, script, [*argv, '--license', 'CC BY'])
 
 
 @covers('train distill', '--dist-bn')

@@ -46,8 +46,8 @@ def test_an_error_while_writing_leaves_the_old_one_and_no_other_file(tmp_path, m
     save_checkpoint(tmp_path, 1, {'x': 1}, ALONE)
     content = (tmp_path / 'checkpoint-000001.pt').read_bytes()
 
-    def half(state, path):
-        path.write_bytes(content[:100])
+    def half(state, file):
+        file.write(content[:100])
         raise OSError('no space left on device')
     monkeypatch.setattr(torch, 'save', half)
     for epoch in (1, 2):

@@ -163,8 +163,7 @@ def runs(tmp_path_factory, images):
     """Runs on the same images: with a holdout, with another, without one."""
     root = tmp_path_factory.mktemp('runs')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, 'plot_curves', lambda *args: None)
-        patch.setattr(write, 'plot_accuracy_by_frequency', lambda *args: None)
+        patch.setattr(write, 'plot_pictures', lambda *args: None)
         from timm_ltkd.cli import run
         for name, more in (('held', ['--holdout', '0.3']), ('other', ['--holdout', '0.2']), ('whole', [])):
             run.train([

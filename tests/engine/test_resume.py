@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from timm_ltkd.distill.bkd import BKD
-from timm_ltkd.engine import training
+from timm_ltkd.engine import jobs, training
 from timm_ltkd.engine.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
@@ -78,11 +78,41 @@ def assert_same(first, second):
      '--class-sampling', 'progressive', '--aa', 'rand-m9-mstd0.5', '--reprob', '0.5'],
     ['--loader', 'resident', '--train-crop-mode', 'pad', '--color-jitter', '0', '--class-sampling', 'class'],
     ['--loader', 'resident', '--train-crop-mode', 'rrc', '--color-jitter', '0', '--reprob', '0.5', '--recount', '2'],
+    ['--class-sampling', 'sqrt', '--grad-accum-steps', '2', '--model-ema', '--model-ema-decay', '0.9'],
 ], ids=[
-    'plain', 'ema', 'accumulation', 'augmentation', 'dropout', 'multistep', 'ldam', 'mixing', 'resident', 'resized'])
+    'plain', 'ema', 'accumulation', 'augmentation', 'dropout', 'multistep', 'ldam', 'mixing', 'resident', 'resized',
+    'sqrt'])
 def test_training(same_when_interrupted, options, more):
     rows = same_when_interrupted('train', [*options, '--model', 'resnet20', '--epochs', '4', *more])
     assert [row['epoch'] for row in rows] == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def scaler(monkeypatch):
+    """Give a run on a CPU the loss scaler that fp16 has, so restless that steps are skipped; its scales are noted."""
+    create, update, scales = jobs.create_accelerator, torch.amp.GradScaler.update, []
+
+    def create_accelerator(*args):
+        accelerator = create(*args)
+        accelerator.scaler = torch.amp.GradScaler(
+            'cpu', growth_factor=2. ** 55.5, backoff_factor=2. ** -55.5, growth_interval=3)
+        return accelerator
+
+    def noted(scaler):
+        scales.append(scaler.get_scale())
+        update(scaler)
+    monkeypatch.setattr(jobs, 'create_accelerator', create_accelerator)
+    monkeypatch.setattr(torch.amp.GradScaler, 'update', noted)
+    return scales
+
+
+def test_the_loss_scale_goes_on_where_it_was(scaler, same_when_interrupted, options, tmp_path):
+    same_when_interrupted('train', [*options, '--model', 'resnet20', '--epochs', '4', '--opt', 'momentum'], after=2)
+    whole, interrupted, resumed = scaler[:24], scaler[24:42], scaler[42:]
+    assert interrupted == whole[:18] and resumed == whole[12:], 'six steps an epoch'
+    assert whole[12] != 65536 and any(after < before for before, after in zip(whole, whole[1:], strict=False))
+    state = torch.load(checkpoint_files(tmp_path / 'resumed/last')[0], weights_only=True)['scaler']
+    assert state['scale'] not in (0, 65536) and state['growth_interval'] == 3
 
 
 def test_dropout_draws_from_the_random_states_that_are_restored(script, interrupt, options, tmp_path, monkeypatch):
@@ -171,5 +201,5 @@ def test_what_a_killed_process_left_half_written_is_swept(script, options, tmp_p
     export.mkdir()
     (export / 'model.safetensors').write_bytes(b'half')
     script('train', argv)
-    assert sorted(path.name for path in last.iterdir()) == ['checkpoint-000001.pt', 'run.json']
+    assert sorted(path.name for path in last.iterdir()) == ['.lock', 'checkpoint-000001.pt', 'run.json']
     assert not [path for path in (tmp_path / 'run').iterdir() if path.name.startswith('.')]

@@ -1,10 +1,14 @@
 """Where a run goes: fresh, resumed, replaced, and never into files of others."""
+import errno
 import os
+import subprocess
+import sys
 from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
 
+from timm_ltkd import files
 from timm_ltkd.engine.checkpoint import save_checkpoint
 from timm_ltkd.engine.folder import RunFolder, check_key, find_folder
 from timm_ltkd.errors import UserError
@@ -68,7 +72,7 @@ def test_a_run_is_not_written_over_unless_asked(tmp_path):
     folder.claim('lr: 2\n')
     assert sorted(path.name for path in run.iterdir()) == ['args.yaml', 'last']
     assert (run / 'args.yaml').read_text() == 'lr: 2\n'
-    assert [path.name for path in folder.last.iterdir()] == ['run.json']
+    assert sorted(path.name for path in folder.last.iterdir()) == ['.lock', 'run.json']
 
 
 @pytest.mark.parametrize('how', [{}, {'overwrite': True}, {'resume': 'auto'}])
@@ -79,6 +83,12 @@ def test_files_of_others_are_left_alone(tmp_path, how):
     with pytest.raises(UserError, match='no run of ours'):
         ask(tmp_path, 'thesis', **how)
     assert (thesis / 'one.tex').read_text() == 'precious'
+
+
+def test_auto_takes_what_came_furthest_whatever_the_clock_says(tmp_path):
+    make_run(tmp_path / 'a', seconds=300, epochs=12)
+    make_run(tmp_path / 'b', seconds=400, epochs=2)
+    assert ask(tmp_path, resume='auto').path == tmp_path / 'a'
 
 
 def test_auto_finds_the_newest_run_with_these_settings(tmp_path):
@@ -153,6 +163,12 @@ def test_a_file_is_no_folder(tmp_path):
         ask(tmp_path, 'file')
 
 
+def test_a_name_that_cannot_be_written(tmp_path):
+    for where in (dict(root=tmp_path / 'a\udfff'), dict(root=tmp_path, experiment='b\udfff')):
+        with pytest.raises(UserError, match=r'\\udfff has characters that this locale cannot write'):
+            ask(**where)
+
+
 def test_the_mark_comes_first(tmp_path, monkeypatch):
     """So that a run killed while it claims its folder can be started again."""
     folder = RunFolder(tmp_path / 'run', 'k', resume=False)
@@ -161,16 +177,70 @@ def test_the_mark_comes_first(tmp_path, monkeypatch):
     assert ask(tmp_path, 'run', 'auto').resume
 
 
-def test_sweep_leaves_what_is_being_written(tmp_path):
-    folder = RunFolder(tmp_path / 'run', 'k', resume=False)
-    folder.claim('')
-    claimed = (folder.last / 'run.json').stat().st_mtime
-    old, young = (folder.last / f'.checkpoint-000001.pt.{name}.tmp.pt' for name in ('old', 'young'))
-    for path, seconds in ((old, claimed - 1), (young, claimed + 1)):
+def test_what_killed_processes_left_half_written_goes(tmp_path):
+    run = make_run(tmp_path / 'run', epochs=3)
+    (run / 'last/checkpoint-000001.pt').write_bytes(b'old')  # killed before it was removed
+    (run / '.export.tmp.abcd').mkdir()
+    for path in (run / '.export.tmp.abcd/model.safetensors', run / 'last/.checkpoint-000004.pt.ef.tmp.pt'):
         path.write_bytes(b'half')
-        os.utime(path, (seconds, seconds))
-    folder.sweep()
-    assert young.exists() and not old.exists()
+        os.utime(path, (4e9, 4e9))  # whatever the clock said
+    RunFolder(run, 'k', resume=True).claim('lr: 1\n')
+    assert sorted(path.name for path in run.iterdir()) == ['args.yaml', 'last', 'summary.csv']
+    assert sorted(path.name for path in (run / 'last').iterdir()) == [
+        '.lock', 'checkpoint-000002.pt', 'checkpoint-000003.pt', 'run.json']
+
+
+def test_one_process_at_a_time(tmp_path, monkeypatch):
+    """Nothing of the first one's is touched, not even to replace it."""
+    monkeypatch.setattr('timm_ltkd.engine.folder.PATIENCE', 0.1)
+    first = RunFolder(tmp_path / 'run', 'k', resume=False)
+    first.claim('lr: 1\n')
+    save_checkpoint(first.last, 1, {}, ALONE)
+    before = tree(first.path)
+    for how in ({'resume': True}, {'resume': False, 'replace': True}):
+        second = RunFolder(first.path, 'k', **how)
+        with pytest.raises(UserError, match='run is being trained by another process; wait'):
+            second.claim('lr: 2\n')
+        second.release()
+        assert tree(first.path) == before
+    first.release()
+    assert second.claim('lr: 2\n') is False
+    assert not list(first.last.glob('*.pt'))
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    folder = RunFolder(tmp_path / 'run', 'k', resume=False)
+    code = (
+        'import os, signal, pathlib\nfrom timm_ltkd.engine.folder import RunFolder\n'
+        f'folder = RunFolder(pathlib.Path({str(folder.path)!r}), "k", False)\nfolder.claim("")\n'
+        'print("claimed", flush=True)\nos.read(0, 1)')
+    with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b'claimed\n'
+        assert not folder.hold(patience=0)
+        other.kill()
+        other.wait()
+    assert folder.hold(patience=0)
+
+
+def test_a_folder_held_for_nothing_goes(tmp_path):
+    folder = RunFolder(tmp_path / 'teachers/net', 'k', resume=True)
+    assert folder.hold() and folder.last.is_dir()
+    folder.release()
+    assert not folder.path.exists()
+    folder.claim('')
+    folder.release()
+    assert (folder.last / 'run.json').is_file()
+
+
+def test_where_nothing_can_be_locked_runs_go_on(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENOLCK, 'no locks available')
+    monkeypatch.setattr(files.FileLock, 'acquire', refuse)
+    for _ in range(2):
+        assert RunFolder(tmp_path / 'run', 'k', resume=True).hold()
+    monkeypatch.setattr(files.FileLock, 'acquire', lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EROFS, 'read')))
+    with pytest.raises(UserError, match='cannot be written'):
+        RunFolder(tmp_path / 'run', 'k', resume=True).hold()
 
 
 def test_the_scripts_refuse_and_touch_nothing(script, options, tmp_path, capsys):

@@ -78,7 +78,11 @@ def test_without_a_name_each_seed_has_a_folder(script, options, tmp_path):
     assert sorted(path.name.rpartition('-')[2] for path in tmp_path.iterdir()) == ['seed3', 'seed4']
 
 
-@pytest.mark.parametrize('more', [[], ['--drop', '0.3']], ids=['plain', 'dropout'])
+@pytest.mark.parametrize('more', [
+    [],
+    ['--drop', '0.3', '--model-ema', '--model-ema-decay', '0.9', '--grad-accum-steps', '2', '--class-sampling',
+     'progressive', '--mixup', '0.5'],
+], ids=['plain', 'all'])
 def test_interrupted_and_resumed(script, options, tmp_path, monkeypatch, more):
     argv = [*options, '--model', 'resnet20', '--epochs', '3', *more]
     script('train', [*argv, '--experiment', 'whole', '--seeds', '0', '1'])

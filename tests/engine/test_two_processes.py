@@ -146,6 +146,10 @@ def test_a_checkpoint_has_the_same_figures_in_one_process(ranks, out, data, scri
                         str(out / 'one.json')])
     one, two = (next(iter(json.loads((out / name).read_text()).values())) for name in ('one.json', 'two.json'))
     assert one.keys() == two.keys() >= {'top1', 'balanced', 'few', 'worst', 'ece', 'loss', 'per_class', 'num_samples'}
+    confused = one.pop('group_confusion')
+    assert confused == two['group_confusion'] and sum(sum(row.values()) for row in confused.values()) == 11
+    bins = one.pop('calibration')
+    assert bins['images'] == two['calibration']['images'] and sum(bins['images']) == 11
     for key in one:
         assert one[key] == pytest.approx(two[key], rel=1e-6, abs=1e-6), key
     assert [rank['validate']['evaluated'] for rank in ranks] == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9]]

@@ -1,8 +1,10 @@
 """The options of the three scripts, in groups they share; timm's names wherever timm has the option."""
 import argparse
 import ast
+import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from .. import distill
 from ..data import CLASS_SAMPLINGS, HOLDOUT_TYPES
@@ -18,6 +20,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(message)
+
+    def _get_values(self, action, arg_strings):
+        if action.option_strings and arg_strings == ['--']:  # which argparse would take for no value at all
+            raise argparse.ArgumentError(action, "'--' is no value")
+        return super()._get_values(action, arg_strings)
 
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -43,11 +50,25 @@ class KeyValues(argparse.Action):
             key, equals, value = pair.partition('=')
             if not equals or not self.is_key(key):
                 raise argparse.ArgumentError(self, f"'{pair}' is not of the form {self.form}")
-            try:
-                pairs[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                pairs[key] = value
+            pairs[key] = _literal(value)
         setattr(namespace, self.dest, pairs)
+
+
+def _literal(text: str) -> Any:
+    """The Python literal that a text is, if YAML has its like; else the text."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last three: {[]: 1}, ((((…
+        return text
+    return value if _is_plain(value) else text
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 class AddressedKeyValues(KeyValues):
@@ -89,10 +110,15 @@ class PrintLines(argparse.Action):
         parser.exit()
 
 
+_LARGEST = 2 ** 31 - 1  # whole number; what counts images, pixels or epochs is never larger
+
+
 def number(kind: type, least=None, above=None, most=None):
     """An argparse type: an int or float within bounds."""
     def convert(text: str):
         value = kind(text)
+        if kind is int and abs(value) > _LARGEST:
+            raise argparse.ArgumentTypeError(f'must be at most {_LARGEST}, got {text}')
         if value != value or value in (float('inf'), -float('inf')):
             raise argparse.ArgumentTypeError(f'{text} is not a finite number')
         if least is not None and value < least:
@@ -107,7 +133,7 @@ def number(kind: type, least=None, above=None, most=None):
 
 
 COUNT, NATURAL = number(int, least=0), number(int, least=1)
-SEED = number(int, least=0, most=2 ** 31 - 1)
+SEED = COUNT
 POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, least=0)
 SHARE = number(float, least=0, most=1)
 TUNING = ('all', 'head', 'none')
@@ -166,6 +192,9 @@ def add_data(parser: Parser) -> None:
         help='classes with more training images are many-shot in reports (default: %(default)s)')
     add('--few-shot', metavar='N', type=COUNT, default=20,
         help='classes with fewer are few-shot, the rest medium-shot (default: %(default)s)')
+    add('--on-bad-image', choices=('error', 'skip'), default='error',
+        help='an image that cannot be read ends the run, once it is met (error); or all images are read once before '
+             'training, and those that cannot be are left out and listed in the report (skip) (default: %(default)s)')
     add('-j', '--workers', metavar='N', type=COUNT,
         help='loader workers per process, at most one a core (default: the data set\'s; see below)')
     _flag(group, '--pin-mem', 'page-locked host memory for faster transfer to a GPU')
@@ -184,15 +213,20 @@ def add_loading(parser: Parser) -> None:
              '--train-crop-mode with --loader resident (default: as they are, if all have one size)')
 
 
-def add_input(parser: Parser) -> None:
-    group = parser.add_argument_group('input', 'None means: the data set\'s own, else the model\'s')
+def add_pixels(parser: Parser, without: str) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group('input', f'Without an option: {without}')
     add = group.add_argument
     add('--img-size', metavar='N', type=NATURAL, help='side of the images in pixels')
-    add('--mean', type=float, nargs='+', metavar='M', help='mean that inputs are normalised with')
+    add('--mean', type=number(float), nargs='+', metavar='M', help='mean that inputs are normalised with')
     add('--std', type=POSITIVE, nargs='+', metavar='S', help='standard deviation that inputs are normalised with')
     add('--interpolation', metavar='NAME', help='resize interpolation for evaluation')
     add('--crop-pct', metavar='P', type=number(float, above=0, most=1), help='centre crop share for evaluation')
-    add('-vb', '--validation-batch-size', metavar='N', type=NATURAL, help='per process (default: the batch size)')
+    return group
+
+
+def add_input(parser: Parser) -> None:
+    add_pixels(parser, 'the data set\'s own, else the model\'s').add_argument(
+        '-vb', '--validation-batch-size', metavar='N', type=NATURAL, help='per process (default: the batch size)')
 
 
 def add_network(parser: Parser) -> None:
@@ -360,8 +394,8 @@ def add_run(parser: Parser) -> None:
     add = group.add_argument
     add('--output', metavar='DIR', default='output', help='where runs go (default: %(default)s)')
     add('--experiment', metavar='NAME', help='this run\'s folder in it (default: date, time and names)')
-    add('--resume', metavar='PATH', help="continue the run in this folder; 'auto' finds the newest run with these "
-                                         'settings, and starts one if there is none')
+    add('--resume', metavar='PATH', help="continue the run in this folder; 'auto' finds the run with these settings "
+                                         'that came furthest, and starts one if there is none')
     _flag(group, '--overwrite', 'replace the run that is in the folder')
     add('--val-interval', metavar='N', type=NATURAL, default=1,
         help='epochs between evaluations (default: %(default)s)')
@@ -370,6 +404,28 @@ def add_run(parser: Parser) -> None:
     add('--log-interval', metavar='N', type=NATURAL, default=50,
         help='batches between looks at the loss (default: %(default)s)')
     add('--log-with', nargs='+', default=[], metavar='TRACKER', help='Accelerate\'s trackers: tensorboard, wandb, …')
+
+
+def add_sharing(parser: Parser) -> None:
+    group = parser.add_argument_group('sharing')
+    add = group.add_argument
+    add('--push-to-hub', metavar='REPO', nargs='?', const='auto',
+        help='upload the finished network with its model card to this repository of the Hugging Face hub (OWNER/NAME, '
+             'or NAME; without one: the name of the folder). The login is that of `hf auth login` or HF_TOKEN, and is '
+             'checked first')
+    _flag(group, '--hub-private', 'nobody else is to see the repository')
+    add('--license', metavar='NAME', type=_license,
+        help='of the weights, for the model card: apache-2.0, mit, other, … (default: none is named)')
+
+
+def _license(text: str) -> str:
+    """An argparse type: how the hub names licenses."""
+    if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no license of the hub, such as apache-2.0, mit or other")
+    return text
+
+
+_license.__name__ = 'license'
 
 
 def train_parser() -> Parser:
@@ -384,7 +440,7 @@ def train_parser() -> Parser:
              'with images shown as they come, on --pretrained weights as well')
     for add in (
             add_data, add_loading, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_mixing,
-            add_run):
+            add_run, add_sharing):
         add(parser)
     return parser
 
@@ -396,7 +452,7 @@ def distill_parser() -> Parser:
     _add_config(parser)
     for add in (
             add_distillation, add_data, add_loading, add_input, add_network, add_loss, add_optimisation,
-            add_augmentation, add_mixing, add_run):
+            add_augmentation, add_mixing, add_run, add_sharing):
         add(parser)
     return parser
 
@@ -431,5 +487,48 @@ def validate_parser() -> Parser:
     return parser
 
 
+def export_parser() -> Parser:
+    """Options of python -m timm_ltkd.export."""
+    parser = Parser(
+        prog='python -m timm_ltkd.export',
+        description='A trained network for others: to a folder of its own, to the Hugging Face hub, to an ONNX file.')
+    _add_import(parser)
+    add = parser.add_argument
+    add('checkpoint', nargs='?', metavar='CHECKPOINT',
+        help='a run\'s folder, a file of weights (with --model), or hf-hub:NAME')
+    add('--model', metavar='MODEL', help='network of a file of weights; alone with --pretrained: the weights that timm '
+                                         'knows')
+    _flag(parser, '--pretrained', 'the weights that timm knows')
+    add('--export-dir', metavar='DIR',
+        help='write weights, config.json, model card, report and figures to this new folder, which timm loads by '
+             'local-dir:DIR, without what tells of this machine\'s files')
+    add('--onnx', metavar='FILE',
+        help='write the network as ONNX, for batches of any size, and compare it with torch (needs timm_ltkd[onnx])')
+    _flag(parser, '--with-normalisation', 'the ONNX file takes pixels from 0 to 1, and normalises them itself')
+    add('--opset', metavar='N', type=NATURAL, help='version of the ONNX operators (default: the exporter\'s)')
+    add_pixels(parser, 'the network\'s')
+    add_sharing(parser)
+    return parser
+
+
+def compare_parser() -> Parser:
+    """Options of python -m timm_ltkd.compare."""
+    parser = Parser(
+        prog='python -m timm_ltkd.compare',
+        description='Finished runs side by side: their figures, and which options differ. Runs that differ in their '
+                    'seed alone are one row: mean ± standard deviation.')
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='the folder of a finished run; all on the same data')
+    parser.add_argument(
+        '--output', metavar='FOLDER', help='also write compare.md, compare.html and figures there')
+    return parser
+
+
 def _add_config(parser: Parser) -> None:
     parser.add_argument('-c', '--config', metavar='FILE', help='YAML of defaults; the command line wins')
+    _add_import(parser)
+
+
+def _add_import(parser: Parser) -> None:
+    parser.add_argument('--import', metavar='MODULE', nargs='+',
+                        help='import these first, from the working folder or as installed: modules of your own that '
+                             'register a method, a loss or a network')

@@ -1,27 +1,18 @@
 """Command line and YAML to one checked set of options, and back to YAML."""
 import argparse
-import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import UserError, nearest
+from ..plain_yaml import dump_yaml, load_yaml
 from .arguments import KeyValues, OneOrMore, Parser
 from .defaults import fill_defaults
+from .own_modules import import_modules
 
 # where a run goes and how it is watched is no part of what it is
-NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite')
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe part, where 1e-4 is a number as on the command line (YAML 1.1 wants 1.0e-4)."""
-
-
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$'), list('-+.0123456789'))
+NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private')
 
 
 def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str] | None = None) -> Namespace:
@@ -37,9 +28,11 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
     """
     finder = Parser(add_help=False)
     finder.add_argument('-c', '--config')
-    config = finder.parse_known_args(argv)[0].config
-    if config:
-        parser.set_defaults(**read_config(parser, config))
+    finder.add_argument('--import', nargs='+')
+    first = finder.parse_known_args(argv)[0]
+    if first.config:
+        parser.set_defaults(**read_config(parser, first.config))
+    import_modules(vars(first)['import'] or parser.get_default('import'))  # before --list-kd, which ends the command
     args = parser.parse_args(argv)
     fill_defaults(args, fill)
     return args
@@ -86,13 +79,10 @@ def read_config(parser: Parser, path: str, only: set[str] | None = None) -> dict
         UserError: No such file, not YAML, an unknown key, a value of the wrong kind.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding='utf-8'), _Loader)
-    except (OSError, UnicodeDecodeError) as e:
+        text = Path(path).read_text(encoding='utf-8')
+    except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
         raise UserError(f'cannot read the config file {path}: {e}') from None
-    except yaml.YAMLError as e:
-        mark = getattr(e, 'problem_mark', None)
-        where = f' line {mark.line + 1}' if mark else ''
-        raise UserError(f'{path}{where}: not valid YAML ({getattr(e, "problem", None) or type(e).__name__})') from None
+    content = load_yaml(text, path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -135,6 +125,8 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, list) or (isinstance(action.nargs, int) and len(value) != action.nargs):
             raise ValueError(f'expected a list{f" of {action.nargs}" if isinstance(action.nargs, int) else ""}, '
                              f'got {value!r}')
+        if action.nargs == '+' and not value and action.default != value:
+            raise ValueError('expected a list of at least one value, got an empty one; leave the line out')
         return [_scalar(parser, action, item) for item in value]
     return _scalar(parser, action, value)
 
@@ -142,6 +134,8 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
 def _scalar(parser: Parser, action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (bool, dict, list)):
         raise ValueError(f'expected a single value, got {value!r}')
+    if '\0' in str(value):
+        raise ValueError(f'{value!r} holds a zero byte, which no name can have')
     value = parser._get_value(action, str(value))  # the option's own type and its message
     parser._check_value(action, value)
     return value
@@ -154,7 +148,7 @@ def to_config(args: Namespace) -> dict[str, Any]:
 
 def dump_config(args: Namespace) -> str:
     """`to_config` as YAML."""
-    return yaml.safe_dump(to_config(args), sort_keys=True, allow_unicode=True)
+    return dump_yaml(to_config(args))
 
 
 def all_teacher_args(args: Namespace, parser: Parser) -> list[Namespace]:
@@ -179,7 +173,8 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     own = parser.parse_args([])
     student_only = {
         'model', 'small_image_stem', 'new_head', 'loss', 'loss_kwargs', 'class_sampling', 'pretrained',
-        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'seeds', 'config'}
+        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'seeds', 'config',
+        'push_to_hub', 'hub_private', 'license'}
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))
@@ -187,6 +182,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     own.img_size = args.teacher_img_size or args.img_size
     if args.teacher_config:
         recipe = read_config(parser, args.teacher_config)
+        import_modules(recipe.get('import'))
         if recipe.get('model', args.teacher) != args.teacher:
             raise UserError(
                 f"{args.teacher_config} trains '{recipe['model']}' but --teacher is '{args.teacher}'; make them agree")

@@ -2,15 +2,20 @@
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
-from ..errors import UserError, last_line
-from .arguments import distill_parser, train_parser, validate_parser
+from ..errors import Fault, Terminated, UserError, fault, last_line, visible
+from .arguments import compare_parser, distill_parser, export_parser, train_parser, validate_parser
 from .config import all_teacher_args, check_prediction_options, dump_config, parse, use_data_of_run
+from .own_modules import import_modules
+from .stop import stoppable
+
+_GO_ON = '; the checkpoint of the last whole epoch stands: the same command with --resume auto goes on'
 
 
 def train(argv: Sequence[str] | None = None) -> None:
     """train.py"""
-    with one_line_errors('train.py'):
+    with one_line_errors('train.py', _GO_ON):
         args = parse(train_parser(), argv)
         from ..engine import jobs  # not before the options are right: Accelerate takes seconds to import
         jobs.train(args, dump_config)
@@ -18,7 +23,7 @@ def train(argv: Sequence[str] | None = None) -> None:
 
 def distill(argv: Sequence[str] | None = None) -> None:
     """distill.py"""
-    with one_line_errors('distill.py'):
+    with one_line_errors('distill.py', _GO_ON):
         args = parse(distill_parser(), argv)
         teachers = all_teacher_args(args, train_parser())
         from ..engine import jobs
@@ -47,20 +52,66 @@ def validate(argv: Sequence[str] | None = None) -> None:
         measure(args)
 
 
-@contextmanager
-def one_line_errors(script: str):
-    """Tell a `UserError` in one line and exit with 2; exit with 130 on Ctrl-C.
+def export(argv: Sequence[str] | None = None) -> None:
+    """python -m timm_ltkd.export"""
+    with one_line_errors('timm_ltkd.export'):
+        args = export_parser().parse_args(argv)
+        import_modules(vars(args)['import'])
+        from ..engine import export_command
+        export_command.export(args)
 
-    Further processes say their number: an image that cannot be read is met by one of them alone.
+
+def compare(argv: Sequence[str] | None = None) -> None:
+    """python -m timm_ltkd.compare"""
+    with one_line_errors('timm_ltkd.compare'):
+        args = compare_parser().parse_args(argv)
+        from ..report.compare import compare_runs, comparison_text, read_run, write_comparison
+        comparison = compare_runs([read_run(folder) for folder in args.runs])
+        print(comparison_text(comparison))
+        if args.output:
+            paths = write_comparison(args.output, comparison)
+            print(f"\nin {args.output}: {', '.join(path.name for path in paths)}")
+
+
+@contextmanager
+def one_line_errors(script: str, go_on: str = ''):
+    """Tell what ends a script in one line: a `UserError` or what the machine did (exit code 2), SIGTERM (143), Ctrl-C
+    (130).
+
+    Further processes say their number, for an image that cannot be read is met by one of them alone; that all are asked
+    to stop is told by the first.
+
+    Args:
+        script: Its name.
+        go_on: What to do after an interruption.
     """
-    try:
-        yield
-    except UserError as e:
-        from accelerate import PartialState
-        rank = PartialState().process_index if PartialState._shared_state else 0
-        who = f'{script}, process {rank}' if rank else script
-        print(f'{who}: error: {last_line(e)}', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f'{script}: interrupted; the checkpoint of the last whole epoch stands', file=sys.stderr)
-        sys.exit(130)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')  # names of classes have characters that a locale lacks
+    with stoppable() as stop:
+        try:
+            yield
+        except UserError as e:
+            stop.ignore()
+            _end(script, f'error: {last_line(e)}{go_on if isinstance(e, Fault) else ""}', 2)
+        except (Exception, KeyboardInterrupt) as e:
+            stop.ignore()
+            if stop.signal or isinstance(e, KeyboardInterrupt):  # which may have been turned into another error
+                terminated = stop.signal == 'SIGTERM' or isinstance(e, Terminated)
+                how = 'stopped by SIGTERM' if terminated else 'interrupted'
+                _end(script, how + go_on, 143 if terminated else 130, told=_rank() == 0)
+            if (line := fault(e)) is None:
+                raise
+            _end(script, f'error: {line}{go_on}', 2)
+
+
+def _end(script: str, line: str, code: int, told: bool = True) -> NoReturn:
+    if told:
+        who = f'{script}, process {_rank()}' if _rank() else script
+        print(f'{who}: {visible(line)}', file=sys.stderr)
+    sys.exit(code)
+
+
+def _rank() -> int:
+    from accelerate import PartialState
+    return PartialState().process_index if PartialState._shared_state else 0

@@ -45,8 +45,8 @@ def create_mixing(
 def create_criterion(args: Namespace, data: Data) -> HardLabelLoss:
     """The hard-label loss that the options name; the labels of mixed images are smoothed where they are mixed."""
     refuse_given('--loss-kwargs', args.loss_kwargs)
-    smoothing = 0. if mixing_options(args) else args.smoothing
-    return create_loss(args.loss, prior=data.prior, **{'smoothing': smoothing, **args.loss_kwargs})
+    smoothing = {'smoothing': args.smoothing} if args.smoothing and not mixing_options(args) else {}
+    return create_loss(args.loss, prior=data.prior, **{**smoothing, **args.loss_kwargs})
 
 
 def create_task(

@@ -13,6 +13,9 @@ from ..errors import UserError, last_line
 from ..files import replace_file
 
 _logger = logging.getLogger(__name__)
+_KINDS = {
+    'model': dict, 'optimizer': dict, 'rng': list, 'epoch': int, 'updates': int, 'history': list, 'best': dict | None,
+    'method_report': dict}
 KEEP = 2  # the newest, and one more in case a disk damages it
 
 
@@ -41,10 +44,15 @@ def save_checkpoint(
     rng = [rng] if accelerator.num_processes == 1 else gather_object([rng])
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        with replace_file(folder / f'checkpoint-{epoch:06d}.pt') as aside:
-            torch.save({**state, 'epoch': epoch, 'rng': rng}, aside)
-        for old in checkpoint_files(folder)[KEEP:]:
-            old.unlink(missing_ok=True)  # a run beside this one may train the same teacher
+        with replace_file(folder / f'checkpoint-{epoch:06d}.pt') as aside, open(aside, 'wb') as file:
+            torch.save({**state, 'epoch': epoch, 'rng': rng}, file)  # a file of Python's tells why it cannot be written
+        remove_old(folder)
+
+
+def remove_old(folder: Path) -> None:
+    """Keep the newest checkpoints of a `last/` folder."""
+    for old in checkpoint_files(folder)[KEEP:]:
+        old.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -65,6 +73,15 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     if files:
         raise UserError(f'no checkpoint in {folder} can be read; start anew with --overwrite')
     return None
+
+
+def check_state(state: dict[str, Any]) -> None:
+    """Raise a ValueError if an entry is of another kind than those that a run saves."""
+    for name, kind in _KINDS.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"its '{name}' is not what a run writes")
+    if not all(isinstance(row, dict) and isinstance(row.get('epoch'), int) for row in state['history']):
+        raise ValueError("its 'history' is not what a run writes")
 
 
 def rng_state() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from ..data import is_stream_name
 from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count
 from ..errors import UserError
+from .hub import AUTO
 from .recipe import listed
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ def each_seed(args: Namespace) -> list[Namespace]:
     return [
         Namespace(**{
             **vars(args), 'seed': seed, 'seeds': None,
-            'experiment': args.experiment and f'{args.experiment}-seed{seed}'})
+            'experiment': args.experiment and f'{args.experiment}-seed{seed}',
+            'push_to_hub': args.push_to_hub if args.push_to_hub in (None, AUTO) else f'{args.push_to_hub}-seed{seed}',
+        })
         for seed in args.seeds]
 
 

@@ -3,12 +3,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ..errors import UserError
+from ..plain_yaml import dump_yaml, load_yaml
 
 # where a run goes and how it is watched; which of them count is for `recipe_key` to know, the others never do
 _NEVER_COUNT = frozenset((
-    'config', 'output', 'experiment', 'resume', 'overwrite', 'workers', 'pin_mem', 'log_with', 'log_interval',
-    'validation_batch_size', 'num_classes'))
+    'config', 'import', 'output', 'experiment', 'resume', 'overwrite', 'workers', 'pin_mem', 'log_with', 'log_interval',
+    'validation_batch_size', 'num_classes', 'push_to_hub', 'hub_private', 'license'))
 _AT_MOST = 5
 
 
@@ -20,10 +21,10 @@ def tell_differences(args: Namespace, config: Path) -> str:
         config: The args.yaml of the folder.
     """
     try:
-        before = yaml.safe_load(config.read_text(encoding='utf-8'))
-    except (OSError, ValueError, yaml.YAMLError):
+        before = load_yaml(config.read_text(encoding='utf-8'), config.name)
+    except (OSError, UnicodeDecodeError, UserError):
         return f'{config} cannot be read'
-    now = yaml.safe_load(yaml.safe_dump(vars(args)))  # tuples and lists are alike there
+    now = load_yaml(dump_yaml(vars(args)), 'options')  # tuples and lists are alike there
     if not isinstance(before, dict):
         return f'{config} holds no options'
     changed = [
@@ -32,7 +33,7 @@ def tell_differences(args: Namespace, config: Path) -> str:
         if key in before and key not in _NEVER_COUNT and value != before[key]]
     if not changed:
         return 'the options are the same, but not the images, the weights of a teacher or to start from, the ' \
-               'precision, the processes or the version'
+               'precision, the processes, the version or the code of an --import'
     more = [f'{len(changed) - _AT_MOST} more'] if len(changed) > _AT_MOST else []
     return ', '.join(changed[:_AT_MOST] + more)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..distill import Teacher, TeacherEnsemble
-from ..metrics import long_tail_report, per_sample
+from ..metrics import calibration, group_confusion, long_tail_report, per_sample
 from ..prior import ClassPrior
 
 _logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def evaluate(
         prior: ClassPrior,
         channels_last: bool = False,
 ) -> dict[str, Any]:
-    """`long_tail_report` of a network, and its mean `loss` (cross-entropy).
+    """`long_tail_report` of a network, its mean `loss` (cross-entropy), `group_confusion` and `calibration`.
 
     Args:
         network: Takes `[B, 3, H, W]`, returns logits `[B, C]`; put in eval mode.
@@ -53,8 +53,11 @@ def evaluate(
     if not torch.equal(columns['index'], torch.arange(len(loader.dataset))):
         raise RuntimeError('the evaluation did not see each image exactly once')
     report = long_tail_report(columns, columns['target'], prior)
-    report['loss'] = float(columns['loss'].double().mean())
-    return report
+    return report | {
+        'loss': float(columns['loss'].double().mean()),
+        'group_confusion': group_confusion(columns['prediction'], columns['target'], prior),
+        'calibration': calibration(columns['confidence'], columns['prediction'] == columns['target']),
+    }
 
 
 def evaluate_teacher(

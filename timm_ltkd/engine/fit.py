@@ -63,18 +63,25 @@ class Run:
             shared: Shared | None = None,
     ):
         self.accelerator, self.data, self.folder = accelerator, data, folder
-        state = load_checkpoint(folder.last) if folder.resume else None
-        self.training = Training(
-            args, accelerator, data, network, teacher, method, resumed=state is not None, shared=shared)
-        if state is not None:
-            self.training.restore(state, folder)
-            _logger.info(f'resuming {folder.path} after epoch {self.training.epoch} of {self.training.epochs}')
-        folder.made = on_main(accelerator, lambda: folder.claim(config))
         self.teacher_report: dict[str, Any] | None = None
+        if folder.resume:  # before its checkpoint is looked at
+            on_main(accelerator, folder.reserve)
+        try:
+            state = load_checkpoint(folder.last) if folder.resume else None
+            self.training = Training(
+                args, accelerator, data, network, teacher, method, resumed=state is not None, shared=shared)
+            if state is not None:
+                self.training.restore(state, folder)
+                _logger.info(f'resuming {folder.path} after epoch {self.training.epoch} of {self.training.epochs}')
+            folder.made = on_main(accelerator, lambda: folder.claim(config))
+        except BaseException:
+            folder.release()
+            raise
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Inside, a mistake that leaves nothing to resume takes the folder away; loader workers end in any case."""
+        """Inside, a mistake that leaves nothing to resume takes the folder away; in any case loader workers end, and
+        the folder is free for others."""
         try:
             yield
         except UserError:
@@ -83,6 +90,7 @@ class Run:
         finally:
             for loader in (self.training.train_loader, self.training.val_loader):
                 stop_workers(loader)
+            self.folder.release()
 
     def begin(self) -> None:
         """What comes before the first epoch: trackers, the class profile, and the teacher's figures."""
@@ -121,7 +129,6 @@ class Run:
             write_summary(self.folder.summary, training.history)
             finish(self.folder, args, accelerator, data, eval_network(training.task), report, teacher_report,
                    training.history, training.best, training.method_report, holdout_reports)
-            self.folder.sweep()
         finish_trackers(accelerator)
         accelerator.wait_for_everyone()
         return Result(report, teacher_report)

@@ -1,16 +1,21 @@
 """The folder of a run: found, claimed, and never mixed with another run's files."""
 import json
+import os
 import shutil
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from ..errors import UserError
-from ..files import is_aside, remove_asides, replace_file
-from .checkpoint import checkpoint_files
+from ..errors import UserError, visible
+from ..files import is_aside, remove_asides, replace_file, try_lock
+from .checkpoint import checkpoint_files, remove_old
 from .differences import tell_differences
 
 MARK = 'run.json'  # in last/; says which settings the folder belongs to
+LOCK = '.lock'  # in last/; held by the process that trains
+PATIENCE = 10.  # seconds; loader workers of a killed run, which hold what it held, end by then
 
 
 class RunFolder:
@@ -28,23 +33,68 @@ class RunFolder:
         self.last = path / 'last'
         self.summary = path / 'summary.csv'
         self.made = False
+        self._lock = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run has come to its end here: the model card is written last."""
+        return all((self.path / name).is_file() for name in ('report.json', 'README.md'))
+
+    def hold(self, patience: float | None = None) -> bool:
+        """Whether no other process trains here from now on, until `release`; call on the main process.
+
+        Args:
+            patience: Seconds to wait for one that does; `PATIENCE` if None.
+        """
+        if self._lock is None:
+            with self._writable():
+                self.made = not self.path.exists()
+                self.last.mkdir(parents=True, exist_ok=True)
+                self._lock = try_lock(self.last / LOCK, PATIENCE if patience is None else patience)
+        return self._lock is not None
+
+    def reserve(self) -> None:
+        """`hold`, or a UserError that another process trains here."""
+        if not self.hold():
+            raise UserError(
+                f'{self.path} is being trained by another process; wait until it has ended, or choose another '
+                '--experiment')
+
+    def release(self) -> None:
+        """Let others train here; a folder that was made for nothing goes."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            if self.made and not (self.last / MARK).exists():
+                shutil.rmtree(self.path, ignore_errors=True)
+            lock.release()
 
     def claim(self, config: str) -> bool:
-        """Make the folder and write args.yaml and the mark into it; call on the main process, when all is checked.
+        """Make the folder this run's and write args.yaml and the mark into it; call on the main process, when all is
+        checked. What killed processes left half-written, or did not come to remove, goes.
 
         Returns:
             Whether the folder is new.
+
+        Raises:
+            UserError: Another process trains here, or nothing can be written.
         """
-        try:
-            if self.replace and self.path.exists():
-                shutil.rmtree(self.path)
-            made = not self.path.exists()
-            self.last.mkdir(parents=True, exist_ok=True)
+        self.reserve()
+        with self._writable():
+            if self.replace:
+                _clear(self.path, keep=self.last / LOCK)
+            for folder in (self.path, self.last):
+                remove_asides(folder)
+            remove_old(self.last)
             with replace_file(self.last / MARK) as aside:  # first: without it the folder would be a stranger's
                 aside.write_text(json.dumps({'key': self.key}))
             with replace_file(self.path / 'args.yaml') as aside:
                 aside.write_text(config, encoding='utf-8')
-            return made
+        return self.made
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as e:
             raise UserError(f'{self.path} cannot be written ({e.strerror}); choose another --output') from e
 
@@ -52,12 +102,6 @@ class RunFolder:
         """Remove the folder if this run made it, and failed before there was anything to resume."""
         if self.made and not checkpoint_files(self.last):
             shutil.rmtree(self.path, ignore_errors=True)
-
-    def sweep(self) -> None:
-        """Remove what processes that were killed before this run claimed the folder left half-written."""
-        claimed = (self.last / MARK).stat().st_mtime
-        for folder in (self.path, self.last):
-            remove_asides(folder, older_than=claimed)
 
 
 def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
@@ -72,6 +116,12 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
         UserError: The folder holds another run or foreign files, or there is nothing to resume.
     """
     root = Path(args.output)
+    try:
+        os.fsencode(root / (args.experiment or args.resume or ''))
+    except UnicodeEncodeError as e:
+        raise UserError(
+            f'the folder {visible(str(e.object))} has characters that this locale cannot write; choose another name, '
+            'or LC_ALL=C.UTF-8') from e
     if root.exists() and not root.is_dir():
         raise UserError(f'--output {root} is a file; name a folder')
     if args.resume == 'auto' and not args.experiment:
@@ -127,15 +177,28 @@ def _fresh(root: Path, name: str) -> Path:
 
 
 def _newest_run(root: Path, key: str) -> Path | None:
-    """The run under `root` with these settings whose newest checkpoint is newest."""
+    """The run under `root` with these settings that has come furthest, whatever clocks say; of several the newest."""
+    def progress(run: Path) -> tuple[str, float]:
+        newest = checkpoint_files(run / 'last')[0]
+        return newest.name, newest.stat().st_mtime
+
     runs = [mark.parent.parent for mark in root.glob(f'*/last/{MARK}') if _read_mark(mark.parent.parent) == key]
-    runs = [run for run in runs if checkpoint_files(run / 'last')]
-    return max(runs, key=lambda run: checkpoint_files(run / 'last')[0].stat().st_mtime, default=None)
+    return max((run for run in runs if checkpoint_files(run / 'last')), key=progress, default=None)
+
+
+def _clear(folder: Path, keep: Path) -> None:
+    """Remove all files below a folder but one, which is locked."""
+    for path in sorted(folder.rglob('*'), reverse=True):  # what is in a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            if path not in keep.parents:
+                path.rmdir()
+        elif path != keep:
+            path.unlink()
 
 
 def _is_empty(path: Path) -> bool:
     """Whether there is no file, or only what a run that was killed at its very start left half-written."""
-    return all(is_aside(entry) or entry.is_dir() for entry in path.rglob('*'))
+    return all(is_aside(entry) or entry.is_dir() or entry.name == LOCK for entry in path.rglob('*'))
 
 
 def _read_mark(path: Path) -> str | None:

@@ -26,7 +26,9 @@ from .folder import RunFolder, check_key, find_folder, short_name
 from .initial import trainable_network
 from .launch import create_accelerator, on_main, set_up_logging
 from .networks import check_model_name
+from .peers import share_fate
 from .recipe import Data, listed, open_data, recipe_key
+from .share import check_sharing, share_runs
 from .shared import Shared
 from .teachers import check_teacher_sizes, create_teacher, plan_teachers, train_teachers
 from .together import Together
@@ -48,6 +50,11 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str]) -> list[Result]:
     """
     accelerator = create_accelerator(args.log_with)
     set_up_logging(accelerator.is_main_process)
+    with share_fate(accelerator):
+        return _train(args, to_yaml, accelerator)
+
+
+def _train(args: Namespace, to_yaml: Callable[[Namespace], str], accelerator: Accelerator) -> list[Result]:
     check_model_name(args.model, '--model')
     check_cuda_graph(args, accelerator)
     check_seeds(args, accelerator)
@@ -57,9 +64,11 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str]) -> list[Result]:
         network = trainable_network(own, own.model, data, accelerator, '--model')
         plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
     check_loader_of_seeds(args, plans[0][0].loader)
+    check_sharing([own for own, _, _ in plans], accelerator)
     results = _fit_all(plans, to_yaml, accelerator, data)
     _tell(accelerator, {}, args.model, plans, results)
     accelerator.end_training()
+    share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
     return results
 
 
@@ -77,6 +86,16 @@ def distill(
     """
     accelerator = create_accelerator(args.log_with)
     set_up_logging(accelerator.is_main_process)
+    with share_fate(accelerator):
+        return _distill(args, teacher_args, to_yaml, accelerator)
+
+
+def _distill(
+        args: Namespace,
+        teacher_args: Sequence[Namespace],
+        to_yaml: Callable[[Namespace], str],
+        accelerator: Accelerator,
+) -> list[Result]:
     check_model_name(args.student, '--student')
     check_teachers(args)
     _name_teachers(args, teacher_args)
@@ -96,9 +115,10 @@ def distill(
     keys, networks = [teacher.key for teacher in teachers], [teacher.network for teacher in teachers]
     methods = [_create_method(own, data, student, networks) for own, student in students]
     name, several = f'{short_name(args.student)}-{"+".join(listed(args.kd))}', args.seeds is not None
+    for own, _ in students:  # a folder that cannot be used is told before the teacher's hours
+        _open_folder(own, data, accelerator, name, keys, several)
+    check_sharing([own for own, _ in students], accelerator)  # last, as it makes the repository
     if args.teacher_tune != 'none':
-        for own, _ in students:  # a folder that cannot be used is told before the teacher's hours
-            _open_folder(own, data, accelerator, name, keys, several)
         train_teachers(teachers, to_yaml, accelerator, data)
     plans = [(own, student, _open_folder(own, data, accelerator, name, keys, several)) for own, student in students]
     teacher = create_teacher(args, teachers, students[0][1])
@@ -106,6 +126,7 @@ def distill(
     names = ' + '.join(short_name(own.model) for own in teacher_args)
     _tell(accelerator, {f'teacher {names}': results[0].teacher}, f'student {short_name(args.student)}', plans, results)
     accelerator.end_training()
+    share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
     return results
 
 

@@ -3,25 +3,35 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, visible
 from .memory import keep_freed_memory
 
 _logger = logging.getLogger(__name__)
 _DATA_PARALLEL = [getattr(DistributedType, name) for name in (
     'NO', 'MULTI_CPU', 'MULTI_GPU', 'MULTI_NPU', 'MULTI_MLU', 'MULTI_XPU') if hasattr(DistributedType, name)]
+_PATIENCE = timedelta(hours=6)  # our choice; the process group's own would be half an hour or less
 PRECISIONS = ('no', 'bf16', 'fp16')
 
 
 def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
     """An Accelerator as `accelerate launch` (or its environment) configures it: precision, processes, devices.
 
-    Batch-norm buffers are not broadcast at each step; the engine averages them before evaluation instead.
+    Batch-norm buffers are not broadcast at each step; the engine averages them before evaluation instead. A process may
+    wait for another for hours, which may download or decode; that one has died is told by `share_fate`.
 
     Raises:
         UserError: An unknown precision, or fp16 without a GPU (Accelerate would quietly run float32); an unknown
@@ -33,7 +43,11 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
             raise UserError(f"--log-with: unknown tracker '{name}'{nearest(name, map(str, LOGGER_TYPE_TO_CLASS))}")
         if name not in available and name != 'all':
             raise UserError(f"--log-with: the tracker '{name}' is not installed; pip install it, or leave it out")
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    together_on_cpu = 'LOCAL_RANK' in os.environ and not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        cpu=together_on_cpu,  # or newer versions leave each of several processes alone, to train the same as the others
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=_PATIENCE)])
     if accelerator.distributed_type not in _DATA_PARALLEL:
         raise UserError(
             f'{accelerator.distributed_type.value}: networks are trained whole on each device here; configure '
@@ -81,6 +95,11 @@ def on_main(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
     return answer[0]
 
 
+def exchange(accelerator: Accelerator) -> Callable[[Any], list] | None:
+    """What gives all processes the list of what each gives; None for a process that is alone."""
+    return None if accelerator.num_processes == 1 else lambda value: gather_object([value])
+
+
 def loader_workers(asked: int) -> int:
     """How many loader workers a process gets: as many as asked for, but no more than there are cores for it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -92,11 +111,18 @@ def set_up_logging(main_process: bool) -> None:
     logger = logging.getLogger('timm_ltkd')
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter('%(message)s'))
+        handler.setFormatter(_PrintableLines('%(message)s'))
         handler.addFilter(_name_thread)
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO if main_process else logging.ERROR)
+
+
+class _PrintableLines(logging.Formatter):
+    """Names of files and classes, which can be anything, do nothing to the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return '\n'.join(visible(line, most=10_000) for line in super().format(record).split('\n'))
 
 
 def _name_thread(record: logging.LogRecord) -> bool:

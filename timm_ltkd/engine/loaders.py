@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import (
@@ -19,7 +18,7 @@ from ..data import (
 )
 from ..distill import Teacher
 from ..errors import UserError
-from .launch import loader_workers, on_main
+from .launch import exchange, loader_workers, on_main
 from .recipe import Data
 from .shared import Shared
 
@@ -178,5 +177,4 @@ def _common(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
 
 def _resident_options(accelerator: Accelerator) -> dict[str, Any]:
     """Where images stay in memory, and how processes share them."""
-    alone = accelerator.num_processes == 1
-    return dict(resident_on=accelerator.device, exchange=None if alone else lambda value: gather_object([value]))
+    return dict(resident_on=accelerator.device, exchange=exchange(accelerator))

@@ -9,18 +9,16 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants as hub_constants
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.utils import get_session
 from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from torch import nn
 
 from ..distill import check_logits, normalisation
 from ..errors import UserError, last_line, nearest, unknown_keyword
+from .hub import why_out_of_reach
 
 _logger = logging.getLogger(__name__)
-HUB_PATIENCE = 5.  # seconds
 ELSEWHERE = ('hf-hub:', 'hf_hub:', 'local-dir:')  # how names of models begin that are not in timm's list
 _WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
@@ -141,7 +139,7 @@ def check_takes_images(network: nn.Module, input_size: Sequence[int], what: str)
 def why_no_zoo_weights(name: str) -> str | None:
     """Why the weights that timm knows for a model cannot be had, or None if they can (as far as one sees).
 
-    An unreachable hub costs `HUB_PATIENCE` seconds here, not the minute of the hub client's retries.
+    An unreachable hub costs seconds here, see `why_out_of_reach`.
     """
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not (cfg.has_weights or cfg.file):
@@ -150,11 +148,8 @@ def why_no_zoo_weights(name: str) -> str | None:
         return None
     if any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, file), str) for file in _WEIGHT_FILES):
         return None
-    try:
-        get_session().head(hub_constants.ENDPOINT, timeout=HUB_PATIENCE)
-    except Exception as e:  # whatever the hub's HTTP client raises, it is out of reach
-        return f'the hub cannot be reached: {last_line(e)}'
-    return None
+    reason = why_out_of_reach()
+    return reason and f'the hub cannot be reached: {reason}'
 
 
 def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:

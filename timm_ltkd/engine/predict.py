@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..report.summary import write_csv
 from .launch import create_accelerator, loader_workers, set_up_logging
 from .networks import check_takes_images, resolve_input
+from .peers import share_fate
 from .trained import label_names, load_network
 
 _logger = logging.getLogger(__name__)
@@ -53,6 +54,11 @@ def predict(args: Namespace) -> int:
     """
     accelerator = create_accelerator()
     set_up_logging(accelerator.is_main_process)
+    with share_fate(accelerator):
+        return _predict(args, accelerator)
+
+
+def _predict(args: Namespace, accelerator: Accelerator) -> int:
     source = _checked_source(args)
     network = load_network(source, args.model, None, 'checkpoint', pretrained=args.pretrained)
     names = label_names(source, network) or [str(index) for index in range(network.num_classes)]

@@ -10,23 +10,35 @@ from typing import NamedTuple
 
 from accelerate import Accelerator
 
-from ..data import Splits, create_splits, fingerprint, hold_out, holdout_counts, is_stream_name, published
+from ..data import (
+    Splits,
+    count_skipped,
+    create_splits,
+    fingerprint,
+    hold_out,
+    holdout_counts,
+    is_stream_name,
+    published,
+    skip_bad_images,
+)
 from ..errors import UserError
 from ..prior import ClassPrior
 from ..report import data_profile
-from .launch import loader_workers
+from .launch import exchange, loader_workers
+from .own_code import own_code
 
 _logger = logging.getLogger(__name__)
 
 # options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
 NO_PART = frozenset((
-    'config', 'output', 'experiment', 'resume', 'overwrite', 'seeds', 'workers', 'pin_mem', 'log_with', 'log_interval',
-    'val_interval', 'eval_metric', 'validation_batch_size', 'num_classes', 'crop_pct', 'interpolation',
+    'config', 'import', 'output', 'experiment', 'resume', 'overwrite', 'seeds', 'workers', 'pin_mem', 'log_with',
+    'log_interval', 'val_interval', 'eval_metric', 'validation_batch_size', 'num_classes', 'crop_pct', 'interpolation',
     'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_map', 'input_key', 'target_key',
     'dataset_download', 'many_shot', 'few_shot', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
-    'holdout', 'holdout_type', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained', 'teacher_tune',
-    'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank',
+    'holdout', 'holdout_type', 'on_bad_image', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained',
+    'teacher_tune', 'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank', 'push_to_hub', 'hub_private',
+    'license',
 ))
 
 
@@ -67,6 +79,8 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
         )
     with _first(args, accelerator):
         splits = load()
+    if args.on_bad_image == 'skip':
+        splits = _skip_bad_images(splits, args, accelerator)
     if args.val_list:
         splits.val[0]  # a path that leads nowhere is told now, not after an epoch; training images are read below
     _warn_of_data(splits, args)
@@ -81,6 +95,24 @@ def _first(args: Namespace, accelerator: Accelerator) -> AbstractContextManager:
     if args.dataset_download:
         return accelerator.main_process_first()
     return accelerator.local_main_process_first() if is_stream_name(args.dataset) else nullcontext()
+
+
+def _skip_bad_images(splits: Splits, args: Namespace, accelerator: Accelerator) -> Splits:
+    """Leave out the images that cannot be read, and tell how many they are."""
+    splits = skip_bad_images(
+        splits, workers=loader_workers(args.workers), rank=accelerator.process_index,
+        world_size=accelerator.num_processes, exchange=exchange(accelerator),
+        progress=accelerator.is_local_main_process)
+    if splits.skipped:
+        train, val = count_skipped(splits.skipped).values()
+        _logger.warning(
+            f'{train} training images and {val} to measure on cannot be read and are left out: '
+            f'{_some([image.file for image in splits.skipped])} ({splits.skipped[0].why})')
+        if val:
+            _logger.warning(
+                f'figures are of the {len(splits.val)} images that are left, and not comparable with those of all '
+                f'{len(splits.val) + val}')
+    return splits
 
 
 def _warn_of_data(splits: Splits, args: Namespace) -> None:
@@ -123,7 +155,7 @@ def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
     try:
         options = json.loads((Path(source) / 'report.json').read_text(encoding='utf-8'))['run']['args']
         counts = json.loads((Path(source) / 'config.json').read_text(encoding='utf-8'))['class_counts']
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     alike = all(options.get(key) == getattr(args, key) for key in _SELECTION)
     return alike and counts == [int(count) for count in data.prior.counts]
@@ -154,6 +186,8 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
     recipe['teachers'] = list(teachers)
+    if code := own_code(args, listed(getattr(args, 'kd', None))):
+        recipe['own_code'] = code
     for key in ('initial_checkpoint', 'model', 'student'):  # weights to start from count by what they are, not where
         if key == 'initial_checkpoint' and recipe.get(key) or str(recipe.get(key)).startswith('local-dir:'):
             recipe[key] = file_key(recipe[key])

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import logging
+import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from .recipe import Data, file_key, listed, recipe_key
 from .trained import load_network, network_options, warn_of_seen_holdout
 
 _logger = logging.getLogger(__name__)
+_LOOK_AGAIN = 2.  # seconds
 
 
 @dataclass
@@ -176,17 +178,33 @@ def train_teachers(
     tuned, missing = [plan for plan in plans if plan.folder], []
     for plan in tuned:  # all are made, and their mistakes told, before the first is trained
         recipe = plan.recipe
-        if on_main(accelerator, (plan.folder.path / 'report.json').is_file):
+        if on_main(accelerator, lambda folder=plan.folder: folder.finished):
             _logger.info(f'teacher {recipe.model}: trained before, from {plan.folder.path}')
         else:
             missing.append((plan, trainable_network(recipe, recipe.model, data, accelerator, '--teacher')))
     while missing:
         plan, network = missing.pop(0)  # and so freed, once it is trained
+        if not _is_ours_to_train(plan, accelerator):
+            continue
         _logger.info(f'teacher {plan.recipe.model}: training it first, in {plan.folder.path}')
         fit(plan.recipe, accelerator, data, network, plan.folder, to_yaml(plan.recipe))
         accelerator.free_memory()
     for plan in tuned:
         plan.network = load_network(str(plan.folder.path), None, data, '--teacher')
+
+
+def _is_ours_to_train(plan: PlannedTeacher, accelerator: Accelerator) -> bool:
+    """Whether a teacher is still to be trained, once no other run trains it; its folder is then held."""
+    folder, told = plan.folder, False
+    while not on_main(accelerator, lambda: folder.hold(patience=0)):  # each asks anew: no process waits for long
+        if not told:
+            _logger.info(f'teacher {plan.recipe.model}: another run trains it in {folder.path}; waiting for that')
+            told = True
+        time.sleep(_LOOK_AGAIN)
+    if on_main(accelerator, lambda: folder.finished):
+        folder.release()
+        return False
+    return True
 
 
 def create_teacher(

@@ -133,7 +133,7 @@ def _read_config(folder: Path, what: str) -> dict[str, Any]:
             (config.get('model_args') or {}, dict), (config.get('pretrained_cfg') or {}, dict))
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise ValueError('an entry is of the wrong kind')
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(
             f'{what}: {folder} is no finished run or timm model folder (config.json: {last_line(e)})') from None
     return config

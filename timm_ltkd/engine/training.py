@@ -19,7 +19,7 @@ from ..distill import DistillMethod, DistillTask, Teacher, TeacherEnsemble
 from ..errors import UserError, last_line
 from .bank import BankedTeacher, open_run_bank
 from .build import compile_in_place, create_mixing, create_optimizer, create_task
-from .checkpoint import rng_state, set_rng_state
+from .checkpoint import check_state, rng_state, set_rng_state
 from .class_means import teacher_class_means
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .folder import RunFolder
@@ -188,6 +188,7 @@ class Training:
     def restore(self, state: dict[str, Any], folder: RunFolder) -> None:
         """Continue from a state that `load_checkpoint` gave."""
         try:
+            check_state(state)
             unwrap_model(self.task.trainable_module).load_state_dict(state['model'])
             if self.task.has_ema():
                 self.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
@@ -198,19 +199,22 @@ class Training:
                 self._plateau().load_state_dict(state['plateau'])
             if self.accelerator.scaler is not None and state['scaler'] is not None:
                 self.accelerator.scaler.load_state_dict(state['scaler'])
-        except (RuntimeError, KeyError, ValueError, AttributeError, TypeError) as e:
+            self._restore_draws(state['rng'])
+        except (RuntimeError, LookupError, ValueError, AttributeError, TypeError, OverflowError) as e:
             raise UserError(
                 f'the checkpoint in {folder.last} is of another architecture or recipe ({last_line(e)[:120]})') from e
         self.epoch, self.updates = state['epoch'], state['updates']
         self.history, self.best = state['history'], state['best']
         self.best_weights = state.get('best_weights')
-        self.method_report = state.get('method_report', {})
-        rank = self.accelerator.process_index
-        if len(state['rng']) == self.accelerator.num_processes:
-            set_rng_state(state['rng'][rank])
+        self.method_report = state['method_report']
+
+    def _restore_draws(self, states: list[dict[str, Any]]) -> None:
+        """Put the random generators where they were, those of each process."""
+        if len(states) == self.accelerator.num_processes:
+            set_rng_state(states[self.accelerator.process_index])
         else:
             _logger.warning(
-                f'the checkpoint was written by {len(state["rng"])} processes and {self.accelerator.num_processes} '
+                f'the checkpoint was written by {len(states)} processes and {self.accelerator.num_processes} '
                 'resume it: the run goes on, but not to the same last bit')
 
     def _plateau(self) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:

@@ -16,6 +16,7 @@ from .evaluate import evaluate
 from .launch import create_accelerator, set_up_logging
 from .loaders import create_full_loader
 from .networks import check_takes_images, resolve_input
+from .peers import share_fate
 from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
 from .recipe import Data, open_data
 from .trained import load_network
@@ -32,6 +33,11 @@ def validate(args: Namespace) -> dict[str, dict[str, Any]]:
     """
     accelerator = create_accelerator()
     set_up_logging(accelerator.is_main_process)
+    with share_fate(accelerator):
+        return _validate(args, accelerator)
+
+
+def _validate(args: Namespace, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
     if not args.checkpoint and not (args.model and args.pretrained):
         raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
     suffix = Path(args.results_file).suffix if args.results_file else None
@@ -85,6 +91,7 @@ def _write_results(path: Path, rows: dict[str, dict[str, Any]]) -> None:
         with replace_file(path) as aside:
             aside.write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
     else:
-        columns = list(dict.fromkeys(key for row in rows.values() for key in row if key != 'per_class'))
+        columns = list(dict.fromkeys(
+            key for row in rows.values() for key, value in row.items() if not isinstance(value, list | dict)))
         lines = ([name, *(row.get(key) for key in columns)] for name, row in rows.items())
         write_csv(path, ['checkpoint', *columns], lines)
