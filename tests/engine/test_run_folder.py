@@ -208,6 +208,16 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     assert not list(first.last.glob('*.pt'))
 
 
+def test_of_two_that_chose_a_new_folder_the_second_is_refused(tmp_path):
+    """Also where the first has ended by then."""
+    first, second = ask(tmp_path, 'run'), ask(tmp_path, 'run')
+    first.claim('one')
+    first.release()
+    with pytest.raises(UserError, match='has become the folder of another run'):
+        second.claim('two')
+    assert (tmp_path / 'run' / 'args.yaml').read_text() == 'one'
+
+
 def test_a_lock_ends_with_its_process(tmp_path):
     folder = RunFolder(tmp_path / 'run', 'k', resume=False)
     code = (

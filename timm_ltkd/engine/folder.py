@@ -76,9 +76,11 @@ class RunFolder:
             Whether the folder is new.
 
         Raises:
-            UserError: Another process trains here, or nothing can be written.
+            UserError: Another process trains here, or did since this run chose the folder; or nothing can be written.
         """
         self.reserve()
+        if not (self.resume or self.replace) and (self.last / MARK).exists():  # it was not when this run chose it
+            raise UserError(f'{self.path} has become the folder of another run; choose another --experiment')
         with self._writable():
             if self.replace:
                 _clear(self.path, keep=self.last / LOCK)

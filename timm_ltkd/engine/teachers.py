@@ -187,7 +187,10 @@ def train_teachers(
         if not _is_ours_to_train(plan, accelerator):
             continue
         _logger.info(f'teacher {plan.recipe.model}: training it first, in {plan.folder.path}')
-        fit(plan.recipe, accelerator, data, network, plan.folder, to_yaml(plan.recipe))
+        try:
+            fit(plan.recipe, accelerator, data, network, plan.folder, to_yaml(plan.recipe))
+        finally:
+            plan.folder.release()  # for this process too, which may try again
         accelerator.free_memory()
     for plan in tuned:
         plan.network = load_network(str(plan.folder.path), None, data, '--teacher')
