@@ -30,6 +30,7 @@ images, few: less than 20; these, medium and the calibration error (ECE) are of 
 To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command;
 `python results/run.py --data-dir DATA` runs all that is missing, and `python results/readme.py` makes this page.
 """
+NONE = 'No row is finished yet: the full-length runs want a GPU, or hours of a CPU each.\n'
 
 
 class Run(NamedTuple):
@@ -61,7 +62,8 @@ def main() -> None:
 
 def page() -> str:
     """The text of README.md."""
-    return '\n'.join([HEAD, *(_section(table) for table in read_tables() if runs_of(table))])
+    sections = [_section(table) for table in read_tables() if runs_of(table)]
+    return '\n'.join([HEAD, *(sections or [NONE])])
 
 
 def runs_of(table: Table) -> dict[Row, list[Run]]:
@@ -146,7 +148,7 @@ def project_readme() -> str:
     before, rest = text.split(begin)
     after = rest.split(end)[1]
     table = next((table for table in read_tables() if runs_of(table)), None)
-    shown = '' if table is None else f'{table.title}:\n\n{grid(runs_of(table))}\n'
+    shown = NONE if table is None else f'{table.title}:\n\n{grid(runs_of(table))}\n'
     return f'{before}{begin}{shown}{end}{after}'
 
 
