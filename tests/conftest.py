@@ -8,6 +8,7 @@ import copy  # noqa: E402
 import importlib  # noqa: E402
 import io  # noqa: E402
 import logging  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
 import tarfile  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -22,6 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def _one_thread():
     """Tests run side by side: one thread each is fastest, and makes results repeatable."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _interruptible():
+    """Ctrl-C is heard, and by what is started from here, also where these tests were started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')

@@ -18,6 +18,8 @@ from timm_ltkd.errors import UserError
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
+if torch.__version__ < (2, 9):  # compares by its parts
+    pytest.skip("torch's exporter refuses some of these networks before 2.9", allow_module_level=True)
 TINY_VIT = dict(patch_size=4, embed_dim=16, depth=1, num_heads=2)
 SHORT = dict(layers=(1, 1, 1))  # with two shortcuts of option A, all the same
 

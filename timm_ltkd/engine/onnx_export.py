@@ -126,7 +126,8 @@ def _trace(network: nn.Module, images: torch.Tensor, opset: int | None) -> Any:
                 network, (images,), dynamo=True, opset_version=opset, input_names=['input'], output_names=['logits'],
                 dynamic_shapes=({0: torch.export.Dim('batch')},), verbose=False)
     except Exception as e:  # what the exporter raises is as various as networks are
-        raise UserError(f'{_name(network)} cannot be written as ONNX ({last_line(e)[:200]})') from e
+        newer = '' if torch.__version__ >= (2, 9) else f'; a newer torch than {torch.__version__} may know how'
+        raise UserError(f'{_name(network)} cannot be written as ONNX ({last_line(e)[:200]}){newer}') from e
 
 
 def _serialise(program: Any) -> bytes:
