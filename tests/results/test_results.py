@@ -81,7 +81,7 @@ def test_the_tables_say_what_the_files_say():
     assert found == len(RUNS)
 
 
-@pytest.mark.parametrize('folder', RUNS, ids=lambda folder: '-'.join(folder.parts[-3:]))
+@pytest.mark.parametrize('folder', RUNS, ids=['-'.join(folder.parts[-3:]) for folder in RUNS])
 def test_files_of_a_run_agree(folder):
     report = json.loads((folder / 'report.json').read_text())
     args = yaml.safe_load((folder / 'args.yaml').read_text())
