@@ -19,6 +19,7 @@ from ..data import SkippedImage, count_skipped, published
 from ..distill import plain_classifier
 from ..files import replace_file
 from ..report import write_report
+from ..version import __version__
 from ..report.summary import write_csv
 from .folder import RunFolder
 from .public import public_name
@@ -111,7 +112,7 @@ def run_facts(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
     return names | {
         'args': {key: value for key, value in vars(args).items() if value is not None},
         'versions': {name: version(name) for name in _PACKAGES} | {
-            'timm_ltkd': version('timm_ltkd'), 'python': platform.python_version()},
+            'timm_ltkd': __version__, 'python': platform.python_version()},
         'hardware': torch.cuda.get_device_name(device) if device.type == 'cuda' else cores,
         'processes': accelerator.num_processes,
         'precision': str(accelerator.mixed_precision),
