@@ -19,8 +19,8 @@ from ..data import SkippedImage, count_skipped, published
 from ..distill import plain_classifier
 from ..files import replace_file
 from ..report import write_report
-from ..version import __version__
 from ..report.summary import write_csv
+from ..version import __version__
 from .folder import RunFolder
 from .public import public_name
 from .recipe import Data, listed
