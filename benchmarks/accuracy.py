@@ -5,7 +5,6 @@
 DATA holds image folders of 32 x 32 pixels, `train` (long-tailed already) and `--val-split`. Both train by BKD under the
 same learning rates, each with its own draws; the package as a command line would: resident images, `--precision`.
 """
-import statistics
 import time
 
 import timm
@@ -18,7 +17,7 @@ import timm_ltkd  # noqa: F401
 from timm_ltkd.data import create_splits
 from timm_ltkd.engine.trained import load_network
 from timm_ltkd.metrics import long_tail_report
-from timm_ltkd.report.table import Grid, markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid, mean_and_deviation
 
 FIGURES = ('balanced', 'many', 'medium', 'few')
 
@@ -48,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         figures = ', '.join(f'{name} {each[-1]["balanced"]:.2f}' for name, each in rows.items())
         print(f'seed {seed}: {figures}', flush=True)
     print('\n' + markdown_grid(Grid(['', *FIGURES], [
-        [name, *(_spread([report[figure] for report in each]) for figure in FIGURES)] for name, each in rows.items()])))
+        [name, *(mean_and_deviation([report[figure] for report in each]) for figure in FIGURES)]
+        for name, each in rows.items()])))
 
 
 def ours(args, accelerator, data, seed: int) -> tuple[list[float], dict]:
@@ -95,11 +95,6 @@ def _student(args, data, seed: int) -> torch.nn.Module:
 
 def _teacher(args) -> torch.nn.Module:
     return load_network(args.teacher_checkpoint, args.teacher, None, '--teacher-checkpoint')
-
-
-def _spread(values: list[float]) -> str:
-    spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.1f}{spread}'
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from timm_ltkd.cli.arguments import Parser, number
+from timm_ltkd.cli.kinds import Parser, number
 from timm_ltkd.cli.run import one_line_errors
 from timm_ltkd.distill import feature_dim, model_output
 

@@ -20,7 +20,7 @@ os.environ |= {'HF_HUB_OFFLINE': '1', 'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBL
 from wrong_input import Case, World, make_case, make_world  # noqa: E402
 
 from timm_ltkd.cli import run  # noqa: E402
-from timm_ltkd.cli.arguments import NATURAL  # noqa: E402
+from timm_ltkd.cli.kinds import NATURAL  # noqa: E402
 from timm_ltkd.engine import fit, jobs, predict, together, validate  # noqa: E402, F401
 
 REACHED, CRASHED = 77, 99  # exit codes of a child

@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from timm_ltkd.cli.arguments import NATURAL
+from timm_ltkd.cli.kinds import NATURAL
 from timm_ltkd.report.table import Grid, markdown_grid
 
 BUSY, TAKEN = 20., 0.05  # percent of the processor, share of the GPU's memory

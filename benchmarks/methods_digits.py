@@ -1,7 +1,6 @@
 """Every method on lt/digits, beside one another: one teacher, the same student, one table; --help lists the options."""
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -10,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_ltkd.cli.arguments import NATURAL, Parser
 from timm_ltkd.cli.defaults import DIGITS
+from timm_ltkd.cli.kinds import NATURAL, Parser
 from timm_ltkd.cli.run import one_line_errors
 from timm_ltkd.distill import list_losses, list_methods
 from timm_ltkd.errors import UserError, nearest
 from timm_ltkd.files import replace_file
-from timm_ltkd.report.table import Grid, markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid, mean_and_deviation
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER, STUDENT = 'resnet32', 'resnet20'
@@ -119,20 +118,15 @@ def page(epochs: int, teacher: Mapping[str, Any], reports: Mapping[str, Sequence
         teacher: The teacher's figures.
         reports: The students' figures by method, one a seed.
     """
-    lines = [['teacher (ce)', *(mean_and_spread([teacher], column) for column in COLUMNS)]]
-    lines += [[name, *(mean_and_spread(rows, column) for column in COLUMNS)] for name, rows in reports.items()]
+    lines = [['teacher (ce)', *(mean_and_deviation([teacher[column]]) for column in COLUMNS)]]
+    lines += [
+        [name, *(mean_and_deviation([row[column] for row in rows]) for column in COLUMNS)]
+        for name, rows in reports.items()]
     seeds = max(map(len, reports.values()))
     return (
         f'Students {STUDENT} of one teacher {TEACHER} on lt/digits; --epochs {epochs} --seeds {seeds}; mean ± sample '
         'standard deviation over the seeds, percent, after the last epoch.\n\n'
         f'{markdown_grid(Grid(["", *COLUMNS], lines))}\n')
-
-
-def mean_and_spread(reports: Sequence[Mapping[str, Any]], column: str) -> str:
-    """Mean and sample standard deviation of one figure, which needs two reports."""
-    values = [report[column] for report in reports]
-    mean = f'{statistics.mean(values):.1f}'
-    return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
 
 
 if __name__ == '__main__':

@@ -3,8 +3,7 @@
 Every figure comes from a `report.json` or `summary.csv` below this folder.
 """
 import json
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from timm_ltkd import ClassPrior
 from timm_ltkd.files import replace_file
 from timm_ltkd.report import plot_accuracy_by_frequency
 from timm_ltkd.report.summary import read_summary
-from timm_ltkd.report.table import Grid, markdown_grid
+from timm_ltkd.report.table import Grid, markdown_grid, mean_and_deviation
 
 PUBLISHED_EPOCHS = 200
 PLOTTED = ('teacher', 'ce', 'kd', 'bkd', 'krdistill', 'balanced_softmax_kd')
@@ -79,16 +78,9 @@ def _read(folder: Path) -> Run:
 def grid(runs: dict[Row, list[Run]]) -> str:
     """The table itself."""
     return markdown_grid(Grid(['', *FIGURES, 'seeds', 'remarks'], [
-        [row.name, *(spread([of(run) for run in each]) for of in FIGURES.values()), len(each), _remarks(row, each)]
+        [row.name, *(mean_and_deviation([of(run) for run in each]) for of in FIGURES.values()), len(each),
+         _remarks(row, each)]
         for row, each in runs.items()]))
-
-
-def spread(values: Sequence[float | None]) -> str:
-    """Mean ± sample standard deviation, or `-` for figures that are not there."""
-    if any(value is None for value in values):
-        return '-'
-    mean = f'{statistics.mean(values):.1f}'
-    return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
 
 
 def _remarks(row: Row, runs: list[Run]) -> str:

@@ -14,7 +14,7 @@ from timm.models import _registry
 
 from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import export_parser
-from timm_ltkd.engine import export_command
+from timm_ltkd.engine.sharing import command
 
 COVERED = {'help', 'checkpoint'}
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,8 +90,8 @@ def test_the_weights_that_timm_knows(tmp_path, monkeypatch, capsys):
 
 
 @covers('--import')
-def test_a_network_of_ones_own(tmp_path, monkeypatch, capsys):
-    (tmp_path / 'my_own_network.py').write_text('''
+def test_a_network_of_ones_own(tmp_path, own_module, capsys):
+    own_module('my_own_network', '''
 import timm
 
 @timm.models.register_model
@@ -99,7 +99,6 @@ def my_network(pretrained=False, **kwargs):
     return timm.create_model('resnet20', **kwargs)
 ''')
     torch.save(timm.create_model('resnet20', num_classes=3).state_dict(), tmp_path / 'net.pt')
-    monkeypatch.chdir(tmp_path)
     argv = ['net.pt', '--model', 'my_network', '--export-dir', 'there']
     assert "unknown model 'my_network'" in fails(capsys, argv)
     run.export([*argv, '--import', 'my_own_network'])
@@ -110,7 +109,7 @@ def my_network(pretrained=False, **kwargs):
 def test_push_to_hub(weights, monkeypatch):
     """What is pushed, and what the hub says, is in tests/engine/test_hub.py."""
     pushed = []
-    monkeypatch.setattr(export_command, 'push_folder', lambda folder, *how, **more: pushed.append((*how, more)))
+    monkeypatch.setattr(command, 'push_folder', lambda folder, *how, **more: pushed.append((*how, more)))
     for words in (['--push-to-hub'], ['--push-to-hub', 'me/x', '--hub-private', '--license', 'mit']):
         run.export([str(weights), '--model', 'resnet20', *words])
     assert pushed == [
@@ -124,8 +123,8 @@ def test_onnx(weights, tmp_path, monkeypatch, log):
 
     def write(network, path, **how):
         made.append((path, how['input_size'], how['with_normalisation'], how['opset']))
-        return export_command.OnnxFile(18, 3_000_000, 1e-6, 12.5, ('batch', 3, 16, 16))
-    monkeypatch.setattr(export_command, 'export_onnx', write)
+        return command.OnnxFile(18, 3_000_000, 1e-6, 12.5, ('batch', 3, 16, 16))
+    monkeypatch.setattr(command, 'export_onnx', write)
     argv = [str(weights), '--model', 'resnet20', '--onnx', str(tmp_path / 'net.onnx')]
     run.export(argv)
     run.export([*argv, '--with-normalisation', '--opset', '18', '--img-size', '16'])

@@ -63,7 +63,7 @@ def epoch(monkeypatch):
             part.set_epoch(number)
             by_worker = []
             for worker in range(workers):
-                monkeypatch.setattr(parts, '_worker', lambda worker=worker: (worker, workers))
+                monkeypatch.setattr(parts, 'loader_worker', lambda worker=worker: (worker, workers))
                 images = [image for image, _ in part]
                 by_worker.append([images[i:i + batch_size] for i in range(0, len(images), batch_size)])
             turns = itertools.chain.from_iterable(itertools.zip_longest(*by_worker))
@@ -97,7 +97,7 @@ def test_processes_and_workers_read_shards_of_their_own(monkeypatch):
     """Four of them over nine shards: besides the whole ones, each begins or ends within at most two others."""
     stream = stream_of(MANY)
     for rank, worker in itertools.product(range(2), range(2)):
-        monkeypatch.setattr(parts, '_worker', lambda worker=worker: (worker, 2))
+        monkeypatch.setattr(parts, 'loader_worker', lambda worker=worker: (worker, 2))
         list(TrainStream(stream, 3, seed=0, rank=rank, world_size=2))
     assert len(stream.shards.reads) <= 9 + 4
 
@@ -137,7 +137,7 @@ def test_without_shard_lengths_the_steps_stay_and_the_images_come_over_the_epoch
 def test_evaluation_sees_each_image_exactly_once(monkeypatch, sizes, known, world_size, workers):
     stream, seen = stream_of(sizes, known), []
     for rank, worker in itertools.product(range(world_size), range(workers)):
-        monkeypatch.setattr(parts, '_worker', lambda worker=worker: (worker, workers))
+        monkeypatch.setattr(parts, 'loader_worker', lambda worker=worker: (worker, workers))
         seen += EvalStream(stream, rank=rank, world_size=world_size)
     assert sorted(seen) == [(image, image % 2, image) for image in range(45)], 'image, label and position'
 

@@ -18,9 +18,9 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
 from timm_ltkd.cli import run
-from timm_ltkd.engine import hub as hub_module
 from timm_ltkd.engine import jobs
-from timm_ltkd.engine.hub import open_repository, upload
+from timm_ltkd.engine.sharing import hub as hub_module
+from timm_ltkd.engine.sharing.hub import open_repository, upload
 from timm_ltkd.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

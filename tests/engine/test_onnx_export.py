@@ -10,9 +10,9 @@ import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
 from timm_ltkd.distill.losses import cosine_classifier
 from timm_ltkd.distill.losses.cosine import plain_classifier
-from timm_ltkd.engine import onnx_export
 from timm_ltkd.engine.networks import create_network
-from timm_ltkd.engine.onnx_export import export_onnx
+from timm_ltkd.engine.sharing import onnx_file
+from timm_ltkd.engine.sharing.onnx_file import export_onnx
 from timm_ltkd.errors import UserError
 
 onnx = pytest.importorskip('onnx')
@@ -79,13 +79,13 @@ def test_the_cosine_classifier_of_ldam_as_it_is_exported(tmp_path):
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     network, path = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), tmp_path / 'net.onnx'
     path.write_bytes(b'the old one')
-    trace = onnx_export._trace
+    trace = onnx_file._trace
 
     def wrong(network, images, opset):
         program = trace(network, images, opset)
         network[1].bias = nn.Parameter(network[1].bias + 0.5)  # what was traced is another network
         return program
-    monkeypatch.setattr(onnx_export, '_trace', wrong)
+    monkeypatch.setattr(onnx_file, '_trace', wrong)
     with pytest.raises(UserError, match='differs from Sequential by 0.5 .*not written'):
         export_onnx(network, path, input_size=(3, 2, 2))
     assert path.read_bytes() == b'the old one' and list(tmp_path.iterdir()) == [path]

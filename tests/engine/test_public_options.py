@@ -2,7 +2,7 @@
 import pytest
 
 from timm_ltkd.cli.arguments import distill_parser, train_parser
-from timm_ltkd.engine.public import PRIVATE, public_name, public_options
+from timm_ltkd.engine.sharing.public import PRIVATE, public_name, public_options
 
 
 @pytest.mark.parametrize('name, shown', [

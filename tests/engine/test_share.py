@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 
 from timm_ltkd.cli import run
-from timm_ltkd.engine import share
+from timm_ltkd.engine.sharing import share
 from timm_ltkd.errors import UserError
 
 

@@ -1,150 +1,27 @@
-"""The options of the three scripts, in groups they share; timm's names wherever timm has the option."""
+"""The options of the commands, in groups they share; timm's names wherever timm has the option."""
 import argparse
-import ast
-import re
-import sys
-from collections.abc import Callable
-from typing import Any
 
 from .. import distill
 from ..data import CLASS_SAMPLINGS, HOLDOUT_TYPES
-from ..errors import UserError, nearest
 from .defaults import DEFAULTS_HELP
+from .kinds import (
+    COUNT,
+    NATURAL,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    AddressedKeyValues,
+    KeyValues,
+    OneOrMore,
+    Parser,
+    PrintLines,
+    license_name,
+    number,
+    tau,
+)
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one-line `UserError`s, with the nearest option for an unknown one."""
-
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def error(self, message: str):
-        raise UserError(message)
-
-    def _get_values(self, action, arg_strings):
-        if action.option_strings and arg_strings == ['--']:  # which argparse would take for no value at all
-            raise argparse.ArgumentError(action, "'--' is no value")
-        return super()._get_values(action, arg_strings)
-
-    def parse_args(self, args=None, namespace=None):
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            if not unknown[0].startswith('-'):
-                raise UserError(f"unexpected argument '{unknown[0]}'")
-            name = unknown[0].split('=')[0]
-            raise UserError(f"unknown option '{unknown[0]}'{nearest(name, self._option_string_actions)}")
-        return parsed
-
-
-class KeyValues(argparse.Action):
-    """`k=v k2=v2` as a dict; values are read as Python literals where they are one."""
-    form = 'key=value'
-
-    @staticmethod
-    def is_key(text: str) -> bool:
-        return text.isidentifier()
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        pairs = {}
-        for pair in values:
-            key, equals, value = pair.partition('=')
-            if not equals or not self.is_key(key):
-                raise argparse.ArgumentError(self, f"'{pair}' is not of the form {self.form}")
-            pairs[key] = _literal(value)
-        setattr(namespace, self.dest, pairs)
-
-
-def _literal(text: str) -> Any:
-    """The Python literal that a text is, if YAML has its like; else the text."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last three: {[]: 1}, ((((…
-        return text
-    return value if _is_plain(value) else text
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-class AddressedKeyValues(KeyValues):
-    """The same, where `name.k=v` is for one of several alone."""
-    form = 'key=value or name.key=value'
-
-    @staticmethod
-    def is_key(text: str) -> bool:
-        name, dot, key = text.rpartition('.')
-        return key.isidentifier() and bool(name) == bool(dot)
-
-
-class OneOrMore(argparse.Action):
-    """One value as itself, several as a list."""
-
-    def __init__(self, option_strings, dest, **kwargs):
-        super().__init__(option_strings, dest, nargs='+', **kwargs)
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, self.unwrap(values))
-
-    @staticmethod
-    def unwrap(values: list):
-        return values[0] if len(values) == 1 else values
-
-
-class PrintLines(argparse.Action):
-    """Print a name and a line about it for each entry of a dict, and exit; like --help it is part of no run."""
-
-    def __init__(self, option_strings, dest, describe: Callable[[], dict[str, str]], help: str):
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
-        self.describe = describe
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        lines = self.describe()
-        width = max(map(len, lines))
-        text = ''.join(f'{name:<{width}}  {line}\n' for name, line in lines.items())
-        parser._print_message(text, sys.stdout)  # as --help does, which minds no closed pipe
-        parser.exit()
-
-
-_LARGEST = 2 ** 31 - 1  # whole number; what counts images, pixels or epochs is never larger
-
-
-def number(kind: type, least=None, above=None, most=None):
-    """An argparse type: an int or float within bounds."""
-    def convert(text: str):
-        value = kind(text)
-        if kind is int and abs(value) > _LARGEST:
-            raise argparse.ArgumentTypeError(f'must be at most {_LARGEST}, got {text}')
-        if value != value or value in (float('inf'), -float('inf')):
-            raise argparse.ArgumentTypeError(f'{text} is not a finite number')
-        if least is not None and value < least:
-            raise argparse.ArgumentTypeError(f'must be at least {least}, got {text}')
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError(f'must be above {above}, got {text}')
-        if most is not None and value > most:
-            raise argparse.ArgumentTypeError(f'must be at most {most}, got {text}')
-        return value
-    convert.__name__ = kind.__name__
-    return convert
-
-
-COUNT, NATURAL = number(int, least=0), number(int, least=1)
-SEED = COUNT
-POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, least=0)
-SHARE = number(float, least=0, most=1)
 TUNING = ('all', 'head', 'none')
-
-
-def _tau(text: str) -> float | str:
-    """An argparse type: strength of a post-hoc fix, or the word for trying many."""
-    return text if text == 'sweep' else NOT_NEGATIVE(text)
-
-
-_tau.__name__ = 'number (or sweep)'
 
 
 def _flag(group, name: str, help: str, default: bool | None = False):
@@ -414,18 +291,8 @@ def add_sharing(parser: Parser) -> None:
              'or NAME; without one: the name of the folder). The login is that of `hf auth login` or HF_TOKEN, and is '
              'checked first')
     _flag(group, '--hub-private', 'nobody else is to see the repository')
-    add('--license', metavar='NAME', type=_license,
+    add('--license', metavar='NAME', type=license_name,
         help='of the weights, for the model card: apache-2.0, mit, other, … (default: none is named)')
-
-
-def _license(text: str) -> str:
-    """An argparse type: how the hub names licenses."""
-    if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no license of the hub, such as apache-2.0, mit or other")
-    return text
-
-
-_license.__name__ = 'license'
 
 
 def train_parser() -> Parser:
@@ -474,10 +341,10 @@ def validate_parser() -> Parser:
              'CSV with probabilities; no data set and no labels are needed')
     add('--predictions-file', metavar='FILE', help='write them to this file (default: to standard output)')
     add('--topk', metavar='N', type=NATURAL, help='of each image the N likeliest classes (default: 5)')
-    add('--tau-norm', metavar='TAU', type=_tau, nargs='+', default=[],
+    add('--tau-norm', metavar='TAU', type=tau, nargs='+', default=[],
         help='also with class weights divided by their length to the power TAU; of several values, or sweep (0 to 2), '
              'the one that is best on the --holdout')
-    add('--logit-adjust', metavar='TAU', type=_tau, nargs='+', default=[],
+    add('--logit-adjust', metavar='TAU', type=tau, nargs='+', default=[],
         help='also with TAU times the log prior taken from the logits; several values and sweep as above')
     add('--eval-metric', choices=('top1', 'balanced', 'few'), default='balanced',
         help='figure that chooses TAU on the holdout (default: %(default)s)')

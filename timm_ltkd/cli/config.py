@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import UserError, nearest
 from ..plain_yaml import dump_yaml, load_yaml
-from .arguments import KeyValues, OneOrMore, Parser
 from .defaults import fill_defaults
+from .kinds import KeyValues, OneOrMore, Parser
 from .own_modules import import_modules
 
 # where a run goes and how it is watched is no part of what it is

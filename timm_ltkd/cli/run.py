@@ -57,8 +57,8 @@ def export(argv: Sequence[str] | None = None) -> None:
     with one_line_errors('timm_ltkd.export'):
         args = export_parser().parse_args(argv)
         import_modules(vars(args)['import'])
-        from ..engine import export_command
-        export_command.export(args)
+        from ..engine.sharing import command
+        command.export(args)
 
 
 def compare(argv: Sequence[str] | None = None) -> None:

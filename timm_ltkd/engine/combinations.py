@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from ..data import is_stream_name
 from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count
 from ..errors import UserError
-from .hub import AUTO
 from .recipe import listed
+from .sharing.hub import AUTO
 
 _logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..plain_yaml import dump_yaml, load_yaml
+from ..report.text import flag, words
 
 # where a run goes and how it is watched; which of them count is for `recipe_key` to know, the others never do
 _NEVER_COUNT = frozenset((
@@ -28,7 +29,7 @@ def tell_differences(args: Namespace, config: Path) -> str:
     if not isinstance(before, dict):
         return f'{config} holds no options'
     changed = [
-        f'--{key.replace("_", "-")} was {_words(before[key])} and is {_words(value)}'
+        f'{flag(key)} was {_told(before[key])} and is {_told(value)}'
         for key, value in sorted(now.items())
         if key in before and key not in _NEVER_COUNT and value != before[key]]
     if not changed:
@@ -38,10 +39,5 @@ def tell_differences(args: Namespace, config: Path) -> str:
     return ', '.join(changed[:_AT_MOST] + more)
 
 
-def _words(value: Any) -> str:
-    """A value as one would give it on the command line."""
-    if isinstance(value, dict):
-        return ' '.join(f'{key}={item}' for key, item in value.items()) or 'empty'
-    if isinstance(value, list):
-        return ' '.join(map(str, value)) or 'empty'
-    return 'not given' if value is None else str(value)
+def _told(value: Any) -> str:
+    return 'not given' if value is None else words(value) or 'empty'

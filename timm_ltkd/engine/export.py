@@ -22,9 +22,9 @@ from ..report import write_report
 from ..report.summary import write_csv
 from ..version import __version__
 from .folder import RunFolder
-from .public import public_name
 from .recipe import Data, listed
-from .share import write_card
+from .sharing.public import public_name
+from .sharing.share import write_card
 
 _PACKAGES = ('timm', 'torch', 'torchvision', 'accelerate', 'numpy')
 

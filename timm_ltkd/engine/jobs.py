@@ -28,8 +28,8 @@ from .launch import create_accelerator, on_main, set_up_logging
 from .networks import check_model_name
 from .peers import share_fate
 from .recipe import Data, listed, open_data, recipe_key
-from .share import check_sharing, share_runs
 from .shared import Shared
+from .sharing.share import check_sharing, share_runs
 from .teachers import check_teacher_sizes, create_teacher, plan_teachers, train_teachers
 from .together import Together
 from .trained import architecture

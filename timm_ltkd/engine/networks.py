@@ -16,7 +16,7 @@ from torch import nn
 
 from ..distill import check_logits, normalisation
 from ..errors import UserError, last_line, nearest, unknown_keyword
-from .hub import why_out_of_reach
+from .sharing.hub import why_out_of_reach
 
 _logger = logging.getLogger(__name__)
 ELSEWHERE = ('hf-hub:', 'hf_hub:', 'local-dir:')  # how names of models begin that are not in timm's list

@@ -6,10 +6,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..prior import ClassPrior
-from .content import difference_grid, legend, told_best
+from .content import difference_grid, legend, repeating_command, told_best
 from .profile import data_profile, group_classes
 from .table import markdown_grid, markdown_table
-from .text import markdown_escape
+from .text import flag, markdown_escape, words
 
 HERE = 'local-dir:FOLDER'  # how the card calls its model until it is on the hub
 _FIGURES = {  # shown by the hub beside the card
@@ -191,25 +191,17 @@ def _training(
     lines += [f'{name}: {line}' for name, line in learnt_by.items()]
     for key in ('kd_kwargs', 'loss_kwargs'):
         if args.get(key):
-            lines.append(f'{_flag(key)} {_words(args[key])}')
+            lines.append(f'{flag(key)} {words(args[key])}')
     lines.append('options: ' + ', '.join(
-        f'{_flag(key)} {_words(args[key])}' for key in _OPTIONS if args.get(key) not in (None, False, 0, '')))
+        f'{flag(key)} {words(args[key])}' for key in _OPTIONS if args.get(key) not in (None, False, 0, '')))
     lines.append(f"precision {run.get('precision')}, {run.get('processes')} processes, {run.get('hardware')}")
     lines.append('versions: ' + ', '.join(f'{name} {version}' for name, version in (run.get('versions') or {}).items()))
     if 'args.yaml' not in files:
         return _bullets(lines)
-    own = ''.join(f' {_flag(key)} …' for key in left_out)
+    own = ''.join(f' {flag(key)} …' for key in left_out)
     told = f'args.yaml has all options{f", but for your own {own.strip()}" if own else ""}; they repeat the training:'
-    return f'{_bullets(lines)}\n\n{markdown_escape(told)}\n\n```\n{_command(run)}{own}\n```'
-
-
-def _command(run: Mapping[str, Any]) -> str:
-    launch = ['accelerate launch']
-    if str(run.get('precision')) in ('bf16', 'fp16'):
-        launch.append(f"--mixed_precision {run['precision']}")
-    if isinstance(run.get('processes'), int) and run['processes'] > 1:
-        launch.append(f"--num_processes {run['processes']}")
-    return ' '.join([*launch, 'distill.py' if run.get('method') else 'train.py', '-c args.yaml'])
+    command = repeating_command('args.yaml', run) + own
+    return f'{_bullets(lines)}\n\n{markdown_escape(told)}\n\n```\n{command}\n```'
 
 
 def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[str, Any]) -> str:
@@ -263,16 +255,6 @@ def _network_name(config: Mapping[str, Any]) -> str:
 def _dataset(run: Mapping[str, Any]) -> str:
     name = str((run.get('args') or {}).get('dataset') or '')
     return (name[3:] if name.lower().startswith('lt/') else name) or 'image folders'
-
-
-def _flag(key: str) -> str:
-    return f'--{key.replace("_", "-")}'
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ' '.join(f'{key}={item}' for key, item in value.items())
-    return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _bullets(lines: Sequence[str]) -> str:

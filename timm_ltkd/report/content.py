@@ -86,16 +86,16 @@ def loading_code(folder: str) -> str:
     return f"import timm, timm_ltkd\n\nnetwork = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
 
 
-def repeating_command(folder: str, run: Mapping[str, Any]) -> str:
+def repeating_command(config: str, run: Mapping[str, Any]) -> str:
     """The command that repeats a run; for a POSIX shell.
 
     Args:
-        folder: The run's.
+        config: Its args.yaml.
         run: Facts of the run.
     """
     words = ['accelerate', 'launch']
-    if run.get('processes', 1) != 1:
+    if run.get('precision') in ('bf16', 'fp16'):
+        words += ['--mixed_precision', run['precision']]
+    if isinstance(run.get('processes'), int) and run['processes'] > 1:
         words += ['--num_processes', str(run['processes'])]
-    if run.get('precision', 'no') != 'no':
-        words += ['--mixed_precision', str(run['precision'])]
-    return shlex.join([*words, 'distill.py' if 'method' in run else 'train.py', '-c', f'{folder}/args.yaml'])
+    return shlex.join([*words, 'distill.py' if run.get('method') else 'train.py', '-c', config])

@@ -106,7 +106,7 @@ def _use(folder: Path, run: Mapping[str, Any]) -> html.Html | None:
     if (folder / 'config.json').is_file():
         parts += [html.element('p', 'Load the network:'), html.code(loading_code(str(folder)))]
     if (folder / 'args.yaml').is_file():
-        parts += [html.element('p', 'Repeat the run:'), html.code(repeating_command(str(folder), run))]
+        parts += [html.element('p', 'Repeat the run:'), html.code(repeating_command(str(folder / 'args.yaml'), run))]
     return html.section('Use it again', *parts) if parts else None
 
 

@@ -60,6 +60,14 @@ def spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         for name, of in {'mean': statistics.mean, 'standard deviation': statistics.stdev}.items()}
 
 
+def mean_and_deviation(values: Sequence[float | None]) -> str:
+    """Mean ± sample standard deviation with a decimal, of one value itself; `-` where one is None."""
+    if None in values:
+        return '-'
+    mean = f'{statistics.mean(values):.1f}'
+    return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
+
+
 def figure(value: float | None, sign: bool = False) -> str:
     """A percentage with two decimals, `-` for None."""
     return '-' if value is None else f'{value:+.2f}' if sign else f'{value:.2f}'

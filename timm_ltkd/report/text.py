@@ -37,6 +37,11 @@ def words(value: object) -> str:
     return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def flag(key: str) -> str:
+    """An option's name as it is given on a command line."""
+    return f'--{key.replace("_", "-")}'
+
+
 def width(text: str) -> int:
     """Columns the text takes in a terminal: two for a wide (East Asian) character, none for a combining one."""
     return sum(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ...errors import UserError
 from ..reading import decode_image
@@ -73,8 +73,7 @@ class StreamDataset(IterableDataset):
         return int(self.class_counts.sum())
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        from .parts import EvalStream  # which reads this
-        for image, target, _ in EvalStream(self):
+        for image, target, _ in self.part(*loader_worker()):
             yield image, target
 
     def with_transform(self, transform: Callable | None) -> 'StreamDataset':
@@ -110,6 +109,23 @@ class StreamDataset(IterableDataset):
         samples = enumerate(islice(self._from(order, place), start - before, None))
         for wanted in offsets:
             yield next(sample for offset, sample in samples if offset == wanted)
+
+    def part(self, part: int, parts: int) -> Iterator[tuple[Any, int, int]]:
+        """One of several parts of the stream, in order: `(input, target, position in the stream)`.
+
+        Parts are pieces of the stream, or every so many images where there are fewer shards than parts.
+        """
+        total, shards = len(self), len(self.shards)
+        if self.shard_lengths is not None and shards >= parts:
+            positions = range(total * part // parts, total * (part + 1) // parts)
+        else:
+            positions = range(part, total, parts)
+        if not positions:
+            return
+        start = positions[0] if positions.step == 1 else 0
+        samples = self.read(np.arange(shards), start, (position - start for position in positions))
+        for position, sample in zip(positions, samples, strict=True):
+            yield *self.load(sample), position
 
     def load(self, sample: StreamSample) -> tuple[Any, int]:
         """The image decoded and transformed, and its class index.
@@ -199,6 +215,12 @@ def _opened(image: Encoded) -> BinaryIO:
         return open(image, 'rb')
     import fsspec  # which `datasets` needs, and nobody else here
     return fsspec.open(image, 'rb').open()
+
+
+def loader_worker() -> tuple[int, int]:
+    """The number of this loader process, and how many there are."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
 
 
 def _padded(counts: np.ndarray, num_classes: int) -> np.ndarray:

@@ -3,13 +3,12 @@ import random
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from ..sampler import EpochBatchSampler
 from ..seeded import derive_seed, seeded_call
-from .dataset import StreamDataset
+from .dataset import StreamDataset, loader_worker
 
 T = TypeVar('T')
 SHUFFLED_AT_ONCE = 2048  # undecoded images in the memory of each loader worker
@@ -60,7 +59,7 @@ class TrainStream(IterableDataset):
         return sum(self._batch_sizes)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        epoch, worker = int(self._epoch), _worker()
+        epoch, worker = int(self._epoch), loader_worker()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.stream.shards), generator=generator).numpy()
         samples = self.stream.read(order, *self._piece(*worker))
@@ -106,19 +105,8 @@ class EvalStream(IterableDataset):
         return len(self.stream)
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
-        worker, workers = _worker()
-        part, parts = self.rank * workers + worker, self.world_size * workers
-        total, shards = len(self.stream), len(self.stream.shards)
-        if self.stream.shard_lengths is not None and shards >= parts:
-            positions = range(total * part // parts, total * (part + 1) // parts)
-        else:
-            positions = range(part, total, parts)
-        if not positions:
-            return
-        start = positions[0] if positions.step == 1 else 0
-        samples = self.stream.read(np.arange(shards), start, (position - start for position in positions))
-        for position, sample in zip(positions, samples, strict=True):
-            yield *self.stream.load(sample), position
+        worker, workers = loader_worker()
+        yield from self.stream.part(self.rank * workers + worker, self.world_size * workers)
 
 
 def _shuffled(items: Iterator[T], at_once: int, generator: random.Random) -> Iterator[T]:
@@ -133,9 +121,3 @@ def _shuffled(items: Iterator[T], at_once: int, generator: random.Random) -> Ite
         held[place] = item
     generator.shuffle(held)
     yield from held
-
-
-def _worker() -> tuple[int, int]:
-    """The number of this loader process, and how many there are."""
-    info = get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ...errors import UserError
 from ..table import Grid
-from ..text import words
+from ..text import flag, words
 from .runs import FinishedRun
 
 # where a run goes, how it is watched, and what makes it fast: no reason to tell two runs apart
@@ -55,7 +55,7 @@ def differing_options(recipes: Sequence[Recipe]) -> Grid | None:
     if len(set(seeds)) > 1:
         columns.append('seed')
         cells = [[*line, own] for line, own in zip(cells, seeds, strict=True)]
-    heads = [key if key in ('network', 'precision', 'processes') else f'--{key.replace("_", "-")}' for key in columns]
+    heads = [key if key in ('network', 'precision', 'processes') else flag(key) for key in columns]
     lines = [[recipe.name, *line] for recipe, line in zip(recipes, cells, strict=True)]
     return Grid(['', *heads], lines) if columns else None
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from accelerate import PartialState
 from torch import nn
 
-from ..errors import UserError
-from .export import export_network
-from .launch import set_up_logging
-from .networks import ELSEWHERE, check_takes_images, resolve_input, set_input
-from .onnx_export import OnnxFile, export_onnx
+from ...errors import UserError
+from ..export import export_network
+from ..launch import set_up_logging
+from ..networks import ELSEWHERE, check_takes_images, resolve_input, set_input
+from ..trained import architecture, label_names, load_network
+from .onnx_file import OnnxFile, export_onnx
 from .share import check_target, copy_folder, push_folder, write_card
-from .trained import architecture, label_names, load_network
 
 _logger = logging.getLogger(__name__)
 _WHAT = 'checkpoint'

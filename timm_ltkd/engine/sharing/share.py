@@ -11,16 +11,16 @@ import yaml
 from accelerate import Accelerator
 from huggingface_hub import ModelCard
 
-from ..distill import describe_losses, describe_methods
-from ..errors import UserError, last_line
-from ..files import replace_file
-from ..models import model_origin
-from ..plain_yaml import dump_yaml, load_yaml
-from ..report.card import model_card, with_repository
+from ...distill import describe_losses, describe_methods
+from ...errors import UserError, last_line
+from ...files import replace_file
+from ...models import model_origin
+from ...plain_yaml import dump_yaml, load_yaml
+from ...report.card import model_card, with_repository
+from ..launch import on_main
+from ..recipe import listed
 from .hub import open_repository, upload
-from .launch import on_main
 from .public import public_name, public_options
-from .recipe import listed
 
 _logger = logging.getLogger(__name__)
 WEIGHTS, CONFIG, CARD, REPORT, OPTIONS = 'model.safetensors', 'config.json', 'README.md', 'report.json', 'args.yaml'

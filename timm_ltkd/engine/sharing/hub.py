@@ -8,7 +8,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.utils import HFValidationError, get_session, validate_repo_id
 
-from ..errors import UserError, last_line
+from ...errors import UserError, last_line
 
 PATIENCE = 5.  # seconds
 AUTO = 'auto'  # a repository that bears the name of the run's folder

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..distill import normalisation
-from ..errors import UserError, last_line
-from ..files import replace_file
-from ..version import __version__
+from ...distill import normalisation
+from ...errors import UserError, last_line
+from ...files import replace_file
+from ...version import __version__
 
 TOLERANCE = 1e-4  # our choice: of the largest logit; float32 in another order of sums gives about 1e-6
 _ROUNDING = 1e-6  # of networks whose logits are all next to nothing
