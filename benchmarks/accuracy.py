@@ -61,7 +61,7 @@ def ours(args, accelerator, data, seed: int) -> tuple[list[float], dict]:
     while training.epoch < training.epochs:
         training.run_epoch()
     print(f'ours: {time.perf_counter() - seconds:.0f} s', flush=True)
-    return [row['lr'] for row in training.history], training.evaluate()
+    return [row['lr'] for row in training.record.history], training.evaluate()
 
 
 def plain(args, train: Pixels, test: Pixels, data, rates: list[float], seed: int) -> dict:

@@ -425,12 +425,12 @@ def ema_decay(seen):
 
 def evaluated(seen):
     seen.training.run_epoch()
-    return 'eval_top1' in seen.training.history[0]
+    return 'eval_top1' in seen.training.record.history[0]
 
 
 def best_metric(seen):
     seen.training.run_epoch()
-    return seen.training.best['metric']
+    return seen.training.record.best['metric']
 
 
 def stages(seen):

@@ -181,7 +181,7 @@ def test_learning_rate_of_all_epochs(name, recipe):
     for row in rows:
         for rate in row['rates']:
             assert rate == pytest.approx(published_lr(row['epoch']), rel=1e-12, abs=0), row['epoch']
-    assert [row['lr'] for row in recipe(name).training.history] == [max(row['rates']) for row in rows]
+    assert [row['lr'] for row in recipe(name).training.record.history] == [max(row['rates']) for row in rows]
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if not name.endswith('teacher')])

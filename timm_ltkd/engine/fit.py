@@ -107,8 +107,8 @@ class Run:
         while training.epoch < training.epochs:
             training.run_epoch()
             if accelerator.is_main_process:
-                write_summary(self.folder.summary, training.history)
-            row = training.history[-1]
+                write_summary(self.folder.summary, training.record.history)
+            row = training.record.history[-1]
             accelerator.log({key: value for key, value in row.items() if key != 'epoch'}, step=row['epoch'])
             save_checkpoint(self.folder.last, training.epoch, training.state(), accelerator, training.rng_state())
 
@@ -122,13 +122,13 @@ class Run:
             training.watch_test()
             teacher_report = teacher_report and training.evaluate_teacher()
         report = training.evaluate()
-        if inert := training.method_report.get('inert'):
+        if inert := training.record.method_report.get('inert'):
             names = ' '.join(listed(args.kd))
             _logger.warning(f'--kd {names}: in the last epoch {" and ".join(inert)} changed next to nothing')
         if accelerator.is_main_process:
-            write_summary(self.folder.summary, training.history)
+            write_summary(self.folder.summary, training.record.history)
             finish(self.folder, args, accelerator, data, eval_network(training.task), report, teacher_report,
-                   training.history, training.best, training.method_report, holdout_reports)
+                   training.record.history, training.record.best, training.record.method_report, holdout_reports)
         finish_trackers(accelerator)
         accelerator.wait_for_everyone()
         return Result(report, teacher_report)

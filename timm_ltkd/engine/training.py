@@ -27,6 +27,7 @@ from .graph import graph_step
 from .loaders import create_full_loader, create_loaders, host_view
 from .loop import eval_network, train_epoch
 from .recipe import Data
+from .record import Record, epoch_line
 from .shared import Shared
 from .stages import SecondStageTask
 from .step import TrainingStep
@@ -88,10 +89,7 @@ class Training:
         step = TrainingStep(self.task, self.optimizer, accelerator, args, self.watch, self.bank)
         self.step, self.of_rows = graph_step(step, self.train_loader) if args.cuda_graph else (step, False)
         self.epoch = self.updates = 0
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
-        self.best_weights: dict[str, torch.Tensor] | None = None  # kept where a holdout chooses
-        self.method_report: dict[str, Any] = {}
+        self.record = Record()
 
     def _create_task(
             self,
@@ -167,8 +165,7 @@ class Training:
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, but the random generators."""
         scaler, task = self.accelerator.scaler, self.task
-        kept = {} if self.best_weights is None else {'best_weights': self.best_weights}
-        return kept | {
+        return self.record.state() | {
             'model': unwrap_model(task.trainable_module).state_dict(),
             'ema': task.get_trainable_module(ema=True).module.state_dict() if task.has_ema() else None,
             'optimizer': self.optimizer.state_dict(),
@@ -176,9 +173,6 @@ class Training:
             'plateau': self._plateau().state_dict() if self._plateau() is not None else None,
             'scaler': scaler.state_dict() if scaler is not None else None,
             'updates': self.updates,
-            'history': self.history,
-            'best': self.best,
-            'method_report': self.method_report,
         }
 
     def rng_state(self) -> dict[str, Any]:
@@ -204,9 +198,7 @@ class Training:
             raise UserError(
                 f'the checkpoint in {folder.last} is of another architecture or recipe ({last_line(e)[:120]})') from e
         self.epoch, self.updates = state['epoch'], state['updates']
-        self.history, self.best = state['history'], state['best']
-        self.best_weights = state.get('best_weights')
-        self.method_report = state['method_report']
+        self.record.restore(state)
 
     def _restore_draws(self, states: list[dict[str, Any]]) -> None:
         """Put the random generators where they were, those of each process."""
@@ -247,12 +239,12 @@ class Training:
             row |= {f'eval_{key}': report[key] for key in OUR_FIGURES if key in report}
             self._note_best(report, epoch)
         row |= self._method_figures()
-        self.history.append(row)
+        self.record.history.append(row)
         self.epoch = epoch + 1
         if self.scheduler is not None:
             self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
         images = len(self.train_loader) * args.batch_size * self.accelerator.num_processes
-        _logger.info(_epoch_line(row, self.epochs, seconds, images / seconds))
+        _logger.info(epoch_line(row, self.epochs, seconds, images / seconds))
         if self.bank is not None and self.epoch == self.epochs:
             self.bank.tell()
 
@@ -267,12 +259,12 @@ class Training:
         if not isinstance(self.task, DistillTask):
             return {}
         method = self.task.method
-        self.method_report = method.describe_statistics(
+        self.record.method_report = method.describe_statistics(
             {name: value for name, value in self.watch.sums.items() if name != _RUINED})
         method.reset_statistics()
         return {
             f'{name}_{group}': value
-            for name, figures in self.method_report.items() if isinstance(figures, dict)
+            for name, figures in self.record.method_report.items() if isinstance(figures, dict)
             for group, value in figures.items()}
 
     def evaluate(self) -> dict[str, Any]:
@@ -295,8 +287,8 @@ class Training:
 
     def take_best(self) -> None:
         """Make the weights that the holdout chose those that are evaluated and exported."""
-        eval_network(self.task).load_state_dict(self.best_weights)
-        metric, value, epoch = (self.best[key] for key in ('metric', 'value', 'epoch'))
+        eval_network(self.task).load_state_dict(self.record.best_weights)
+        metric, value, epoch = (self.record.best[key] for key in ('metric', 'value', 'epoch'))
         _logger.info(f'the weights of epoch {epoch + 1} are taken: {metric} {value:.2f} on the holdout')
 
     def evaluate_teacher(self) -> dict[str, Any]:
@@ -331,13 +323,10 @@ class Training:
                 'checkpoint stands. Lower --lr, raise --warmup-epochs, or set --clip-grad')
 
     def _note_best(self, report: dict[str, Any], epoch: int) -> None:
-        metric, holdout = self.args.eval_metric, self.data.splits.holdout
-        if self.best is None or self.best['metric'] != metric or report[metric] > self.best['value']:
-            chosen_on = self.args.val_split if holdout is None else 'holdout'
-            self.best = {'metric': metric, 'value': report[metric], 'epoch': epoch, 'chosen_on': chosen_on}
-            if holdout is not None:
-                weights = eval_network(self.task).state_dict()
-                self.best_weights = {key: value.detach().to('cpu', copy=True) for key, value in weights.items()}
+        metric, chosen_on, network = self.args.eval_metric, self.args.val_split, None
+        if self.data.splits.holdout is not None:
+            chosen_on, network = 'holdout', eval_network(self.task)
+        self.record.note_best(epoch, metric, report[metric], chosen_on, network)
 
 
 def _reset_loss_scale(accelerator: Accelerator) -> None:
@@ -345,10 +334,3 @@ def _reset_loss_scale(accelerator: Accelerator) -> None:
     if accelerator.scaler is not None:
         fresh = {'scale': 65536., '_growth_tracker': 0}
         accelerator.scaler.load_state_dict(accelerator.scaler.state_dict() | fresh)
-
-
-def _epoch_line(row: dict[str, Any], epochs: int, seconds: float, rate: float) -> str:
-    figures = [f'loss {row["train_loss"]:.4f}']
-    figures += [f'{key} {row[f"eval_{key}"]:.2f}' for key in ('top1', *OUR_FIGURES) if f'eval_{key}' in row]
-    figures += [f'lr {row["lr"]:.3g}', f'{rate:.0f} img/s', f'{seconds:.1f} s']
-    return f'epoch {row["epoch"] + 1}/{epochs}: {", ".join(figures)}'
