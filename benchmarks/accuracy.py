@@ -15,7 +15,7 @@ from plain import Pixels, PlainTraining, class_weights, create_loaders
 
 import timm_ltkd  # noqa: F401
 from timm_ltkd.data import create_splits
-from timm_ltkd.engine.trained import load_network
+from timm_ltkd.engine.networks.trained import load_network
 from timm_ltkd.metrics import long_tail_report
 from timm_ltkd.report.table import Grid, markdown_grid, mean_and_deviation
 

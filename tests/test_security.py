@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image
 import timm_ltkd
 from timm_ltkd.cli import run
 from timm_ltkd.data.reading import read_image
-from timm_ltkd.engine.launch import set_up_logging
+from timm_ltkd.engine.processes.launch import set_up_logging
 from timm_ltkd.errors import UserError, visible
 from timm_ltkd.report.summary import write_csv
 

@@ -86,7 +86,7 @@ def disk_error(error: BaseException) -> OSError | None:
     for each in (error, error.__context__):
         if isinstance(each, OSError) and each.errno in _OF_A_DISK:
             return each
-    number = re.search(r'\(os error (\d+)\)', str(error))  # safetensors
+    number = re.search(r'(?:\(os error |\bOs \{ code: )(\d+)', str(error))  # safetensors, and as it was before 0.6
     if number and int(number[1]) in _OF_A_DISK:
         return OSError(int(number[1]), os.strerror(int(number[1])))
     return None

@@ -193,7 +193,7 @@ def test_a_value_that_cannot_be(refuse, options, message):
 
 
 def test_a_tracker_that_is_not_installed(refuse, monkeypatch):
-    from timm_ltkd.engine import launch
+    from timm_ltkd.engine.processes import launch
     monkeypatch.setattr(launch, 'get_available_trackers', lambda: ['tensorboard'])
     assert refuse('--log-with', 'wandb') == \
         "--log-with: the tracker 'wandb' is not installed; pip install it, or leave it out"

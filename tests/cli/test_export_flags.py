@@ -14,7 +14,7 @@ from timm.models import _registry
 
 from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import export_parser
-from timm_ltkd.engine.sharing import command
+from timm_ltkd.engine import export as engine_export
 
 COVERED = {'help', 'checkpoint'}
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def my_network(pretrained=False, **kwargs):
 def test_push_to_hub(weights, monkeypatch):
     """What is pushed, and what the hub says, is in tests/engine/test_hub.py."""
     pushed = []
-    monkeypatch.setattr(command, 'push_folder', lambda folder, *how, **more: pushed.append((*how, more)))
+    monkeypatch.setattr(engine_export, 'push_folder', lambda folder, *how, **more: pushed.append((*how, more)))
     for words in (['--push-to-hub'], ['--push-to-hub', 'me/x', '--hub-private', '--license', 'mit']):
         run.export([str(weights), '--model', 'resnet20', *words])
     assert pushed == [
@@ -123,8 +123,8 @@ def test_onnx(weights, tmp_path, monkeypatch, log):
 
     def write(network, path, **how):
         made.append((path, how['input_size'], how['with_normalisation'], how['opset']))
-        return command.OnnxFile(18, 3_000_000, 1e-6, 12.5, ('batch', 3, 16, 16))
-    monkeypatch.setattr(command, 'export_onnx', write)
+        return engine_export.OnnxFile(18, 3_000_000, 1e-6, 12.5, ('batch', 3, 16, 16))
+    monkeypatch.setattr(engine_export, 'export_onnx', write)
     argv = [str(weights), '--model', 'resnet20', '--onnx', str(tmp_path / 'net.onnx')]
     run.export(argv)
     run.export([*argv, '--with-normalisation', '--opset', '18', '--img-size', '16'])

@@ -31,8 +31,8 @@ from timm_ltkd.cli.config import dump_config, parse
 from timm_ltkd.data import long_tail_indices
 from timm_ltkd.distill import describe_losses, describe_methods
 from timm_ltkd.engine import fit, jobs, recipe, teachers, validate
+from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.sharing import share
-from timm_ltkd.engine.watch import LossWatch
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 COVERED = {script: {'help'} for script in PARSERS}

@@ -91,7 +91,11 @@ def test_a_disk_that_torch_cannot_write(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['a'] and (tmp_path / 'a').read_text() == 'old'
 
 
-def test_a_disk_that_safetensors_cannot_write():
-    error = disk_error(Exception('Error while serializing: I/O error: No space left on device (os error 28)'))
-    assert error.errno == errno.ENOSPC
-    assert disk_error(Exception('I/O error: No such file or directory (os error 2)')) is None
+@pytest.mark.parametrize('full, absent', [
+    ('I/O error: No space left on device (os error 28)', 'I/O error: No such file or directory (os error 2)'),
+    ('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })',  # before 0.6
+     'IoError(Os { code: 2, kind: NotFound, message: "No such file or directory" })'),
+])
+def test_a_disk_that_safetensors_cannot_write(full, absent):
+    assert disk_error(Exception(f'Error while serializing: {full}')).errno == errno.ENOSPC
+    assert disk_error(Exception(absent)) is None

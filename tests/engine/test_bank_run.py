@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from timm_ltkd.cli.arguments import distill_parser
 from timm_ltkd.distill import DistillTask
 from timm_ltkd.engine import training
-from timm_ltkd.engine.bank import VIEW_OPTIONS
+from timm_ltkd.engine.epoch.bank import VIEW_OPTIONS
 from timm_ltkd.report.summary import read_summary
 
 EPOCHS = 3

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from timm_ltkd.engine.checkpoint import checkpoint_files, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from timm_ltkd.engine.run_folder.checkpoint import (
+    checkpoint_files,
+    load_checkpoint,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
 from timm_ltkd.errors import UserError
 
 ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
@@ -62,7 +68,8 @@ def test_what_another_run_has_removed_already_is_no_error(tmp_path, monkeypatch)
         save_checkpoint(tmp_path, epoch, {}, ALONE)
     files = checkpoint_files(tmp_path)
     files[-1].unlink()
-    monkeypatch.setattr('timm_ltkd.engine.checkpoint.checkpoint_files', lambda folder: [folder / 'new.pt', *files])
+    monkeypatch.setattr(
+        'timm_ltkd.engine.run_folder.checkpoint.checkpoint_files', lambda folder: [folder / 'new.pt', *files])
     save_checkpoint(tmp_path, 3, {}, ALONE)
     assert [path.name for path in checkpoint_files(tmp_path)] == ['checkpoint-000003.pt', 'checkpoint-000002.pt']
 

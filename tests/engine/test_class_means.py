@@ -10,7 +10,7 @@ from timm import create_model
 from timm_ltkd.data import create_eval_loader, create_splits
 from timm_ltkd.distill import Teacher
 from timm_ltkd.engine import class_means, training
-from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
 pytestmark = pytest.mark.usefixtures('no_plots')

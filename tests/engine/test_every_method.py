@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from timm_ltkd.cli import run
 from timm_ltkd.distill import list_methods
 from timm_ltkd.engine import fit
-from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report import write
 
 CNN = '--model-kwargs channels=(4,8,8)'.split()

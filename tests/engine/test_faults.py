@@ -268,7 +268,7 @@ def test_a_killed_loader_worker(go, whole):
 def test_the_second_run_in_a_folder_is_refused(go, whole, tmp_path):
     same = whole('train', *TRAIN)
     first = go('train', *TRAIN, before=SLOW).until('epoch 1/3')
-    impatient = 'from timm_ltkd.engine import folder; folder.PATIENCE = 0.2'
+    impatient = 'from timm_ltkd.engine.run_folder import folder; folder.PATIENCE = 0.2'
     for how in (['--resume', 'auto'], ['--overwrite']):
         second = go('train', *TRAIN, *how, before=impatient)
         assert second.end() == 2
@@ -304,7 +304,8 @@ import os
 os.environ |= {{
     'RANK': '{rank}', 'LOCAL_RANK': '{rank}', 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': 'localhost',
     'MASTER_PORT': '{port}', 'ACCELERATE_USE_CPU': 'true'}}
-from timm_ltkd.engine import jobs, peers
+from timm_ltkd.engine import jobs
+from timm_ltkd.engine.processes import peers
 peers.GRACE = {grace}
 create = jobs.create_accelerator
 def create_accelerator(*args):

@@ -5,7 +5,7 @@ import torch
 
 from timm_ltkd.cli.arguments import train_parser
 from timm_ltkd.cli.config import parse
-from timm_ltkd.engine.optimizer import create_optimizer
+from timm_ltkd.engine.epoch.optimizer import create_optimizer
 
 FUSED = ['sgd', 'momentum', 'adam', 'adamw']
 

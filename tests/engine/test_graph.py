@@ -11,10 +11,11 @@ from torch.utils._pytree import tree_flatten
 import timm_ltkd
 from timm_ltkd.data.resident import padded_crop
 from timm_ltkd.data.resident.erasing import Erasing
-from timm_ltkd.engine import graph, jobs
-from timm_ltkd.engine.graph import GraphedStep, check_graphable
-from timm_ltkd.engine.step import TrainingStep
-from timm_ltkd.engine.watch import LossWatch
+from timm_ltkd.engine import jobs
+from timm_ltkd.engine.epoch import graph
+from timm_ltkd.engine.epoch.graph import GraphedStep, check_graphable
+from timm_ltkd.engine.epoch.step import TrainingStep
+from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.errors import UserError
 
 
@@ -188,7 +189,7 @@ def test_whole_runs(script, options, tmp_path, monkeypatch, more):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 def test_on_a_gpu():
     """Run on a machine that has one: replayed steps against plain ones, in float32 rounding."""
-    from timm_ltkd.engine.graph import record_cuda_graph
+    from timm_ltkd.engine.epoch.graph import record_cuda_graph
     task, other = make_task().to('cuda'), make_task().to('cuda')
     batches = [(torch.randn(4, 3, 8, 8, device='cuda'), torch.randint(5, (4,), device='cuda')) for _ in range(9)]
     args = Namespace(clip_grad=None, clip_mode='norm', channels_last=False, torchcompile=None)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from timm_ltkd.engine import evaluate, training
-from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
 pytestmark = pytest.mark.usefixtures('no_plots')

@@ -5,7 +5,7 @@ import accelerate
 import pytest
 
 from timm_ltkd.cli.run import one_line_errors
-from timm_ltkd.engine import launch
+from timm_ltkd.engine.processes import launch
 from timm_ltkd.errors import UserError
 
 

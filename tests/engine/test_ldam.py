@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from timm_ltkd.distill import CosineLinear
-from timm_ltkd.engine import export, jobs
-from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine import jobs
+from timm_ltkd.engine.run_folder import finished
+from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 
 TINY_VIT = ['vit_tiny_patch16_224', '--model-kwargs', 'patch_size=4', 'embed_dim=16', 'depth=2', 'num_heads=2']
 LDAM = ['--loss', 'ldam', '--loss-kwargs', 'deferred_epochs=1']
@@ -17,9 +18,9 @@ LDAM = ['--loss', 'ldam', '--loss-kwargs', 'deferred_epochs=1']
 @pytest.fixture
 def trained(monkeypatch):
     """The networks that were exported, as they were trained."""
-    networks, export_network = [], export.export_network
+    networks, export_network = [], finished.export_network
     monkeypatch.setattr(
-        export, 'export_network', lambda *args: (networks.append(args[1]), export_network(*args)))
+        finished, 'export_network', lambda *args: (networks.append(args[1]), export_network(*args)))
     return networks
 
 

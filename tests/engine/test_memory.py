@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from timm_ltkd.engine.memory import keep_freed_memory
+from timm_ltkd.engine.processes.memory import keep_freed_memory
 
 FAULTS = '''
 import resource
 import numpy as np
-from timm_ltkd.engine.memory import keep_freed_memory
+from timm_ltkd.engine.processes.memory import keep_freed_memory
 
 def faults(times=20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,7 +7,7 @@ import yaml
 from safetensors.torch import load_file
 
 from timm_ltkd.engine import class_means, training
-from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
 pytestmark = pytest.mark.usefixtures('no_plots')
@@ -157,7 +157,7 @@ def test_mistakes_are_told_before_anything_is_made(script, two, tmp_path, capsys
 
 
 def test_what_the_log_warns_of(script, one, log, monkeypatch):
-    monkeypatch.setattr('timm_ltkd.engine.launch.os.sched_getaffinity', lambda pid: {0}, raising=False)
+    monkeypatch.setattr('timm_ltkd.engine.processes.launch.os.sched_getaffinity', lambda pid: {0}, raising=False)
     script('distill', [
         *one, '--epochs', '1', '--kd', 'kd', 'bkd', '--kd-kwargs', 'deferred_epochs=2', '--loss', 'weighted_ce',
         '--loss-kwargs', 'deferred_epochs=1', '--class-sampling', 'class', '--workers', '3'])

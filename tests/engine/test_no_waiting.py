@@ -4,7 +4,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from timm_ltkd.distill import list_losses, list_methods
-from timm_ltkd.engine import loop, training
+from timm_ltkd.engine import training
+from timm_ltkd.engine.epoch import loop
 
 ASKING = ('_local_scalar_dense', 'item', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique', 'unique_dim',
           'repeat_interleave', '_is_all_true', '_is_any_true', 'argwhere', 'nonzero_static')

@@ -10,7 +10,7 @@ import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
 from timm_ltkd.distill.losses import cosine_classifier
 from timm_ltkd.distill.losses.cosine import plain_classifier
-from timm_ltkd.engine.networks import create_network
+from timm_ltkd.engine.networks.create import create_network
 from timm_ltkd.engine.sharing import onnx_file
 from timm_ltkd.engine.sharing.onnx_file import export_onnx
 from timm_ltkd.errors import UserError

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from timm_ltkd.engine import peers
+from timm_ltkd.engine.processes import peers
 
 
 @pytest.fixture

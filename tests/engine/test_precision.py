@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch._dynamo import register_backend
 
 from timm_ltkd.engine import fit
-from timm_ltkd.engine.watch import LossWatch
+from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.report.summary import read_summary
 
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()

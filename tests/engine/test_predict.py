@@ -20,7 +20,7 @@ from timm_ltkd.cli import run
 from timm_ltkd.data import find_images
 from timm_ltkd.engine import fit, recipe
 from timm_ltkd.engine import predict as engine_predict
-from timm_ltkd.engine.trained import label_names
+from timm_ltkd.engine.networks.trained import label_names
 from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]

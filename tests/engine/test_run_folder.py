@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from timm_ltkd import files
-from timm_ltkd.engine.checkpoint import save_checkpoint
-from timm_ltkd.engine.folder import RunFolder, check_key, find_folder
+from timm_ltkd.engine.run_folder.checkpoint import save_checkpoint
+from timm_ltkd.engine.run_folder.folder import RunFolder, check_key, find_folder
 from timm_ltkd.errors import UserError
 
 ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
@@ -192,7 +192,7 @@ def test_what_killed_processes_left_half_written_goes(tmp_path):
 
 def test_one_process_at_a_time(tmp_path, monkeypatch):
     """Nothing of the first one's is touched, not even to replace it."""
-    monkeypatch.setattr('timm_ltkd.engine.folder.PATIENCE', 0.1)
+    monkeypatch.setattr('timm_ltkd.engine.run_folder.folder.PATIENCE', 0.1)
     first = RunFolder(tmp_path / 'run', 'k', resume=False)
     first.claim('lr: 1\n')
     save_checkpoint(first.last, 1, {}, ALONE)
@@ -221,7 +221,7 @@ def test_of_two_that_chose_a_new_folder_the_second_is_refused(tmp_path):
 def test_a_lock_ends_with_its_process(tmp_path):
     folder = RunFolder(tmp_path / 'run', 'k', resume=False)
     code = (
-        'import os, signal, pathlib\nfrom timm_ltkd.engine.folder import RunFolder\n'
+        'import os, signal, pathlib\nfrom timm_ltkd.engine.run_folder.folder import RunFolder\n'
         f'folder = RunFolder(pathlib.Path({str(folder.path)!r}), "k", False)\nfolder.claim("")\n'
         'print("claimed", flush=True)\nos.read(0, 1)')
     with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

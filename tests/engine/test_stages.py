@@ -9,7 +9,7 @@ from torch import nn
 
 from timm_ltkd.cli import run
 from timm_ltkd.engine import training
-from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.engine.stages import ScaledLinear, SecondStageTask, prepare_stage
 from timm_ltkd.errors import UserError
 from timm_ltkd.report.summary import read_summary

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
-from timm_ltkd.engine import labels
 from timm_ltkd.engine.evaluate import near_chance
-from timm_ltkd.engine.labels import find_class_map
+from timm_ltkd.engine.networks import labels
+from timm_ltkd.engine.networks.labels import find_class_map
 from timm_ltkd.errors import UserError
 
 NAMES = ('bee', 'x', 'cat', 'y', 'z', 'ant', 'w')  # of the teacher; the data has ant, bee and cat

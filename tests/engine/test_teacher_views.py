@@ -10,7 +10,7 @@ from timm.models import save_for_hf
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
 from timm_ltkd.distill import Teacher, normalisation
-from timm_ltkd.engine import loop
+from timm_ltkd.engine.epoch import loop
 
 pytestmark = pytest.mark.usefixtures('no_plots')
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from timm.task import ClassificationTask
 
 from timm_ltkd.engine import training
-from timm_ltkd.engine.checkpoint import checkpoint_files
+from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()

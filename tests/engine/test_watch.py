@@ -3,7 +3,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from timm_ltkd.engine.watch import LossWatch
+from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.errors import UserError
 
 

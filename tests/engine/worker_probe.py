@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from timm_ltkd.cli import run
 from timm_ltkd.data import epoch_plan, loader, seeded
 from timm_ltkd.engine import fit, training
-from timm_ltkd.engine.watch import LossWatch
+from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.errors import UserError
 from timm_ltkd.report import write
 

@@ -17,8 +17,8 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser
 from timm_ltkd.cli.config import parse, teacher_args
 from timm_ltkd.data.plugin import register
 from timm_ltkd.distill import Output, Teacher, create_method
-from timm_ltkd.engine.launch import create_accelerator
-from timm_ltkd.engine.networks import create_network, resolve_input, set_input
+from timm_ltkd.engine.networks.create import create_network, resolve_input, set_input
+from timm_ltkd.engine.processes.launch import create_accelerator
 from timm_ltkd.engine.recipe import load_data
 from timm_ltkd.engine.training import Training
 

@@ -57,8 +57,8 @@ def export(argv: Sequence[str] | None = None) -> None:
     with one_line_errors('timm_ltkd.export'):
         args = export_parser().parse_args(argv)
         import_modules(vars(args)['import'])
-        from ..engine.sharing import command
-        command.export(args)
+        from ..engine.export import export as export_network
+        export_network(args)
 
 
 def compare(argv: Sequence[str] | None = None) -> None:

@@ -12,11 +12,11 @@ from torch import nn
 from ..data import SeededMixup, check_cutmix_minmax
 from ..distill import DistillMethod, DistillTask, HardLabelLoss, Teacher, TeacherEnsemble, create_loss
 from ..errors import UserError, last_line, nearest
-from .bank import check_views
 from .combinations import check_loss, mixing_options
-from .graph import check_graphable
+from .epoch.bank import check_views
+from .epoch.graph import check_graphable
+from .epoch.optimizer import create_optimizer
 from .loaders import create_loaders
-from .optimizer import create_optimizer
 from .recipe import Data
 from .stages import SecondStageTask
 

@@ -1,130 +1,117 @@
-"""What a finished run leaves: weights that timm loads, and the report."""
-import json
-import os
-import platform
-import subprocess
+"""What python -m timm_ltkd.export does: a trained network to a folder of its own, to the hub, or to an ONNX file."""
+import logging
+import re
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-from accelerate import Accelerator
-from timm.models import save_for_hf
+from accelerate import PartialState
 from torch import nn
 
-from ..data import SkippedImage, count_skipped, published
-from ..distill import plain_classifier
-from ..files import replace_file
-from ..report import write_report
-from ..report.summary import write_csv
-from ..version import __version__
-from .folder import RunFolder
-from .recipe import Data, listed
-from .sharing.public import public_name
-from .sharing.share import write_card
+from ..errors import UserError
+from .networks.create import ELSEWHERE, check_takes_images, resolve_input, set_input
+from .networks.trained import architecture, label_names, load_network
+from .processes.launch import set_up_logging
+from .run_folder.finished import export_network
+from .sharing.onnx_file import OnnxFile, export_onnx
+from .sharing.share import check_target, copy_folder, push_folder, write_card
 
-_PACKAGES = ('timm', 'torch', 'torchvision', 'accelerate', 'numpy')
+_logger = logging.getLogger(__name__)
+_WHAT = 'checkpoint'
 
 
-def finish(
-        folder: RunFolder,
-        args: Namespace,
-        accelerator: Accelerator,
-        data: Data,
-        network: nn.Module,
-        report: dict[str, Any],
-        teacher_report: dict[str, Any] | None,
-        history: list[dict[str, Any]],
-        best: dict[str, Any] | None,
-        method_report: dict[str, Any],
-        holdout_reports: dict[str, dict[str, Any] | None] | None = None,
-) -> None:
-    """Write model.safetensors, config.json, the report and the model card; on the main process."""
-    export_network(folder.path, network, data.splits.class_names, data.prior.counts.tolist(), args.license)
-    run = run_facts(args, accelerator) | {'best': best, 'key': folder.key}
-    if method_report:  # of the last epoch
-        run['rectification'] = method_report
-    if skipped := data.splits.skipped:
-        write_csv(folder.path / 'skipped_images.csv', SkippedImage._fields, skipped)
-        run['skipped_images'] = count_skipped(skipped) | {'listed_in': 'skipped_images.csv'}
-    student, teacher = _without_loss(report), _without_loss(teacher_report)
-    holdout = {role: _without_loss(figures) for role, figures in (holdout_reports or {}).items() if figures}
-    write_report(
-        folder.path, student=student, teacher=teacher, holdout=holdout, prior=data.prior,
-        class_names=data.splits.class_names, history=history, run=run,
-        keep=['class_profile.png'])  # was drawn when training began
-    write_card(folder.path)  # last: the run is finished
+def export(args: Namespace) -> None:
+    """Write what the options ask for; where several processes are launched, the first does it.
 
+    Args:
+        args: Options of `export_parser`.
 
-def _without_loss(report: dict[str, Any] | None) -> dict[str, Any] | None:
-    return report and {key: value for key, value in report.items() if key != 'loss'}
-
-
-def export_network(
-        folder: Path,
-        network: nn.Module,
-        class_names: Sequence[str] | None = None,
-        class_counts: Sequence[float] | None = None,
-        license: str | None = None,
-) -> None:
-    """model.safetensors and config.json, so that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads it.
-
-    config.json also holds the class names and the training images per class. A cosine classifier is exported as the
-    plain one that predicts the same. The license is that of the weights; that of weights they began with is not told.
+    Raises:
+        UserError: Nothing to export or nothing to write, options that do not go together, …
     """
-    config: dict[str, Any] = {}
-    if class_names is not None:
-        config['label_names'] = list(class_names)
-    if class_counts is not None:
-        config['class_counts'] = [int(count) for count in class_counts]
-    network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
-    model_args = {key: value for key, value in network.model_args.items() if value is not None}
-    with tempfile.TemporaryDirectory(dir=folder, prefix='.export.tmp.') as aside, plain_classifier(network):
-        save_for_hf(network, aside, model_config=config, model_args=model_args, safe_serialization=True)
-        _set_license(Path(aside) / 'config.json', license)
-        for name in ('model.safetensors', 'config.json'):
-            with replace_file(folder / name) as path:
-                os.replace(Path(aside) / name, path)
+    main = PartialState().is_main_process
+    set_up_logging(main)
+    if main:
+        _check(args)
+        source = args.checkpoint or args.model
+        if args.export_dir or args.push_to_hub:
+            with _folder(args, source) as folder:
+                if args.export_dir:
+                    copy_folder(folder, Path(args.export_dir), license=args.license)
+                if args.push_to_hub:
+                    push_folder(
+                        folder, args.push_to_hub, args.hub_private, license=args.license,
+                        name=None if _is_folder(args) else _short_name(source))
+        if args.onnx:
+            _write_onnx(args, source)
 
 
-def _set_license(path: Path, license: str | None) -> None:
-    config = json.loads(path.read_text(encoding='utf-8'))
-    config['pretrained_cfg'].pop('license', None)
-    if license is not None:
-        config['pretrained_cfg']['license'] = license
-    path.write_text(json.dumps(config, indent=2), encoding='utf-8')
-
-
-def run_facts(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
-    """Options, software and hardware of a run, for its report."""
-    device = accelerator.device
-    cores = f'{device.type} ({os.cpu_count()} cores)'
-    names = {'student': public_name(args.model)} if 'model' in args else {
-        'student': public_name(args.student),
-        'teacher': ' + '.join(public_name(name) for name in listed(args.teacher)),
-        'method': ' + '.join(listed(args.kd)),
+def _check(args: Namespace) -> None:
+    if not args.checkpoint and not (args.model and args.pretrained):
+        raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+    if not (args.export_dir or args.push_to_hub or args.onnx):
+        raise UserError('say what to write: --export-dir DIR, --push-to-hub REPO, --onnx FILE')
+    belongs = {
+        '--hub-private': (args.hub_private, args.push_to_hub, '--push-to-hub'),
+        '--license': (args.license, args.export_dir or args.push_to_hub, '--export-dir or --push-to-hub'),
+        '--with-normalisation': (args.with_normalisation, args.onnx, '--onnx'),
+        '--opset': (args.opset, args.onnx, '--onnx'),
     }
-    if remark := published.remark(args.dataset):
-        names['data'] = remark
-    return names | {
-        'args': {key: value for key, value in vars(args).items() if value is not None},
-        'versions': {name: version(name) for name in _PACKAGES} | {
-            'timm_ltkd': __version__, 'python': platform.python_version()},
-        'hardware': torch.cuda.get_device_name(device) if device.type == 'cuda' else cores,
-        'processes': accelerator.num_processes,
-        'precision': str(accelerator.mixed_precision),
-        'git_commit': _git_commit(),
-    }
+    for option, (given, there, other) in belongs.items():
+        if given and not there:
+            raise UserError(f'{option} goes with {other}')
+    if (args.export_dir or args.push_to_hub) and _is_folder(args):
+        for option in ('img_size', 'mean', 'std', 'interpolation', 'crop_pct'):
+            if getattr(args, option) is not None:
+                raise UserError(
+                    f'--{option.replace("_", "-")}: the config.json in {args.checkpoint} says how its images come; '
+                    f'leave it out{", or write the ONNX file alone" if args.onnx else ""}')
+    if args.export_dir:
+        check_target(Path(args.export_dir))
+    if args.onnx and (not Path(args.onnx).resolve().parent.is_dir() or Path(args.onnx).is_dir()):
+        raise UserError(f'--onnx {args.onnx}: name a file in a folder that is there')
 
 
-def _git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, if it is one."""
-    try:
-        answer = subprocess.run(
-            ['git', 'rev-parse', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+def _is_folder(args: Namespace) -> bool:
+    return bool(args.checkpoint) and Path(args.checkpoint).is_dir()
+
+
+def _short_name(source: str) -> str:
+    return Path(source).stem if Path(source).is_file() else re.split('[/:]', source)[-1]
+
+
+@contextmanager
+def _folder(args: Namespace, source: str) -> Iterator[Path]:
+    """A folder with model.safetensors and config.json: the one that was named, or one of the network that was."""
+    if _is_folder(args):
+        architecture(source, _WHAT)  # or it is none of a model
+        yield Path(source)
+        return
+    network = _load(args, source)
+    with tempfile.TemporaryDirectory() as folder:
+        export_network(Path(folder), network, label_names(source, network), license=args.license)
+        write_card(Path(folder), args.license)
+        yield Path(folder)
+
+
+def _load(args: Namespace, source: str) -> nn.Module:
+    """The network, which knows how its images come."""
+    pretrained = args.pretrained and not source.startswith(ELSEWHERE)
+    network = load_network(source, args.model, None, _WHAT, pretrained=pretrained)
+    set_input(network, resolve_input(args, network.pretrained_cfg))
+    check_takes_images(network, network.pretrained_cfg['input_size'], source)
+    return network
+
+
+def _write_onnx(args: Namespace, source: str) -> None:
+    network = _load(args, source)
+    file: OnnxFile = export_onnx(
+        network, Path(args.onnx), input_size=network.pretrained_cfg['input_size'],
+        class_names=label_names(source, network), with_normalisation=args.with_normalisation, opset=args.opset)
+    pixels = 'pixels from 0 to 1' if args.with_normalisation else 'normalised pixels'
+    shape = '×'.join(map(str, file.shape))
+    _logger.info(
+        f'{args.onnx}: opset {file.opset}, {file.size / 1e6:.2f} MB, input {shape} of {pixels}, '
+        f'largest deviation from torch {file.deviation:.1e} in logits of up to {file.scale:.2g}')

@@ -12,13 +12,13 @@ from ..data import stop_workers
 from ..distill import DistillMethod, DistillTask, Teacher, TeacherEnsemble
 from ..errors import UserError
 from ..report import plot_class_profile, write_summary
-from .checkpoint import load_checkpoint, save_checkpoint
-from .export import finish
-from .folder import RunFolder
-from .launch import finish_trackers, on_main, start_trackers
-from .loop import eval_network
+from .epoch.loop import eval_network
 from .plan import log_plan
+from .processes.launch import finish_trackers, on_main, start_trackers
 from .recipe import Data, listed
+from .run_folder.checkpoint import load_checkpoint, save_checkpoint
+from .run_folder.finished import finish
+from .run_folder.folder import RunFolder
 from .shared import Shared
 from .training import Training
 

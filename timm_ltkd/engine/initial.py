@@ -7,10 +7,10 @@ from torch import nn
 
 from .build import check_recipe, create_criterion
 from .loaders import choose_loader
-from .networks import check_takes_images, create_network, resolve_input, set_input
+from .networks.create import check_takes_images, create_network, resolve_input, set_input
+from .networks.trained import load_initial
 from .recipe import Data
 from .stages import check_stage, prepare_stage
-from .trained import load_initial
 
 
 def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accelerator, option: str) -> nn.Module:

@@ -22,17 +22,17 @@ from .combinations import (
     each_seed,
 )
 from .fit import Result, Run, fit
-from .folder import RunFolder, check_key, find_folder, short_name
 from .initial import trainable_network
-from .launch import create_accelerator, on_main, set_up_logging
-from .networks import check_model_name
-from .peers import share_fate
+from .networks.create import check_model_name
+from .networks.trained import architecture
+from .processes.launch import create_accelerator, on_main, set_up_logging
+from .processes.peers import share_fate
 from .recipe import Data, listed, open_data, recipe_key
+from .run_folder.folder import RunFolder, check_key, find_folder, short_name
 from .shared import Shared
 from .sharing.share import check_sharing, share_runs
 from .teachers import check_teacher_sizes, create_teacher, plan_teachers, train_teachers
 from .together import Together
-from .trained import architecture
 
 Plan = tuple[Namespace, nn.Module, RunFolder]
 _METHOD_DRAWS = -3  # no image's index, so that these draws are nobody else's

@@ -18,7 +18,7 @@ from ..data import (
 )
 from ..distill import Teacher
 from ..errors import UserError
-from .launch import exchange, loader_workers, on_main
+from .processes.launch import exchange, loader_workers, on_main
 from .recipe import Data
 from .shared import Shared
 

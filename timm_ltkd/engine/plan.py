@@ -6,8 +6,8 @@ import torch
 
 from ..data import class_shares, epoch_plan
 from ..distill import DistillMethod
+from .epoch.loop import eval_network
 from .loaders import describe_loading
-from .loop import eval_network
 from .recipe import Data, global_batch
 from .training import Training
 

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..posthoc import TAU_SWEEP, adjust_logits, tau_normalise
 from ..prior import ClassPrior
 from .evaluate import evaluate
-from .networks import linear_classifier
+from .networks.create import linear_classifier
 from .recipe import Data, holdout_is_unseen
 
 _logger = logging.getLogger(__name__)

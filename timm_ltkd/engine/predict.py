@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from ..data import create_eval_transform, create_image_loader, find_images, stop_workers
 from ..errors import UserError
 from ..report.summary import write_csv
-from .launch import create_accelerator, loader_workers, set_up_logging
-from .networks import check_takes_images, resolve_input
-from .peers import share_fate
-from .trained import label_names, load_network
+from .networks.create import check_takes_images, resolve_input
+from .networks.trained import label_names, load_network
+from .processes.launch import create_accelerator, loader_workers, set_up_logging
+from .processes.peers import share_fate
 
 _logger = logging.getLogger(__name__)
 TOPK = 5

@@ -24,8 +24,8 @@ from ..data import (
 from ..errors import UserError
 from ..prior import ClassPrior
 from ..report import data_profile
-from .launch import exchange, loader_workers
 from .own_code import own_code
+from .processes.launch import exchange, loader_workers
 
 _logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import UserError
-from .networks import linear_classifier
+from .networks.create import linear_classifier
 
 
 class ScaledLinear(nn.Module):

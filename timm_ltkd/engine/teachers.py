@@ -16,14 +16,14 @@ from torch import nn
 from ..distill import Teacher, TeacherEnsemble
 from ..errors import UserError
 from .fit import fit
-from .folder import RunFolder, short_name
 from .initial import trainable_network
-from .labels import find_class_map
-from .launch import on_main
 from .loaders import choose_loader
-from .networks import ELSEWHERE, check_takes_images, create_network, resolve_input
+from .networks.create import ELSEWHERE, check_takes_images, create_network, resolve_input
+from .networks.labels import find_class_map
+from .networks.trained import load_network, network_options, warn_of_seen_holdout
+from .processes.launch import on_main
 from .recipe import Data, file_key, listed, recipe_key
-from .trained import load_network, network_options, warn_of_seen_holdout
+from .run_folder.folder import RunFolder, short_name
 
 _logger = logging.getLogger(__name__)
 _LOOK_AGAIN = 2.  # seconds

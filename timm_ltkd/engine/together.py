@@ -8,9 +8,9 @@ import torch
 
 from ..data import GENERATORS
 from ..errors import UserError
-from .checkpoint import equal_rng_states, rng_state, set_rng_state
 from .fit import Result, Run
 from .plan import log_plan
+from .run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
 
 _logger = logging.getLogger(__name__)
 

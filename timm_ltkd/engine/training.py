@@ -17,21 +17,21 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import epoch_plan, stop_workers
 from ..distill import DistillMethod, DistillTask, Teacher, TeacherEnsemble
 from ..errors import UserError, last_line
-from .bank import BankedTeacher, open_run_bank
 from .build import compile_in_place, create_mixing, create_optimizer, create_task
-from .checkpoint import check_state, rng_state, set_rng_state
 from .class_means import teacher_class_means
+from .epoch.bank import BankedTeacher, open_run_bank
+from .epoch.graph import graph_step
+from .epoch.loop import eval_network, train_epoch
+from .epoch.step import TrainingStep
+from .epoch.watch import LossWatch
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
-from .folder import RunFolder
-from .graph import graph_step
 from .loaders import create_full_loader, create_loaders, host_view
-from .loop import eval_network, train_epoch
 from .recipe import Data
 from .record import Record, epoch_line
+from .run_folder.checkpoint import check_state, rng_state, set_rng_state
+from .run_folder.folder import RunFolder
 from .shared import Shared
 from .stages import SecondStageTask
-from .step import TrainingStep
-from .watch import LossWatch
 
 _logger = logging.getLogger(__name__)
 _RUINED = 'weights that are not finite'

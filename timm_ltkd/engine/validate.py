@@ -13,13 +13,13 @@ from ..files import replace_file
 from ..report import format_table
 from ..report.summary import write_csv
 from .evaluate import evaluate
-from .launch import create_accelerator, set_up_logging
 from .loaders import create_full_loader
-from .networks import check_takes_images, resolve_input
-from .peers import share_fate
+from .networks.create import check_takes_images, resolve_input
+from .networks.trained import load_network
 from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
+from .processes.launch import create_accelerator, set_up_logging
+from .processes.peers import share_fate
 from .recipe import Data, open_data
-from .trained import load_network
 
 
 def validate(args: Namespace) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from ...files import replace_file
 from ...models import model_origin
 from ...plain_yaml import dump_yaml, load_yaml
 from ...report.card import model_card, with_repository
-from ..launch import on_main
+from ..processes.launch import on_main
 from ..recipe import listed
 from .hub import open_repository, upload
 from .public import public_name, public_options

@@ -17,7 +17,7 @@ from accelerate.utils import (
     gather_object,
 )
 
-from ..errors import UserError, nearest, visible
+from ...errors import UserError, nearest, visible
 from .memory import keep_freed_memory
 
 _logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UserError, last_line
-from .networks import ELSEWHERE, create_network, load_weights, read_weights
-from .recipe import Data, holdout_is_unseen
+from ...errors import UserError, last_line
+from ..recipe import Data, holdout_is_unseen
+from .create import ELSEWHERE, create_network, load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
 

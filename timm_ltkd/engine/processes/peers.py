@@ -14,7 +14,7 @@ from typing import NamedTuple
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from ..errors import Fault, Terminated, UserError, fault, last_line
+from ...errors import Fault, Terminated, UserError, fault, last_line
 
 _logger = logging.getLogger(__name__)
 GRACE = 10.  # seconds in which a process may end by itself of what has ended another one, and then may clean up

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
-from ..data import ResidentTrainLoader
-from ..distill import DistillTask
-from ..errors import UserError, last_line
+from ...data import ResidentTrainLoader
+from ...distill import DistillTask
+from ...errors import UserError, last_line
 from .step import TrainingStep
 
 _WARM_UP = 3  # steps before one is recorded: libraries choose their kernels, the optimizer makes its state

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from accelerate import Accelerator
 
-from ..errors import UserError
+from ...errors import UserError
 
 _IMAGES, _STEPS, _GOOD = range(-3, 0)  # the last of the totals: images, steps, and the steps before the first bad loss
 

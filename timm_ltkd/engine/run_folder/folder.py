@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from ..errors import UserError, visible
-from ..files import is_aside, remove_asides, replace_file, try_lock
+from ...errors import UserError, visible
+from ...files import is_aside, remove_asides, replace_file, try_lock
 from .checkpoint import checkpoint_files, remove_old
 from .differences import tell_differences
 

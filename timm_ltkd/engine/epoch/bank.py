@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from ..data import Views, epoch_plan, epoch_views, views_per_image
-from ..distill import DistillTask, Output, RowLayout, Teacher, TeacherBank, open_bank
-from ..errors import UserError
-from .launch import on_main
-from .recipe import Data
+from ...data import Views, epoch_plan, epoch_views, views_per_image
+from ...distill import DistillTask, Output, RowLayout, Teacher, TeacherBank, open_bank
+from ...errors import UserError
+from ..processes.launch import on_main
+from ..recipe import Data
 
 Images = torch.Tensor | Views
 

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..errors import UserError, last_line
-from ..files import replace_file
+from ...errors import UserError, last_line
+from ...files import replace_file
 
 _logger = logging.getLogger(__name__)
 _KINDS = {

@@ -4,9 +4,9 @@ import logging
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from ..data import match_class_names, read_class_map
-from ..errors import UserError
-from .recipe import Data
+from ...data import match_class_names, read_class_map
+from ...errors import UserError
+from ..recipe import Data
 from .trained import label_names
 
 _logger = logging.getLogger(__name__)

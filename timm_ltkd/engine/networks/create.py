@@ -14,9 +14,9 @@ from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from torch import nn
 
-from ..distill import check_logits, normalisation
-from ..errors import UserError, last_line, nearest, unknown_keyword
-from .sharing.hub import why_out_of_reach
+from ...distill import check_logits, normalisation
+from ...errors import UserError, last_line, nearest, unknown_keyword
+from ..sharing.hub import why_out_of_reach
 
 _logger = logging.getLogger(__name__)
 ELSEWHERE = ('hf-hub:', 'hf_hub:', 'local-dir:')  # how names of models begin that are not in timm's list

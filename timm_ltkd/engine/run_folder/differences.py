@@ -3,9 +3,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..plain_yaml import dump_yaml, load_yaml
-from ..report.text import flag, words
+from ...errors import UserError
+from ...plain_yaml import dump_yaml, load_yaml
+from ...report.text import flag, words
 
 # where a run goes and how it is watched; which of them count is for `recipe_key` to know, the others never do
 _NEVER_COUNT = frozenset((

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from timm.task import TrainingTask
 from timm.utils import dispatch_clip_grad
 
-from ..data import Views
+from ...data import Views
 from .bank import BankedTeacher
 from .watch import LossWatch
 

@@ -14,7 +14,7 @@ from timm.utils import unwrap_model
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import SeededMixup, epoch_plan
+from ...data import SeededMixup, epoch_plan
 from .bank import BankedTeacher
 from .step import TrainingStep
 from .watch import LossWatch

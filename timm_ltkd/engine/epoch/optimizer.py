@@ -6,7 +6,7 @@ import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
 from torch import nn
 
-from ..errors import UserError, last_line, nearest, unknown_keyword
+from ...errors import UserError, last_line, nearest, unknown_keyword
 
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _OTHER_WAYS = ('fused', 'foreach', 'differentiable')  # options of an update that is not to be fused, or is anyway

@@ -1,0 +1,1 @@
+"""Networks: made, loaded safely, and checked to belong to the data."""

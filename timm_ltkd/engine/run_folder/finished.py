@@ -1,0 +1,130 @@
+"""What a finished run leaves: weights that timm loads, and the report."""
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.models import save_for_hf
+from torch import nn
+
+from ...data import SkippedImage, count_skipped, published
+from ...distill import plain_classifier
+from ...files import replace_file
+from ...report import write_report
+from ...report.summary import write_csv
+from ...version import __version__
+from ..recipe import Data, listed
+from ..sharing.public import public_name
+from ..sharing.share import write_card
+from .folder import RunFolder
+
+_PACKAGES = ('timm', 'torch', 'torchvision', 'accelerate', 'numpy')
+
+
+def finish(
+        folder: RunFolder,
+        args: Namespace,
+        accelerator: Accelerator,
+        data: Data,
+        network: nn.Module,
+        report: dict[str, Any],
+        teacher_report: dict[str, Any] | None,
+        history: list[dict[str, Any]],
+        best: dict[str, Any] | None,
+        method_report: dict[str, Any],
+        holdout_reports: dict[str, dict[str, Any] | None] | None = None,
+) -> None:
+    """Write model.safetensors, config.json, the report and the model card; on the main process."""
+    export_network(folder.path, network, data.splits.class_names, data.prior.counts.tolist(), args.license)
+    run = run_facts(args, accelerator) | {'best': best, 'key': folder.key}
+    if method_report:  # of the last epoch
+        run['rectification'] = method_report
+    if skipped := data.splits.skipped:
+        write_csv(folder.path / 'skipped_images.csv', SkippedImage._fields, skipped)
+        run['skipped_images'] = count_skipped(skipped) | {'listed_in': 'skipped_images.csv'}
+    student, teacher = _without_loss(report), _without_loss(teacher_report)
+    holdout = {role: _without_loss(figures) for role, figures in (holdout_reports or {}).items() if figures}
+    write_report(
+        folder.path, student=student, teacher=teacher, holdout=holdout, prior=data.prior,
+        class_names=data.splits.class_names, history=history, run=run,
+        keep=['class_profile.png'])  # was drawn when training began
+    write_card(folder.path)  # last: the run is finished
+
+
+def _without_loss(report: dict[str, Any] | None) -> dict[str, Any] | None:
+    return report and {key: value for key, value in report.items() if key != 'loss'}
+
+
+def export_network(
+        folder: Path,
+        network: nn.Module,
+        class_names: Sequence[str] | None = None,
+        class_counts: Sequence[float] | None = None,
+        license: str | None = None,
+) -> None:
+    """model.safetensors and config.json, so that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads it.
+
+    config.json also holds the class names and the training images per class. A cosine classifier is exported as the
+    plain one that predicts the same. The license is that of the weights; that of weights they began with is not told.
+    """
+    config: dict[str, Any] = {}
+    if class_names is not None:
+        config['label_names'] = list(class_names)
+    if class_counts is not None:
+        config['class_counts'] = [int(count) for count in class_counts]
+    network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
+    model_args = {key: value for key, value in network.model_args.items() if value is not None}
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.export.tmp.') as aside, plain_classifier(network):
+        save_for_hf(network, aside, model_config=config, model_args=model_args, safe_serialization=True)
+        _set_license(Path(aside) / 'config.json', license)
+        for name in ('model.safetensors', 'config.json'):
+            with replace_file(folder / name) as path:
+                os.replace(Path(aside) / name, path)
+
+
+def _set_license(path: Path, license: str | None) -> None:
+    config = json.loads(path.read_text(encoding='utf-8'))
+    config['pretrained_cfg'].pop('license', None)
+    if license is not None:
+        config['pretrained_cfg']['license'] = license
+    path.write_text(json.dumps(config, indent=2), encoding='utf-8')
+
+
+def run_facts(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """Options, software and hardware of a run, for its report."""
+    device = accelerator.device
+    cores = f'{device.type} ({os.cpu_count()} cores)'
+    names = {'student': public_name(args.model)} if 'model' in args else {
+        'student': public_name(args.student),
+        'teacher': ' + '.join(public_name(name) for name in listed(args.teacher)),
+        'method': ' + '.join(listed(args.kd)),
+    }
+    if remark := published.remark(args.dataset):
+        names['data'] = remark
+    return names | {
+        'args': {key: value for key, value in vars(args).items() if value is not None},
+        'versions': {name: version(name) for name in _PACKAGES} | {
+            'timm_ltkd': __version__, 'python': platform.python_version()},
+        'hardware': torch.cuda.get_device_name(device) if device.type == 'cuda' else cores,
+        'processes': accelerator.num_processes,
+        'precision': str(accelerator.mixed_precision),
+        'git_commit': _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package runs from, if it is one."""
+    try:
+        answer = subprocess.run(
+            ['git', 'rev-parse', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
