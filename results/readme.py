@@ -12,12 +12,13 @@ from rows import RESULTS, Row, Table, read_tables
 
 from timm_ltkd import ClassPrior
 from timm_ltkd.files import replace_file
-from timm_ltkd.report import plot_accuracy_by_frequency
+from timm_ltkd.report import plot_accuracy_by_frequency, plot_teacher_student
 from timm_ltkd.report.summary import read_summary
 from timm_ltkd.report.table import Grid, markdown_grid, mean_and_deviation
 
 PUBLISHED_EPOCHS = 200
 PLOTTED = ('teacher', 'ce', 'kd', 'bkd', 'krdistill', 'balanced_softmax_kd')
+FACING = ('kd', 'bkd', 'krdistill')  # rows whose classes are drawn against the teacher's
 HEAD = """# Results
 
 Made by `readme.py` from the files in this folder: each run has its `args.yaml`, `summary.csv` and `report.json`
@@ -56,7 +57,7 @@ def main() -> None:
             aside.write_text(text, encoding='utf-8')
     for table in read_tables():
         if runs := runs_of(table):
-            plot(RESULTS / f'{table.key}.png', runs)
+            plot(table, runs)
 
 
 def page() -> str:
@@ -98,6 +99,8 @@ def _section(table: Table) -> str:
         f'## {table.title}', '', table.about, '', grid(runs), '',
         *([f'Not run yet: {", ".join(missing)}.', ''] if missing else []),
         f'![accuracy against training images of a class]({table.key}.png)', '',
+        *(f'<img src="{table.key}-{row.key}.png" width="32%" alt="classes of {row.name} against its teacher">'
+          for row in _facing(runs)), '',
         '<details><summary>Commands, and what they ran on</summary>', '', '```',
         *(f'{command(row)}' for row in runs), '```', '', *_origins(runs), '', '</details>', ''])
 
@@ -121,12 +124,20 @@ def _origins(runs: dict[Row, list[Run]]) -> list[str]:
     return [f'- {text}: {", ".join(names)}' for text, names in found.items()]
 
 
-def plot(path: Path, runs: dict[Row, list[Run]]) -> None:
-    """Accuracy against training images of the rows that matter most, as means over seeds."""
-    data = next(iter(runs.values()))[0].report['data']
-    shown = {row.name: {'per_class': _per_class(each)} for row, each in runs.items() if row.key in PLOTTED}
-    if shown:
-        plot_accuracy_by_frequency(path, shown, ClassPrior(data['class_counts']))
+def plot(table: Table, runs: dict[Row, list[Run]]) -> None:
+    """Means over seeds: the rows that matter most against training images, and students against their teacher."""
+    prior = ClassPrior(next(iter(runs.values()))[0].report['data']['class_counts'])
+    means = {row: {'per_class': _per_class(each)} for row, each in runs.items()}
+    if shown := {row.name: mean for row, mean in means.items() if row.key in PLOTTED}:
+        plot_accuracy_by_frequency(RESULTS / f'{table.key}.png', shown, prior)
+    for row in _facing(runs):
+        teacher = runs[row][0].report['teacher']
+        plot_teacher_student(
+            RESULTS / f'{table.key}-{row.key}.png', teacher, means[row], prior, ('teacher', row.name))
+
+
+def _facing(runs: dict[Row, list[Run]]) -> list[Row]:
+    return [row for row in runs if row.key in FACING]
 
 
 def _per_class(runs: list[Run]) -> list[float]:

@@ -132,8 +132,9 @@ tables:
                      'git_commit': 'c'}
             student = {'top1': 40. + 2 * seed, 'many': 60., 'medium': 40., 'few': 10., 'ece': 5.}
             student['per_class'] = [50., 30.]
-            (folder / 'report.json').write_text(json.dumps(
-                {'student': student, 'run': facts, 'data': {'class_counts': [200, 10]}}))
+            (folder / 'report.json').write_text(json.dumps({
+                'student': student, 'teacher': {'per_class': [60., 20.]}, 'run': facts,
+                'data': {'class_counts': [200, 10]}}))
             (folder / 'args.yaml').write_text('')
             (folder / 'summary.csv').write_text('epoch,eval_top1\n' + ''.join(f'{i},{45 - i % 3}\n' for i in range(20)))
         return subprocess.CompletedProcess(command, int(args.experiment in failing))
@@ -171,6 +172,23 @@ def test_the_page_of_them(elsewhere):
                '--dataset lt/folder --data-dir DATA/lt100 --val-split test --seeds 0 1 --output output/results/t '
                '--experiment b')
     assert f'accelerate launch --mixed_precision bf16 {command}\n' in page
+
+
+def test_the_plots_of_them(elsewhere, monkeypatch, tmp_path):
+    run.main(['--data-dir', 'DATA'])
+    monkeypatch.setattr(readme, 'PLOTTED', ('a',))
+    monkeypatch.setattr(readme, 'FACING', ('b',))
+    table, = rows.read_tables()
+    readme.plot(table, readme.runs_of(table))
+    assert {path.name for path in tmp_path.glob('*.png')} == {'t.png', 't-b.png'} == images(readme.page())
+
+
+def images(page):
+    return set(re.findall(r'(?:\]\(|src=")([^")]+[.]png)', page))
+
+
+def test_every_plot_is_there():
+    assert images((RESULTS / 'README.md').read_text(encoding='utf-8')) == {path.name for path in RESULTS.glob('*.png')}
 
 
 @pytest.mark.parametrize('argv, said', [
