@@ -96,13 +96,20 @@ def _section(table: Table) -> str:
     runs = runs_of(table)
     missing = [row.name for row in table.rows if row not in runs]
     return '\n'.join([
-        f'## {table.title}', '', table.about, '', grid(runs), '',
+        f'## {table.title}', '', table.about, '', grid(runs), '', *_teacher(runs),
         *([f'Not run yet: {", ".join(missing)}.', ''] if missing else []),
         f'![accuracy against training images of a class]({table.key}.png)', '',
         *(f'<img src="{table.key}-{row.key}.png" width="32%" alt="classes of {row.name} against its teacher">'
           for row in _facing(runs)), '',
         '<details><summary>Commands, and what they ran on</summary>', '', '```',
         *(f'{command(row)}' for row in runs), '```', '', *_origins(runs), '', '</details>', ''])
+
+
+def _teacher(runs: dict[Row, list[Run]]) -> list[str]:
+    """The figures of the teacher, which the reports of its students tell."""
+    reports = [run.report['teacher'] for each in runs.values() for run in each if run.report.get('teacher')]
+    figures = ', '.join(f'{key} {reports[0][key]:.1f}' for key in ('many', 'medium', 'few')) if reports else ''
+    return [f'The teacher: {reports[0]["top1"]:.1f} ({figures}).', ''] if reports else []
 
 
 def command(row: Row) -> str:
