@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from timm_ltkd.cli import arguments, run
@@ -143,6 +144,8 @@ def test_command(command, workplace, small, monkeypatch, capsys, own_module):
     monkeypatch.chdir(workplace)
     monkeypatch.delenv('HF_TOKEN', raising=False)
     launcher, program, words = take_apart(command)
+    if '--onnx' in words and torch.__version__ < (2, 9):  # compares by its parts
+        pytest.skip("torch's exporter refuses some networks before 2.9, as docs/sharing.md says")
     if launcher:
         with_precision_of(launcher, monkeypatch)
     script = program.removesuffix('.py').removeprefix('ltkd-').removeprefix('timm_ltkd.')
