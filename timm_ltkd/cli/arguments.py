@@ -329,11 +329,7 @@ def validate_parser() -> Parser:
     parser = Parser(prog='validate.py', description='Measure checkpoints on long-tailed data, in one table.')
     _add_config(parser)
     add = parser.add_argument
-    add('checkpoint', nargs='*', metavar='CHECKPOINT',
-        help='a run\'s folder, a file of weights (with --model), or hf-hub:NAME')
-    add('--model', metavar='MODEL', help='network of checkpoints that do not name theirs; alone with --pretrained: the '
-                                         'weights that timm knows')
-    _flag(parser, '--pretrained', 'the weights that timm knows')
+    _add_checkpoint(parser, '*')
     add('-b', '--batch-size', metavar='N', type=NATURAL, default=256, help='per process (default: %(default)s)')
     add('--results-file', metavar='FILE', help='write the figures to a .json or .csv file')
     add('--predict', metavar='PATH',
@@ -361,11 +357,7 @@ def export_parser() -> Parser:
         description='A trained network for others: to a folder of its own, to the Hugging Face hub, to an ONNX file.')
     _add_import(parser)
     add = parser.add_argument
-    add('checkpoint', nargs='?', metavar='CHECKPOINT',
-        help='a run\'s folder, a file of weights (with --model), or hf-hub:NAME')
-    add('--model', metavar='MODEL', help='network of a file of weights; alone with --pretrained: the weights that timm '
-                                         'knows')
-    _flag(parser, '--pretrained', 'the weights that timm knows')
+    _add_checkpoint(parser, '?')
     add('--export-dir', metavar='DIR',
         help='write weights, config.json, model card, report and figures to this new folder, which timm loads by '
              'local-dir:DIR, without what tells of this machine\'s files')
@@ -393,6 +385,15 @@ def compare_parser() -> Parser:
 def _add_config(parser: Parser) -> None:
     parser.add_argument('-c', '--config', metavar='FILE', help='YAML of defaults; the command line wins')
     _add_import(parser)
+
+
+def _add_checkpoint(parser: Parser, nargs: str) -> None:
+    parser.add_argument('checkpoint', nargs=nargs, metavar='CHECKPOINT',
+                        help='a run\'s folder, a file of weights (with --model), or hf-hub:NAME')
+    parser.add_argument('--model', metavar='MODEL',
+                        help='network of what does not name its own; alone with --pretrained: the weights that timm '
+                             'knows')
+    _flag(parser, '--pretrained', 'the weights that timm knows')
 
 
 def _add_import(parser: Parser) -> None:

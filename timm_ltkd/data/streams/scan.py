@@ -2,11 +2,11 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from ...errors import UserError, last_line
 from .counts import StreamCounts
-from .dataset import StreamDataset
+from .dataset import StreamDataset, loader_worker
 from .shards import Encoded, Shards
 
 
@@ -24,9 +24,8 @@ class StreamScan(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[tuple[int, int, int], str, str] | None]:
         """A finding holds (shard, position in it, class index), a name, and the reason."""
-        worker = get_worker_info()
-        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        part, parts = self.rank * workers + number, self.world_size * workers
+        worker, workers = loader_worker()
+        part, parts = self.rank * workers + worker, self.world_size * workers
         for shard in range(part, len(self.stream.shards), parts):
             for sample in self.stream.shard(shard):
                 try:
