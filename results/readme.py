@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rows import RESULTS, Row, Table, read_tables
+from rows import OUTPUT, RESULTS, Row, Table, read_tables, run_of
 
 from timm_ltkd import ClassPrior
 from timm_ltkd.files import replace_file
@@ -24,8 +24,8 @@ HEAD = """# Results
 Made by `readme.py` from the files in this folder: each run has its `args.yaml`, `summary.csv` and `report.json`
 (options, figures of every epoch, software, hardware, commit). Test accuracies in percent, mean ± standard deviation
 over seeds. *Last* is the network after the last epoch, which is the figure to compare; *best epoch* is the highest test
-accuracy of any epoch, which public code often reports and which is chosen on the test set. Many: more than 100 training
-images, few: less than 20; these, medium and the calibration error (ECE) are of the last epoch.
+accuracy of any evaluated epoch, which public code often reports and which is chosen on the test set. Many: more than
+100 training images, few: less than 20; these, medium and the calibration error (ECE) are of the last epoch.
 
 To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command;
 `python results/run.py --data-dir DATA` runs all that is missing, and `python results/readme.py` makes this page.
@@ -102,7 +102,15 @@ def _section(table: Table) -> str:
         *(f'<img src="{table.key}-{row.key}.png" width="32%" alt="classes of {row.name} against its teacher">'
           for row in _facing(runs)), '',
         '<details><summary>Commands, and what they ran on</summary>', '', '```',
-        *(f'{command(row)}' for row in runs), '```', '', *_origins(runs), '', '</details>', ''])
+        *(f'{command(row)}' for row in runs), '```', '', *_weights(runs), *_origins(runs), '', '</details>', ''])
+
+
+def _weights(runs: dict[Row, list[Run]]) -> list[str]:
+    """Which networks are kept here."""
+    kept = [row for row in runs if row.weights and row.folder(row.seeds[0]).joinpath('model.safetensors').is_file()]
+    load = "`timm.create_model('local-dir:results/{}/{}/seed{}', pretrained=True)` after `import timm_ltkd`"
+    return [f'Networks of these are here: {", ".join(row.name for row in kept)}; '
+            f'{load.format(kept[0].table, kept[0].key, kept[0].seeds[0])} loads one.', ''] if kept else []
 
 
 def _teacher(runs: dict[Row, list[Run]]) -> list[str]:
@@ -114,9 +122,9 @@ def _teacher(runs: dict[Row, list[Run]]) -> list[str]:
 
 def command(row: Row) -> str:
     """What repeats a row."""
-    words = row.words('DATA', lambda table, key: f'output/results/{table}/{key}-seed{row.seeds[0]}')
+    words = row.words('DATA', run_of)
     return ' '.join(['accelerate launch --mixed_precision bf16', *words, '--seeds', *map(str, row.seeds),
-                     '--output', f'output/results/{row.table}', '--experiment', row.key])
+                     '--output', f'{OUTPUT}/{row.table}', '--experiment', row.key])
 
 
 def _origins(runs: dict[Row, list[Run]]) -> list[str]:
@@ -152,13 +160,13 @@ def _per_class(runs: list[Run]) -> list[float]:
 
 
 def project_readme() -> str:
-    """The project's README with the first table between its marks."""
+    """The project's README with the headline tables between its marks."""
     begin, end = '<!-- results -->\n', '<!-- end of results -->'
     text = (RESULTS.parent / 'README.md').read_text(encoding='utf-8')
     before, rest = text.split(begin)
     after = rest.split(end)[1]
-    table = next((table for table in read_tables() if runs_of(table)), None)
-    shown = NONE if table is None else f'{table.title}:\n\n{grid(runs_of(table))}\n'
+    shown = '\n'.join(f'{table.title}:\n\n{grid(runs_of(table))}\n' for table in read_tables()
+                      if table.headline and runs_of(table)) or NONE
     return f'{before}{begin}{shown}{end}{after}'
 
 

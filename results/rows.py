@@ -7,6 +7,7 @@ from typing import NamedTuple
 import yaml
 
 RESULTS = Path(__file__).resolve().parent
+OUTPUT = 'output/results'  # where the runs themselves go
 
 
 class Row(NamedTuple):
@@ -19,6 +20,7 @@ class Row(NamedTuple):
     data: str  # folder below --data-dir
     val_split: str
     seeds: tuple[int, ...]
+    weights: bool  # whether the network of the first seed is kept
 
     def folder(self, seed: int) -> Path:
         """Where the files of a run are kept."""
@@ -32,7 +34,7 @@ class Row(NamedTuple):
 
         Args:
             data_dir: What {data} stands for.
-            run_of: Gives what stands for another row, by its table and key.
+            run_of: Gives what stands for another row, by its table and key (`run_of` of below).
         """
         def fill(match: re.Match) -> str:
             if match[1] == 'data':
@@ -49,17 +51,26 @@ class Table(NamedTuple):
     key: str
     title: str
     about: str
+    headline: bool  # whether the project's README shows it
     rows: tuple[Row, ...]
 
 
 def read_tables() -> list[Table]:
     """All tables, in the order in which they are run."""
     content = yaml.safe_load((RESULTS / 'rows.yaml').read_text(encoding='utf-8'))['tables']
-    return [Table(key, table['title'], table['about'], tuple(_rows(key, table))) for key, table in content.items()]
+    return [Table(key, table['title'], table['about'], table.get('headline', False), tuple(_rows(key, table)))
+            for key, table in content.items()]
+
+
+def run_of(table: str, key: str, output: str = OUTPUT) -> str:
+    """Where the network of a row's first seed lies: among these files if it is kept, else where it was trained."""
+    row, = (row for each in read_tables() for row in each.rows if (row.table, row.key) == (table, key))
+    seed = row.seeds[0]
+    return f'results/{table}/{key}/seed{seed}' if row.weights else f'{output}/{table}/{key}-seed{seed}'
 
 
 def _rows(key: str, table: dict) -> Iterator[Row]:
     for name, row in table['rows'].items():
         job = 'train' if 'train' in row else 'distill'
         yield Row(key, name, row['name'], f'{job}.py', f'{table[job]} {row[job]}'.strip(), table['data'],
-                  table.get('val_split', 'test'), tuple(table['seeds']))
+                  table.get('val_split', 'test'), tuple(table['seeds']), row.get('weights', False))

@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from rows import RESULTS, Row, read_tables
+from rows import OUTPUT, RESULTS, Row, read_tables, run_of
 
 KEPT = ('args.yaml', 'summary.csv', 'report.json')
+WEIGHTS = ('model.safetensors', 'config.json')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add('--tables', metavar='TABLE', nargs='+', help='(default: all)')
     add('--rows', metavar='ROW', nargs='+', help='of these tables (default: all)')
     add('--seeds', metavar='N', type=int, nargs='+', help='of these rows (default: all)')
-    add('--output', metavar='DIR', default='output/results', help='where the runs themselves go (default: %(default)s)')
+    add('--output', metavar='DIR', default=OUTPUT, help='where the runs themselves go (default: %(default)s)')
     add('--dry-run', action='store_true', help='print the commands')
     args = parser.parse_args(argv)
     if os.path.isabs(args.data_dir) or os.path.isabs(args.output):
@@ -54,12 +56,8 @@ def _wanted(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[R
 
 def _run(row: Row, seeds: list[int], args: argparse.Namespace) -> bool:
     """Whether it came to its end."""
-    def run_of(table: str, key: str) -> str:
-        first = next(other for each in read_tables() if each.key == table for other in each.rows if other.key == key)
-        return f'{args.output}/{table}/{key}-seed{first.seeds[0]}'
-
     command = [
-        sys.executable, *row.words(args.data_dir, run_of), '--seeds', *map(str, seeds),
+        sys.executable, *row.words(args.data_dir, partial(run_of, output=args.output)), '--seeds', *map(str, seeds),
         '--output', f'{args.output}/{row.table}', '--experiment', row.key, '--resume', 'auto',
         *(['--cuda-graph'] if torch.cuda.is_available() else [])]
     print('+', *command, flush=True)
@@ -70,7 +68,7 @@ def _run(row: Row, seeds: list[int], args: argparse.Namespace) -> bool:
         return False
     for seed in seeds:
         row.folder(seed).mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
+        for name in KEPT + (WEIGHTS if row.weights and seed == row.seeds[0] else ()):
             shutil.copy(Path(args.output, row.table, f'{row.key}-seed{seed}', name), row.folder(seed) / name)
     return True
 

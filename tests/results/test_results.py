@@ -108,13 +108,14 @@ def elsewhere(tmp_path, monkeypatch):
 tables:
   t:
     title: A table
+    headline: true
     about: It is about nothing.
     data: lt100
     seeds: [0, 1]
     train: --model resnet20
     distill: --student resnet20 --teacher-checkpoint {a}
     rows:
-      a: {name: first, train: ''}
+      a: {name: first, train: '', weights: true}
       b: {name: second, distill: --kd bkd}
 ''')
     for module in (rows, run, readme):
@@ -135,7 +136,8 @@ tables:
             teacher = student | {'top1': 47., 'few': 20.} if 'distill.py' in command[1] else None
             (folder / 'report.json').write_text(json.dumps(
                 {'student': student, 'teacher': teacher, 'run': facts, 'data': {'class_counts': [200, 10]}}))
-            (folder / 'args.yaml').write_text('')
+            for name in ('args.yaml', 'model.safetensors', 'config.json'):
+                (folder / name).write_text('')
             (folder / 'summary.csv').write_text('epoch,eval_top1\n' + ''.join(f'{i},{45 - i % 3}\n' for i in range(20)))
         return subprocess.CompletedProcess(command, int(args.experiment in failing))
     monkeypatch.setattr(run.subprocess, 'run', start)
@@ -161,6 +163,17 @@ def test_runs_what_is_missing(elsewhere):
     assert not commands
 
 
+def test_keeps_the_network_that_teaches(elsewhere, tmp_path):
+    commands, _ = elsewhere
+    run.main(['--data-dir', 'DATA'])
+    assert [path.relative_to(tmp_path / 't') for path in tmp_path.glob('t/*/*/model.safetensors')] == [
+        Path('a/seed0/model.safetensors')]
+    assert commands[1][1].teacher_checkpoint == 'results/t/a/seed0'
+    assert rows.run_of('t', 'b') == 'output/results/t/b-seed0'
+    page = readme.page()
+    assert 'Networks of these are here: first;' in page and 'local-dir:results/t/a/seed0' in page
+
+
 def test_the_page_of_them(elsewhere):
     run.main(['--data-dir', 'DATA', '--rows', 'b', '--seeds', '0'])
     assert '| second | 40.0 | 45.0 | 60.0 | 40.0 | 10.0 | 5.0 | 1 | 20 epochs; seeds 1 missing |' in readme.page()
@@ -169,7 +182,7 @@ def test_the_page_of_them(elsewhere):
     run.main(['--data-dir', 'DATA'])
     page = readme.page()
     assert '| second | 41.0 ± 1.4 | 45.0 ± 0.0 | 60.0 ± 0.0 ' in page and 'missing |' not in page
-    command = ('distill.py --student resnet20 --teacher-checkpoint output/results/t/a-seed0 --kd bkd '
+    command = ('distill.py --student resnet20 --teacher-checkpoint results/t/a/seed0 --kd bkd '
                '--dataset lt/folder --data-dir DATA/lt100 --val-split test --seeds 0 1 --output output/results/t '
                '--experiment b')
     assert f'accelerate launch --mixed_precision bf16 {command}\n' in page
