@@ -107,7 +107,7 @@ def my_network(pretrained=False, **kwargs):
 
 @covers('--push-to-hub', '--hub-private')
 def test_push_to_hub(weights, monkeypatch):
-    """What is pushed, and what the hub says, is in tests/engine/test_hub.py."""
+    """What is pushed, and what the hub says, is in tests/engine/sharing/test_hub.py."""
     pushed = []
     monkeypatch.setattr(engine_export, 'push_folder', lambda folder, *how, **more: pushed.append((*how, more)))
     for words in (['--push-to-hub'], ['--push-to-hub', 'me/x', '--hub-private', '--license', 'mit']):
@@ -118,7 +118,7 @@ def test_push_to_hub(weights, monkeypatch):
 
 @covers('--onnx', '--with-normalisation', '--opset')
 def test_onnx(weights, tmp_path, monkeypatch, log):
-    """What is in the file is in tests/engine/test_onnx_export.py."""
+    """What is in the file is in tests/engine/sharing/test_onnx_export.py."""
     made = []
 
     def write(network, path, **how):

@@ -205,7 +205,7 @@ def test_torchcompile(script, networks, base, monkeypatch):
 @covers('train distill', '--cuda-graph')
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_cuda_graph(script, base, monkeypatch):
-    """What it does needs a GPU, or the emulation of tests/engine/test_graph.py; here, that a run steps by it."""
+    """What it does needs a GPU, or the emulation of tests/engine/epoch/test_graph.py; here, that a run steps by it."""
     assert type(reach(script, base[script]).training.step).__name__ == 'TrainingStep'
     monkeypatch.setattr(jobs, 'check_cuda_graph', lambda args, accelerator: None)
     assert type(reach(script, [*base[script], '--cuda-graph']).training.step).__name__ == 'GraphedStep'
@@ -224,7 +224,7 @@ def test_seeds(script, base, monkeypatch):
 @covers('train distill', '--push-to-hub', '--hub-private')
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_push_to_hub(script, base, monkeypatch):
-    """What is asked of the hub before the training; what is pushed after it is in tests/engine/test_hub.py."""
+    """What is asked of the hub before the training; what is pushed after it is in tests/engine/sharing/test_hub.py."""
     asked = []
     monkeypatch.setattr(share, 'open_repository', lambda *wanted: asked.append(wanted))
     for words in ([], ['--push-to-hub'], ['--push-to-hub', 'me/net'], ['--push-to-hub', 'net', '--hub-private']):

@@ -418,6 +418,12 @@ class TestFolder:
         with pytest.raises(UserError, match='in float32 of float32, and .* in float32 of bfloat16 are asked for'):
             bank(RowLayout.of(Output(torch.zeros(1, 5, dtype=torch.bfloat16))))
 
+    @pytest.mark.parametrize('count', [COUNT // 2, COUNT * 4])
+    def test_another_number_of_rows_is_refused(self, bank, count):
+        bank()
+        with pytest.raises(UserError, match=rf'has {COUNT} rows .* this run {count}; name another folder'):
+            bank(count=count)
+
     def test_made_or_not(self, tmp_path, bank, monkeypatch):
         bank(folder='a/b/c')
         assert sorted(path.name for path in (tmp_path / 'a/b/c').iterdir()) == [

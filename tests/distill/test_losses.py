@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -148,6 +149,12 @@ def test_hard_label_losses():
     (lambda: create_method('bkd'), 'pass prior='),
     (lambda: create_method('kd', temperature=0.), 'above 0'),
     (lambda: create_method('kd', alpha='much'), 'must be a number'),
+    (lambda: create_method('kd', alpha=10**400), 'alpha cannot be larger than 1e[+]30'),
+    (lambda: create_method('kd', temperature=1e-40), 'temperature must be at least 1e-06'),
+    (lambda: create_method('dkd', temperature=1e200), 'cannot be larger'),
+    (lambda: create_method('dist', temperature=1e20), 'temperature must be at most 1e[+]06'),
+    (lambda: create_method('feature', student_features=4, teacher_features=3, seed=1.5), 'seed must be a whole'),
+    (lambda: create_method('feature', student_features=4, teacher_features=3, seed=10**20), 'seed must be at most 2'),
     (lambda: create_method('bkd', prior=ClassPrior([1, 2]), beta=1.), r'beta must be in \[0, 1\)'),
     (lambda: create_loss('cee'), "did you mean 'ce'"),
     (lambda: create_loss('ce', smooting=.1), "did you mean 'smoothing'"),
@@ -156,6 +163,10 @@ def test_bad_options_say_what_to_do(call, message):
     with pytest.raises(UserError, match=message) as error:
         call()
     assert '\n' not in str(error.value)
+
+
+def test_options_may_be_numbers_of_numpy():
+    assert create_method('kd', temperature=np.int64(2), alpha=np.float32(.5)).temperature == 2.
 
 
 def test_registers():

@@ -282,6 +282,12 @@ def test_bf16_autocast_leaves_the_losses_in_float32(batch):
     assert {result[key].dtype for key in ('loss', 'task_loss', 'bkd_loss')} == {torch.float32}
 
 
+def test_a_whole_task_in_bf16_leaves_the_losses_in_float32(batch):
+    result = make_task(dtype=torch.bfloat16)(batch[0].bfloat16(), batch[1])
+    assert result['output'].dtype == torch.bfloat16
+    assert {result[key].dtype for key in ('loss', 'task_loss', 'bkd_loss')} == {torch.float32}
+
+
 # --- optimizer groups
 
 def small_vit(**kwargs):

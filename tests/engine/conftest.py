@@ -1,4 +1,5 @@
 """Tiny long-tailed image folders, and the three scripts run on them inside this process or in one of their own."""
+import json
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
@@ -82,6 +84,34 @@ def environment():
     return os.environ | {
         'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg',
         'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBLE_DEVICES': ''}
+
+
+@pytest.fixture(scope='session')
+def launcher():
+    """`launcher(n)`: the words before a script that start it in n processes, which `--num_processes` alone does not."""
+    def words(processes=2):
+        several = ['--multi_gpu', '--main_process_port', '0'] if processes > 1 else []
+        return [sys.executable, '-m', 'accelerate.commands.launch', *several, '--num_processes', str(processes),
+                '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
+    return words
+
+
+@pytest.fixture(scope='session')
+def probe(environment, launcher):
+    """`probe(jobs, out, n)` runs {name: [script, arguments]} in n processes: what each recorded, and the log.
+
+    What is recorded, worker_probe.py says.
+    """
+    def run_jobs(jobs, out, processes=2):
+        (out / 'jobs.json').write_text(json.dumps(jobs))
+        done = subprocess.run(
+            [*launcher(processes), str(ROOT / 'tests/engine/worker_probe.py'), str(out / 'jobs.json'), str(out)],
+            env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        records = [torch.load(out / f'rank{rank}.pt', weights_only=False) for rank in range(processes)]
+        assert {record[job]['world'] for record in records for job in jobs} == {processes}
+        return records, done.stderr
+    return run_jobs
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,6 @@
 import csv
 import json
 import shutil
-import sys
 
 import pytest
 import torch
@@ -83,14 +82,11 @@ def test_a_distilled_student_and_what_validate_makes_of_it(script, options, spoi
     assert any('not comparable' in message for message in log)
 
 
-def test_two_processes_leave_out_the_same(start, options, spoiled, tmp_path):
+def test_two_processes_leave_out_the_same(start, launcher, options, spoiled, tmp_path):
     """Each looks at its share; both train on all that is left."""
-    launcher = (
-        sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines',
-        '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no')
     process = start('train.py', [
         *options, '--data-dir', str(spoiled), '--model', 'resnet20', '--epochs', '1', '--on-bad-image', 'skip',
-        '--output', str(tmp_path), '--experiment', 'run'], launcher)
+        '--output', str(tmp_path), '--experiment', 'run'], launcher())
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0, said
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())

@@ -1,6 +1,5 @@
 """Whole runs on listed and named data: what the log and the run's folder say of them, in one and in two processes."""
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -110,12 +109,10 @@ def test_a_validation_list_of_another_folder_is_told_before_training(script, lis
     assert not (tmp_path / 'run').exists()
 
 
-def test_two_processes(start, lists, tmp_path):
-    launcher = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
-                '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no']
+def test_two_processes(start, launcher, lists, tmp_path):
     run = start(
         'train.py', [*lists, *PIXELS, *SHORT, '--few-shot', '4', '--output', str(tmp_path), '--experiment', 'run'],
-        launcher)
+        launcher())
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 0, output[-3000:]
     report = report_of(tmp_path / 'run')

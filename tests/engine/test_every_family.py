@@ -2,9 +2,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -63,21 +60,12 @@ def jobs(data, pictures, out, processes):
 
 
 @pytest.fixture(scope='module')
-def runs(data, pictures, environment, tmp_path_factory):
+def runs(data, pictures, probe, tmp_path_factory):
     """By number of processes: the folder of all runs, what each process recorded, and what the launch said."""
     done = {}
     for processes in (1, 2):
         out = tmp_path_factory.mktemp(f'out{processes}')
-        (out / 'jobs.json').write_text(json.dumps(jobs(data, pictures, out, processes)))
-        several = ['--multi_gpu', '--main_process_port', '0'] if processes > 1 else []
-        launch = subprocess.run(
-            [sys.executable, '-m', 'accelerate.commands.launch', *several, '--num_processes', str(processes),
-             '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no',
-             str(Path(__file__).with_name('worker_probe.py')), str(out / 'jobs.json'), str(out)],
-            env=environment, capture_output=True, text=True, timeout=300)
-        assert launch.returncode == 0, launch.stderr[-3000:]
-        records = [torch.load(out / f'rank{rank}.pt', weights_only=False) for rank in range(processes)]
-        done[processes] = out, records, launch.stderr
+        done[processes] = out, *probe(jobs(data, pictures, out, processes), out, processes)
     return done
 
 

@@ -1,6 +1,5 @@
 """Images stay in memory where they can, which the run says and knows as part of its recipe; also in two processes."""
 import json
-import sys
 
 import pytest
 import torch
@@ -119,12 +118,10 @@ def test_a_teacher_is_trained_from_memory_and_known_by_it(script, options, no_pl
     assert any('--teacher-resize host makes them in two sizes' in line for line in log)
 
 
-def test_two_processes_share_what_one_would_decode(start, options, script, no_plots, make_images, tmp_path):
+def test_two_processes_share_what_one_would_decode(start, launcher, options, script, no_plots, make_images, tmp_path):
     even = make_images(tmp_path / 'even', {'ant': 10, 'bee': 7, 'cat': 3}, {'ant': 3, 'bee': 4, 'cat': 4})
     common = [*options, '--data-dir', str(even), *TINY_VIT, *PLAIN, '--epochs', '2', '--opt', 'momentum']
-    launcher = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
-                '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no']
-    process = start('train.py', [*common, '-b', '4', '--output', str(tmp_path), '--experiment', 'two'], launcher)
+    process = start('train.py', [*common, '-b', '4', '--output', str(tmp_path), '--experiment', 'two'], launcher())
     log = process.communicate(timeout=200)[0]
     assert process.returncode == 0, log[-3000:]
     assert 'global batch 8 = 2 processes × 4' in log and 'images stay in memory: 20 + 11 of 8x8' in log

@@ -1,8 +1,5 @@
 """Whole runs on streams, in one process and in two: nothing of a run needs its images by index."""
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,7 +117,7 @@ def test_what_needs_an_index_is_refused_before_anything_is_trained(script, parqu
 
 
 @pytest.fixture(scope='module')
-def two(tmp_path_factory, parquet, environment):
+def two(tmp_path_factory, parquet, probe):
     """Records of both processes of one launch, and the folder of its runs."""
     out = tmp_path_factory.mktemp('two')
     train = [*parquet, '--model', 'resnet20', '--output', str(out), '--experiment']
@@ -132,14 +129,7 @@ def two(tmp_path_factory, parquet, environment):
         'distill': ['distill', [*distill, '--experiment', 'distill', '--workers', '1']],
         'validate': ['validate', [str(out / 'distill'), '-b', '3', '--results-file', str(out / 'two.json')]],
     }
-    (out / 'jobs.json').write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
-         '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no',
-         str(Path(__file__).with_name('worker_probe.py')), str(out / 'jobs.json'), str(out)],
-        env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(out / f'rank{rank}.pt', weights_only=False) for rank in (0, 1)], out
+    return probe(jobs, out)[0], out
 
 
 def test_two_processes_end_with_the_same_weights_also_when_resumed(two):

@@ -1,4 +1,4 @@
-"""What each of two processes saw and held while the scripts ran; started by test_two_processes.py under Accelerate.
+"""What each of several processes saw and held while the scripts ran; started under Accelerate by the fixture `probe`.
 
 Usage: accelerate launch … worker_probe.py JOBS OUT, where JOBS is a JSON file of {name: [script, arguments]} and OUT a
 folder that gets one file of records per process. A job whose name ends in `-interrupted` is stopped after its first
@@ -79,7 +79,6 @@ class Probe:
         task = self.training.task
         module = task.trainable_module
         self.now |= {
-            'world': self.training.accelerator.num_processes,
             'repeats': epoch_plan(self.training.train_loader).repeats,
             'wrapped': type(module.module).__name__ if isinstance(module, DistributedDataParallel) else None,
             'wrappers': sum(isinstance(part, DistributedDataParallel) for part in task.modules()),
@@ -121,6 +120,7 @@ def main(jobs, out):
             getattr(run, script)(argv)
         except SystemExit as e:
             probe.now['exit'] = e.code
+        probe.now['world'] = PartialState().num_processes
         if script != 'validate':
             probe.end()
     accelerator = Accelerator()

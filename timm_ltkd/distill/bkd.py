@@ -4,7 +4,7 @@ import torch
 from ..prior import ClassPrior
 from .closed_form import softened_kl
 from .kd import kd_loss
-from .method import DistillMethod, Output, check_number, register_method
+from .method import DistillMethod, Output, check_number, check_temperature, register_method
 
 
 def balanced_kd_loss(
@@ -54,7 +54,7 @@ class BKD(DistillMethod):
             deferred_epochs: int = 0,
     ):
         super().__init__()
-        self.temperature = check_number('bkd', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('bkd', temperature)
         self.alpha = check_number('bkd', 'alpha', alpha, least=0.)
         self.deferred_epochs = check_number('bkd', 'deferred_epochs', deferred_epochs, least=0.)
         weights = prior.effective_number_weights(check_number('bkd', 'beta', beta))

@@ -2,7 +2,7 @@
 import torch
 
 from .kd import soft_log_probs
-from .method import DistillMethod, Output, check_number, register_method
+from .method import DistillMethod, Output, check_number, check_temperature, register_method
 
 _FLAT = 1e-10  # variance, relative to the largest value squared, under which a vector has no relations to tell
 
@@ -71,7 +71,7 @@ class DIST(DistillMethod):
 
     def __init__(self, *, temperature: float = 4., beta: float = 2., gamma: float = 2.):
         super().__init__()
-        self.temperature = check_number('dist', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('dist', temperature)
         self.beta = check_number('dist', 'beta', beta, least=0.)
         self.gamma = check_number('dist', 'gamma', gamma, least=0.)
 

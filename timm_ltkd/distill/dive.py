@@ -2,7 +2,7 @@
 import torch
 
 from .kd import kd_loss
-from .method import DistillMethod, Output, check_number, full_precision, register_method
+from .method import DistillMethod, Output, check_number, check_temperature, full_precision, register_method
 
 
 def dive_loss(
@@ -46,7 +46,7 @@ class DiVE(DistillMethod):
 
     def __init__(self, *, temperature: float = 3., power: float = 0.5, alpha: float = 1.):
         super().__init__()
-        self.temperature = check_number('dive', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('dive', temperature)
         self.power = check_number('dive', 'power', power, above=0.)
         self.alpha = check_number('dive', 'alpha', alpha, least=0.)
 

@@ -3,7 +3,15 @@ import torch
 import torch.nn.functional as F
 
 from .kd import row_kl
-from .method import DistillMethod, Output, check_hard_labels, check_number, full_precision, register_method
+from .method import (
+    DistillMethod,
+    Output,
+    check_hard_labels,
+    check_number,
+    check_temperature,
+    full_precision,
+    register_method,
+)
 
 
 def decoupled_kl(
@@ -86,7 +94,7 @@ class DKD(DistillMethod):
 
     def __init__(self, *, temperature: float = 4., alpha: float = 1., beta: float = 8., warmup_epochs: int = 0):
         super().__init__()
-        self.temperature = check_number('dkd', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('dkd', temperature)
         self.alpha = check_number('dkd', 'alpha', alpha, least=0.)
         self.beta = check_number('dkd', 'beta', beta, least=0.)
         self.warmup_epochs = check_number('dkd', 'warmup_epochs', warmup_epochs, least=0.)

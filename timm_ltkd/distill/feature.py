@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from .method import DistillMethod, Output, check_number, full_precision, given_features, register_method
+from .method import DistillMethod, Output, check_number, check_seed, full_precision, given_features, register_method
 
 
 def feature_loss(student_features: torch.Tensor, teacher_features: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ class Feature(DistillMethod):
     def __init__(self, *, student_features: int, teacher_features: int, alpha: float = 1., seed: int = 0):
         super().__init__()
         self.alpha = check_number('feature', 'alpha', alpha, least=0.)
-        seed = int(check_number('feature', 'seed', seed, least=0.))
+        seed = check_seed('feature', seed)
         same = student_features == teacher_features
         self.projector = nn.Identity() if same else linear_projector(student_features, teacher_features, seed=seed)
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from .closed_form import softened_kl
-from .method import DistillMethod, Output, check_number, full_precision, register_method
+from .method import DistillMethod, Output, check_number, check_temperature, full_precision, register_method
 
 
 def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 4.) -> torch.Tensor:
@@ -43,7 +43,7 @@ class KD(DistillMethod):
 
     def __init__(self, *, temperature: float = 4., alpha: float = 1.):
         super().__init__()
-        self.temperature = check_number('kd', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('kd', temperature)
         self.alpha = check_number('kd', 'alpha', alpha, least=0.)
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -15,6 +15,8 @@ from .method import (
     check_choice,
     check_hard_labels,
     check_number,
+    check_seed,
+    check_temperature,
     full_precision,
     given_features,
     register_method,
@@ -201,11 +203,11 @@ class KRDistill(DistillMethod):
         super().__init__()
         self.rrd = check_choice('krdistill', 'rrd', rrd, RRD)
         self.lrd = check_choice('krdistill', 'lrd', lrd, LRD)
-        self.temperature = check_number('krdistill', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('krdistill', temperature)
         self.alpha = check_number('krdistill', 'alpha', alpha, least=0.)
         self.gamma = check_number('krdistill', 'gamma', gamma, least=0.)
         self.tau = check_number('krdistill', 'tau', self.temperature if tau is None else tau, least=0.)
-        self.seed = int(check_number('krdistill', 'seed', seed, least=0.))
+        self.seed = check_seed('krdistill', seed)
         k = check_number('krdistill', 'k', k, least=0.)
         check_choice('krdistill', 'sample_weights', sample_weights, SAMPLE_WEIGHTS)
         self.corrects_prior = 'adjust' in lrd or sample_weights != 'uniform'

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ..errors import UserError
 from ..prior import ClassPrior
 from .kd import row_kl, soft_log_probs
-from .method import DistillMethod, Output, check_flag, check_number, register_method
+from .method import DistillMethod, Output, check_flag, check_number, check_temperature, register_method
 
 
 def class_thirds(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -121,7 +121,7 @@ class LTKD(DistillMethod):
             reweight: bool = True,
     ):
         super().__init__()
-        self.temperature = check_number('ltkd', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('ltkd', temperature)
         self.alpha = check_number('ltkd', 'alpha', alpha, least=0.)
         self.beta = check_number('ltkd', 'beta', beta, least=0.)
         self.rebalance = check_flag('ltkd', 'rebalance', rebalance)

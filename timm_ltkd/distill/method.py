@@ -1,5 +1,6 @@
 """What a distillation method is, and the register of all of them."""
 import inspect
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -230,6 +231,10 @@ def call_with_known(
     return factory(**asked, **kwargs)
 
 
+_LARGEST = 1e30  # its inverse and products with it are float32 still
+_LARGEST_SEED = 2**31 - 1
+
+
 def check_number(
         what: str,
         name: str,
@@ -240,8 +245,10 @@ def check_number(
         most: float | None = None,
 ) -> float:
     """An option as a float; a UserError if it is no number or out of range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == float('inf'):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value or abs(value) == float('inf'):
         raise UserError(f"{what}: {name} must be a number, got {value!r}")
+    if abs(value) > _LARGEST:
+        raise UserError(f'{what}: {name} cannot be larger than {_LARGEST:g}')
     if above is not None and not value > above:
         raise UserError(f'{what}: {name} must be above {above:g}, got {value}')
     if least is not None and not value >= least:
@@ -249,6 +256,20 @@ def check_number(
     if most is not None and not value <= most:
         raise UserError(f'{what}: {name} must be at most {most:g}, got {value}')
     return float(value)
+
+
+def check_temperature(what: str, value) -> float:
+    """A temperature whose square and inverse are ordinary numbers; a UserError if it is none."""
+    check_number(what, 'temperature', value, above=0.)
+    return check_number(what, 'temperature', value, least=1e-6, most=1e6)
+
+
+def check_seed(what: str, value) -> int:
+    """A whole number from 0 to 2**31 - 1; a UserError if it is anything else."""
+    seed = check_number(what, 'seed', value, least=0, most=_LARGEST_SEED)
+    if seed != int(seed):
+        raise UserError(f'{what}: seed must be a whole number, got {value}')
+    return int(seed)
 
 
 def check_choice(what: str, name: str, value, choices: Sequence[str]) -> str:

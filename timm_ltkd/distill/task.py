@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 from .ensemble import TeacherEnsemble
+from .losses import CrossEntropy
 from .method import DistillMethod
 from .output import Output, compile_output, model_output
 from .pixels import normalisation
@@ -66,7 +67,8 @@ class DistillTask(TrainingTask):
         mean: Mean that inputs were normalised with; the student's own (its `pretrained_cfg`) if not given.
         std: Likewise the standard deviation.
         device: Where to put student, teacher and method; None leaves them.
-        dtype: Accepted for timm's interface; None leaves all as they are.
+        dtype: Of student, teacher and method; None leaves them. Class weights are rounded with the rest: for bfloat16
+            autocast is better.
         verbose: Accepted for timm's interface.
 
     Raises:
@@ -95,7 +97,7 @@ class DistillTask(TrainingTask):
             self.teacher.check_label_space(raw_student.num_classes)
         own_mean, own_std = normalisation(raw_student)
         self.teacher.expect_input(own_mean if mean is None else mean, own_std if std is None else std)
-        self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        self.criterion = criterion if criterion is not None else CrossEntropy()
         self.trainable_module: nn.Module = StudentWithMethod(student, method)
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)

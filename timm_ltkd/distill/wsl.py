@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from .closed_form import softened_kl
-from .method import DistillMethod, Output, check_number, full_precision, register_method
+from .method import DistillMethod, Output, check_number, check_temperature, full_precision, register_method
 
 
 def soft_label_weights(
@@ -65,7 +65,7 @@ class WSL(DistillMethod):
 
     def __init__(self, *, temperature: float = 2., alpha: float = 2.5):
         super().__init__()
-        self.temperature = check_number('wsl', 'temperature', temperature, above=0.)
+        self.temperature = check_temperature('wsl', temperature)
         self.alpha = check_number('wsl', 'alpha', alpha, least=0.)
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:

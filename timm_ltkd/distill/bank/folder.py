@@ -52,6 +52,9 @@ def open_bank(
     if difference := _difference(entries['key'], key):
         raise UserError(
             f'the teacher bank {path} was filled with another {difference}; name another folder, or remove this one')
+    if entries['count'] != count:
+        raise UserError(f'the teacher bank {path} has {entries["count"]} rows (images times views), and this run '
+                        f'{count}; name another folder, or remove this one')
     kept = RowLayout.from_json(entries['layout'])
     if not kept.holds(layout):
         raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'benchmarks'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / 'benchmarks'))
 from faults import ended, fork  # noqa: E402
 
 from timm_ltkd.cli import run  # noqa: E402

@@ -1,9 +1,6 @@
 """One process against two on the CPU: the same work, shared; asserted for a world that really is two."""
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -51,7 +48,7 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def ranks(out, data, vit_options, environment):
+def ranks(out, data, vit_options, probe):
     """Records of both processes of one launch that runs all jobs."""
     distill = [*common(data['odd']), '--student', 'resnet20', '--teacher', 'resnet20', '--epochs', str(EPOCHS),
                '-b', '4', '--drop', '0.2', '--output', str(out)]
@@ -71,15 +68,9 @@ def ranks(out, data, vit_options, environment):
         'validate': ['validate', [*common(data['odd'])[:6], str(out / 'whole'), '-b', '3', '--workers', '0',
                                   '--results-file', str(out / 'two.json')]],
     }
-    (out / 'jobs.json').write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
-         '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no',
-         str(Path(__file__).with_name('worker_probe.py')), str(out / 'jobs.json'), str(out)],
-        env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (out / 'log').write_text(done.stderr)
-    return [torch.load(out / f'rank{rank}.pt', weights_only=False) for rank in (0, 1)]
+    records, log = probe(jobs, out)
+    (out / 'log').write_text(log)
+    return records
 
 
 def same(first, second):

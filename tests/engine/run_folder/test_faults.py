@@ -401,12 +401,9 @@ training.Training.evaluate = slowly
 
 @pytest.mark.slow
 @pytest.mark.parametrize('what', ['a rank is killed', 'the launcher is stopped'])
-def test_under_accelerate_launch(start, options, tmp_path, what):
-    launch = (
-        sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines',
-        '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no')
+def test_under_accelerate_launch(start, launcher, options, tmp_path, what):
     argv = [*options, *TRAIN, '--epochs', '200', '--output', str(tmp_path), '--experiment', 'run']
-    process = start('train.py', argv, launch)
+    process = start('train.py', argv, launcher())
     said = []
     for line in process.stdout:
         said.append(line)

@@ -2,9 +2,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -250,7 +247,7 @@ def test_every_option_that_makes_a_view_is_part_of_the_key():
     assert augmentation - {'smoothing'} <= {*VIEW_OPTIONS}
 
 
-def test_two_processes(images, teachers, environment, tmp_path):
+def test_two_processes(images, teachers, probe, tmp_path):
     """Each keeps what it has asked; together they end as without a bank."""
     argv = ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', str(EPOCHS),
             '-b', '4', '--lr', '0.05', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1',
@@ -258,18 +255,10 @@ def test_two_processes(images, teachers, environment, tmp_path):
             teachers['one'], '--output', str(tmp_path), '--experiment']
     jobs = {name: ['distill', [*argv, name, *more]] for name, more in (
         ('online', []), ('fill', bank(tmp_path)), ('read', bank(tmp_path)))}
-    (tmp_path / 'jobs.json').write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
-         '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no',
-         str(Path(__file__).with_name('worker_probe.py')), str(tmp_path / 'jobs.json'), str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [torch.load(tmp_path / f'rank{rank}.pt', weights_only=False) for rank in (0, 1)]
-    assert [rank[job]['world'] for rank in ranks for job in jobs] == [2] * 6
+    _, log = probe(jobs, tmp_path)
     online = load_file(tmp_path / 'online/model.safetensors')
     for job in ('fill', 'read'):
         other = load_file(tmp_path / job / 'model.safetensors')
         assert all(torch.equal(value, other[key]) for key, value in online.items()), job
-    said = [line for line in done.stderr.splitlines() if 'showings' in line]
+    said = [line for line in log.splitlines() if 'showings' in line]
     assert len(said) == 2 and 'answered 72 of 72 showings' in said[1], 'three batches of 4 an epoch and process'

@@ -23,7 +23,7 @@ from timm_ltkd.engine.sharing import hub as hub_module
 from timm_ltkd.engine.sharing.hub import open_repository, upload
 from timm_ltkd.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Hub(ThreadingHTTPServer):
@@ -287,15 +287,14 @@ def test_weights_of_a_file_under_their_name(logged_in, tmp_path):
     assert set(logged_in.repos['me/my.best']['files']) == {'README.md', 'config.json', 'model.safetensors'}
 
 
-def test_two_processes_push_once_and_timm_loads_it(hub, quick, environment, tmp_path):
+def test_two_processes_push_once_and_timm_loads_it(hub, quick, environment, launcher, tmp_path):
     """From `accelerate launch` to `timm.create_model('hf-hub:…')`, by the client's own requests."""
     env = environment | {
         'HF_ENDPOINT': hub.url, 'HF_HUB_OFFLINE': '0', 'HF_TOKEN': 'hf_good', 'HF_HOME': str(tmp_path / 'home'),
         'HF_HUB_DISABLE_TELEMETRY': '1'}
     done = subprocess.run(
-        [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines',
-         '1', '--main_process_port', '0', '--mixed_precision', 'no', '--dynamo_backend', 'no', str(ROOT / 'train.py'),
-         *quick, '--output', str(tmp_path / 'out'), '--experiment', 'run', '--push-to-hub', '--hub-private'],
+        [*launcher(), str(ROOT / 'train.py'), *quick, '--output', str(tmp_path / 'out'), '--experiment', 'run',
+         '--push-to-hub', '--hub-private'],
         env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / 'out/run/report.json').read_text())
