@@ -40,12 +40,15 @@ def unknown_keyword(error: BaseException) -> str | None:
 
 
 def last_line(error: BaseException) -> str:
-    """The one line of an error that matters, also when a loader worker has wrapped it in a traceback."""
+    """The one line of an error that matters, also when a loader worker has wrapped it in a traceback.
+
+    That is the last one, but of a CUDA error, which ends with advice, the one that names it.
+    """
     text = str(error).strip()
     if isinstance(error, UserError):  # all of it: where it has several lines, names of files or classes have
         return text.rpartition('timm_ltkd.errors.UserError: ')[2]
     lines = [line for line in text.splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1].strip()
+    return next((line for line in lines if 'CUDA error:' in line), lines[-1]).strip()
 
 
 def visible(text: str, most: int = 1000) -> str:

@@ -5,6 +5,7 @@ would be trained (flag_cases.py). `COVERED` collects what is tested; an option w
 """
 import json
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,10 @@ from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import train_parser
 from timm_ltkd.cli.config import dump_config, parse
 from timm_ltkd.distill import describe_losses, describe_methods
-from timm_ltkd.engine import jobs
+from timm_ltkd.engine import build, jobs
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.sharing import share
+from timm_ltkd.errors import UserError
 
 
 def argv_of(base, paths, script, case, with_option=True):
@@ -202,13 +204,23 @@ def test_torchcompile(script, networks, base, monkeypatch):
         assert reach(script, [*base[script], *words]).training and calls == expected * networks
 
 
+@pytest.mark.parametrize('mode, device, accumulated, refused', [
+    ('reduce-overhead', 'cuda', 2, True), ('max-autotune', 'cuda', 8, True), ('max-autotune', 'cuda', 1, False),
+    ('max-autotune', 'cpu', 2, False), ('max-autotune-no-cudagraphs', 'cuda', 2, False), (None, 'cuda', 2, False)])
+def test_compiled_cuda_graphs_and_several_batches_an_update(mode, device, accumulated, refused):
+    with pytest.raises(UserError, match='do not go with --grad-accum-steps') if refused else nullcontext():
+        build.check_compile('inductor', mode, accumulated, torch.device(device))
+
+
 @covers('train distill', '--cuda-graph')
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_cuda_graph(script, base, monkeypatch):
     """What it does needs a GPU, or the emulation of tests/engine/epoch/test_graph.py; here, that a run steps by it."""
     assert type(reach(script, base[script]).training.step).__name__ == 'TrainingStep'
-    monkeypatch.setattr(jobs, 'check_cuda_graph', lambda args, accelerator: None)
+    for module in (build, jobs):
+        monkeypatch.setattr(module, 'check_cuda_graph', lambda args, accelerator: None)
     assert type(reach(script, [*base[script], '--cuda-graph']).training.step).__name__ == 'GraphedStep'
+
 
 
 @covers('train distill', '--seeds')

@@ -226,6 +226,41 @@ def test_a_training_class_without_images_is_named(image_root, tmp_path, content,
     assert "class 'bat'" in message and 'no image' in message
 
 
+def test_images_that_are_passed_over_are_counted(image_root, caplog):
+    for i, ending in enumerate(('.webp', '.TIF', '.webp', '.txt')):
+        (image_root / 'train' / 'bee' / f'other{i}{ending}').write_text('')
+    assert create_dataset('folder', image_root).class_counts.tolist() == [12, 12, 12]
+    assert '(1 .tif, 2 .webp); those of class folders are .png .jpg .jpeg' in caplog.text
+    caplog.clear()
+    create_dataset('folder', image_root, split='validation')
+    assert not caplog.text
+
+
+def write_mnist(root, images, labels):
+    """As it is published: a header of big-endian numbers, and bytes."""
+    for part, count in (('train', len(labels)), ('t10k', 10)):
+        folder = root / 'FashionMNIST' / 'raw'
+        folder.mkdir(parents=True, exist_ok=True)
+        header = np.array([2051, count, *images.shape[1:]], '>i4').tobytes()
+        (folder / f'{part}-images-idx3-ubyte').write_bytes(header + images[:count].tobytes())
+        header = np.array([2049, count], '>i4').tobytes()
+        (folder / f'{part}-labels-idx1-ubyte').write_bytes(header + labels[:count].tobytes())
+
+
+def test_grey_sets_of_torchvision_come_in_colours(tmp_path):
+    rng = np.random.RandomState(0)
+    images, labels = rng.randint(0, 256, (40, 28, 28), np.uint8), np.arange(40, dtype=np.uint8) % 10
+    write_mnist(tmp_path, images, labels)
+    dataset = create_dataset('lt/torch/fashion_mnist', tmp_path, imbalance_factor=4)
+    assert dataset.class_counts.tolist() == [4, 3, 2, 2, 2, 1, 1, 1, 1, 1] and dataset.class_names[9] == 'Ankle boot'
+    image, label = dataset[0]
+    assert image.mode == 'RGB' and label == dataset.targets[0]
+    assert np.array_equal(np.asarray(image), images[dataset.indices[0], :, :, None].repeat(3, 2))
+    flipped = dataset.with_transform(lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert np.array_equal(np.asarray(flipped[0][0]), np.asarray(image)[:, ::-1])
+    assert np.array_equal(np.asarray(dataset[0][0]), np.asarray(image)), 'which has its own'
+
+
 def test_folders_that_are_no_classes_do_no_harm(image_root):
     for name in ('.cache/thumbnails', '__MACOSX', 'ant/empty'):
         (image_root / 'train' / name).mkdir(parents=True)

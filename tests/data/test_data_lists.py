@@ -114,7 +114,10 @@ def test_validation_from_a_folder_goes_by_the_names_of_classes(image_root, lists
     splits = create_splits('lt/list', image_root, train_list=lists['train_list'])
     assert splits.class_names == order == splits.val.class_names
     assert all(order[splits.val[i][1]] == splits.val.filename(i).split('/')[0] for i in range(12))
-    shutil.rmtree(image_root / 'val' / 'cat')
+    (image_root / 'val' / 'cat').rename(image_root / 'val' / 'test')  # a class may bear the name of a split
+    splits = create_splits('lt/list', image_root, train_list=lists['train_list'], class_map=dict(test=0, ant=1, bee=2))
+    assert splits.val.class_counts.tolist() == [4, 4, 4]
+    shutil.rmtree(image_root / 'val' / 'test')
     splits = create_splits('lt/list', image_root, train_list=lists['train_list'])
     assert splits.val.class_counts.tolist() == [0, 4, 4]
     shutil.rmtree(image_root / 'val')

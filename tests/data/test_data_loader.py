@@ -111,6 +111,13 @@ def test_a_loader_leaves_the_dataset_and_its_base_alone():
     assert next(iter(create_eval_loader(base, PLAIN, batch_size=2)))[1].tolist() == base.targets[:2].tolist()
 
 
+def test_of_a_cuda_error_the_line_that_names_it():
+    error = RuntimeError(
+        'CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be asynchronous\n'
+        'Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n')
+    assert last_line(error) == 'CUDA error: operation not permitted when stream is capturing'
+
+
 def test_a_broken_image_is_named_in_the_last_line(image_root):
     dataset = create_dataset('folder', image_root)
     victim = image_root / 'train' / 'bee' / '004.png'

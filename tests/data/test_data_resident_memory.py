@@ -151,6 +151,13 @@ def test_too_little_memory_is_told_by_all(monkeypatch):
         share_memory(1001, None)
 
 
+def test_a_containers_limit_is_no_more_than_what_is_free(monkeypatch):
+    monkeypatch.setattr(shared_memory, 'machine_memory', lambda: 900)
+    share_memory(900, None)
+    with pytest.raises(UserError, match='memory are free'):
+        share_memory(901, None)
+
+
 @pytest.mark.parametrize(('lines', 'files', 'limit'), [
     ('0::/a/b\n', {'a/memory.max': '5000', 'a/b/memory.max': 'max', 'memory.max': 'max'}, 5000),
     ('0::/a/b\n', {'a/memory.max': '5000', 'a/b/memory.max': '400'}, 400),

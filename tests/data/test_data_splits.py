@@ -69,6 +69,46 @@ def test_torchvision_folders_that_number_classes_differently_are_refused(image_r
     assert "'dog'" in refusal('torch/folder', image_root)
 
 
+def test_the_training_split_is_selected_from_whatever_its_name(image_root):
+    (image_root / 'train').rename(image_root / '2021_train_mini')
+    options = dict(train_split='2021_train_mini', imbalance_factor=4)
+    splits = create_splits('lt/folder', image_root, **options)
+    assert splits.train.class_counts.tolist() == [12, 6, 3] and splits.val.class_counts.tolist() == [4, 4, 4]
+    (image_root / '2021_train_mini/dog').mkdir()
+    assert "class 'dog'" in refusal('lt/folder', image_root, **options)
+
+
+def test_the_split_to_measure_on_is_whole_whatever_its_name(image_root):
+    (image_root / 'train').rename(image_root / 'train_a')
+    (image_root / 'val').rename(image_root / 'train')
+    shutil.rmtree(image_root / 'train/cat')
+    (image_root / 'train/cat').mkdir()
+    splits = create_splits('lt/folder', image_root, 'train_a', 'train', imbalance_factor=4)
+    assert splits.train.class_counts.tolist() == [12, 6, 3] and splits.val.class_counts.tolist() == [4, 4, 0]
+
+
+def test_slices_of_the_training_set_of_hugging_face(image_root, tmp_path):
+    datasets = pytest.importorskip('datasets')
+    files = [str(f) for f in sorted((image_root / 'train').glob('*/*.png'), key=lambda f: (f.name, f))]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['ant', 'bee', 'cat']))
+    (tmp_path / 'repo').mkdir()
+    rows = {'image': files, 'label': [0, 1, 2] * 12}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / 'repo/train.parquet')
+    splits = create_splits(
+        f'lt/hfds/{tmp_path}/repo', tmp_path / 'cache', 'train[:75%]', 'train[75%:]', imbalance_factor=4)
+    assert splits.train.class_counts.tolist() == [9, 4, 2] and splits.val.class_counts.tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize('name, split, told', [
+    ('lt/digits', 'validation', 'test'), ('lt/cifar10', 'val', 'test'), ('torch/cifar10', 'test', 'test')])
+def test_sets_of_two_parts_are_measured_on_their_test_part(name, split, told, cifar_root):
+    assert create_splits(name, cifar_root, val_split=split).val_name == told
+
+
+def test_other_sets_are_measured_on_what_is_named(image_root):
+    assert create_splits('folder', image_root).val_name == 'validation'
+
+
 def test_plain_integer_labels_of_hugging_face(image_root, tmp_path):
     datasets = pytest.importorskip('datasets')
     reader = pytest.importorskip('timm.data.readers.reader_hfds').ReaderHfds

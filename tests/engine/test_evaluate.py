@@ -1,12 +1,20 @@
 """Evaluation: each image once, in order, whatever the batch size and the number of processes."""
+from argparse import Namespace
+
+import numpy as np
 import pytest
+import timm
 import torch
 from accelerate import Accelerator
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from timm_ltkd import ClassPrior
+from timm_ltkd.data import create_eval_transform
 from timm_ltkd.engine.evaluate import _gather, evaluate
+from timm_ltkd.engine.networks.create import resolve_input
 from timm_ltkd.metrics import long_tail_report
 
 PRIOR = ClassPrior([100, 40, 30, 20, 10, 5])
@@ -86,3 +94,26 @@ def test_padding_of_shorter_shares_is_dropped():
     together = _gather(share((0, 2)), All(), 6)
     assert together['index'].tolist() == [0, 2, 1]
     assert {key: len(column) for key, column in together.items()} == dict.fromkeys(together, 3)
+
+
+@pytest.mark.parametrize('name', [
+    'convnext_tiny.fb_in22k_ft_in1k_384', 'resnet50.a1_in1k', 'vit_base_patch16_224.augreg_in21k', 'test_vit'])
+def test_images_are_shown_as_timm_shows_them(name):
+    """Also to networks that want the whole image squashed."""
+    cfg = timm.get_pretrained_cfg(name).to_dict()
+    asked = Namespace(img_size=None, mean=None, std=None, interpolation=None, crop_pct=None)
+    ours = create_eval_transform(**resolve_input(asked, cfg))
+    theirs = create_transform(**resolve_data_config({}, pretrained_cfg=cfg))
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (300, 500, 3), np.uint8))
+    assert torch.equal(ours(image), theirs(image))
+
+
+def test_a_compiled_network_begins_anew_with_each_batch(images, network, monkeypatch):
+    """Or it would record a CUDA graph for each of them."""
+    begun = []
+    monkeypatch.setattr(torch.compiler, 'cudagraph_mark_step_begin', lambda: begun.append(1))
+    evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
+    assert not begun
+    network.compile(backend='eager')
+    evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
+    assert len(begun) == 5

@@ -1,5 +1,6 @@
 """A run with a holdout chooses its epoch there, exports that one, and sees the test split at the very end only."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -73,6 +74,16 @@ def test_without_a_holdout_the_last_epoch_is_exported(script, options, tmp_path,
     newest = torch.load(checkpoint_files(tmp_path / 'run/last')[0], weights_only=True)
     assert 'best_weights' not in newest
     assert torch.equal(newest['model']['fc.weight'], load_file(tmp_path / 'run/model.safetensors')['fc.weight'])
+
+
+def test_a_split_that_is_called_holdout_is_none(script, options, images, tmp_path, evaluations):
+    shutil.copytree(images / 'train', tmp_path / 'data/train')
+    shutil.copytree(images / 'val', tmp_path / 'data/holdout')
+    script('train', [*options, '--data-dir', str(tmp_path / 'data'), '--val-split', 'holdout', '--model', 'resnet20',
+                     '--experiment', 'run'])
+    report = json.loads((tmp_path / 'run/report.json').read_text())
+    assert report['best']['chosen_on'] == 'a split named holdout' and 'holdout' not in report
+    assert 'That is the split of the figures above' in (tmp_path / 'run/report.md').read_text()
 
 
 @pytest.mark.parametrize('more', [[], ['--model-ema', '--model-ema-decay', '0.5'], ['--loss', 'ldam']],

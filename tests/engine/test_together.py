@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from timm_ltkd.data import GENERATORS
-from timm_ltkd.engine import training
+from timm_ltkd.engine import together, training
 from timm_ltkd.engine.together import Stopped, Turn
 from timm_ltkd.report.summary import read_summary
 
@@ -174,3 +174,9 @@ def _held(turn):
         other.start()
         other.join()
     return not free[0]
+
+
+def test_so_many_at_a_time(monkeypatch):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 3)
+    assert [together.at_once(count, torch.device('cpu')) for count in (2, 5)] == [2, 3]
+    assert [together.at_once(count, torch.device('cuda')) for count in (5, 40)] == [5, 16]

@@ -70,6 +70,15 @@ def test_what_it_says():
         assert part in text, part
 
 
+def test_a_balanced_set_is_not_called_long_tailed():
+    report = make_report(val_split='test', args={'val_split': 'validation'})
+    report['data']['class_counts'] = [50, 50, 50]
+    data, text = read(model_card({**CONFIG, 'class_counts': [50, 50, 50]}, report, origin=ORIGIN))
+    assert 'long-tailed' not in data.tags and 'by bkd + feature on cifar100' in text
+    assert '150 images that are spread evenly over them.' in text
+    assert data.eval_results[0].dataset_split == 'test' and 'of the split test' in text
+
+
 @pytest.mark.parametrize('package, line', [
     ('timm', None), ('timm_ltkd', 'import timm_ltkd  #'), ('mine', 'import mine  #')])
 def test_how_to_load(package, line):

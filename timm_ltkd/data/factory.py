@@ -7,10 +7,10 @@ import numpy as np
 from ..errors import UserError, nearest
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
-from .folders import is_train_split
+from .folders import check_class_folders, is_train_split
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import long_tail_counts, long_tail_indices, read_class_counts
-from .sources import create_whole, load_class_map, torch_names
+from .sources import create_whole, has_two_parts, load_class_map, torch_names
 from .streams import StreamDataset, check_no_selection, create_stream, is_stream_name
 
 _PREFIX = 'lt/'
@@ -34,6 +34,7 @@ def create_dataset(
         class_counts: Sequence[int] | np.ndarray | str | os.PathLike | None = None,
         class_map: dict | str | os.PathLike | None = None,
         list_file: str | os.PathLike | None = None,
+        training: bool | None = None,
         **kwargs,
 ) -> LongTailedDataset | StreamDataset:
     """Make any dataset of timm, long-tailed where that is asked.
@@ -63,6 +64,7 @@ def create_dataset(
         class_map: For folders, tar files and `hfds/`: class index by name, or a file of names, as timm takes it. To
             lists it gives the names of their classes.
         list_file: Images and classes of this split (see `read_list`), where the name stands for a list.
+        training: Whether it is the training split; by default its name tells (`train`, `train[:90%]`, `full/train`).
         **kwargs: For timm's factory and the dataset it makes (`download`, `input_key`, `transform`, ...).
 
     Raises:
@@ -89,10 +91,13 @@ def create_dataset(
     if class_counts is not None and imbalance_factor is not None:
         raise UserError('give either an imbalance factor or class counts, not both')
 
+    training = is_train_split(split) if training is None else training
     base = create_whole(base_name, root, split, class_map, list_file, kwargs)
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
-    if not is_train_split(split):
+    if not training:
         return dataset
+    if base_name == 'folder' and class_map is None:
+        check_class_folders(base)
     _check_every_class(dataset)
     if imbalance_factor is not None:
         largest = dataset.class_counts.min() if max_per_class is None else max_per_class
@@ -103,6 +108,16 @@ def create_dataset(
         return dataset
     counts = _checked_counts(class_counts, dataset)
     return dataset.subset(long_tail_indices(dataset.targets, counts, seed, class_names=dataset.class_names))
+
+
+def published_split(name: str, split: str) -> str:
+    """A split as whoever made the set calls it: any but that for training is `test` of CIFAR and others of two parts.
+
+    Args:
+        name, split: As `create_dataset`, which takes them.
+    """
+    two = not is_stream_name(name) and has_two_parts(_resolve_name(name))
+    return 'test' if two and not is_train_split(split) else split
 
 
 def _check_list_file(name: str, list_file) -> None:

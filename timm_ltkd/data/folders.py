@@ -1,6 +1,8 @@
 """Image folders and tar files: where a split lies, and which classes have no image."""
+import logging
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -14,6 +16,8 @@ from torchvision.datasets import ImageFolder
 from ..errors import UserError
 
 TRAIN_SPLITS = ('train', 'training')  # as timm's factory has them
+_OTHER_ENDINGS = ('.webp', '.bmp', '.tif', '.tiff', '.gif', '.jfif', '.jp2', '.avif', '.heic', '.ppm', '.pgm')
+_logger = logging.getLogger(__name__)
 EVAL_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation')
 
 
@@ -64,30 +68,37 @@ def classes_come_from_folders(dataset: Dataset) -> bool:
     return isinstance(dataset, ImageDataset) and isinstance(dataset.reader, ReaderImageFolder | ReaderImageInTar)
 
 
-def check_class_folders(dataset: ImageDataset, path: str) -> None:
+def check_class_folders(dataset: ImageDataset) -> None:
     """Refuse a training split that has a folder without images: timm would drop the class and shift the others.
 
-    Folders inside a class folder, hidden ones, and those whose name is a class elsewhere are no concern.
+    Folders inside a class folder, hidden ones, and those whose name is a class elsewhere are no concern. Images that
+    are passed over for their endings are counted in the log.
 
     Args:
-        dataset: timm's dataset over `path`.
-        path: The folder or tar file of the split.
+        dataset: timm's, of the folder or tar file of the split.
 
     Raises:
         UserError: Names the folder. Also for images that lie in no class folder.
     """
+    path = dataset.reader.root
     tar = os.path.isfile(path)
     class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
     if PurePosixPath('.') in class_folders:
         raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
     class_names = {folder.name for folder in class_folders}
     above_class = {parent for folder in class_folders for parent in folder.parents}
-    for folder in sorted(_folders_in_tar(path) if tar else _folders_below(path)):
+    passed_over: Counter[str] = Counter()
+    for folder in sorted(_folders_in_tar(path) if tar else _folders_below(path, passed_over)):
         hidden = any(part.startswith(('.', '__')) for part in folder.parts)
         in_class = any(parent in class_folders for parent in folder.parents)
         if not (folder.name in class_names or folder in above_class or in_class or hidden):
             extensions = ' '.join(get_img_extensions())
             raise UserError(f"class '{folder}' in '{path}' has no image ({extensions}): add some, or remove the folder")
+    if passed_over:
+        found = ', '.join(f'{count:,} {ending}' for ending, count in sorted(passed_over.items()))
+        _logger.warning(
+            f"'{path}' has images that are not read for their endings ({found}); those of class folders are "
+            f"{' '.join(get_img_extensions())}: convert them, or list all images (--train-list)")
 
 
 def check_members(dataset: ImageDataset, path: str) -> None:
@@ -117,8 +128,11 @@ def _tar_class_folders(reader) -> set[PurePosixPath]:
     return folders
 
 
-def _folders_below(path: str) -> Iterator[PurePosixPath]:
-    for folder, _, _ in os.walk(path, followlinks=True):
+def _folders_below(path: str, passed_over: Counter[str]) -> Iterator[PurePosixPath]:
+    """All folders; on the way, images are counted by the endings that are not read."""
+    endings = {*_OTHER_ENDINGS} - {*get_img_extensions()}
+    for folder, _, files in os.walk(path, followlinks=True):
+        passed_over.update(ending for file in files if (ending := os.path.splitext(file)[1].lower()) in endings)
         yield _posix(os.path.relpath(folder, path))
 
 

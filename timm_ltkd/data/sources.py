@@ -10,10 +10,12 @@ from timm.data import dataset_factory
 from timm.data.readers import get_img_extensions, reader_image_in_tar
 from timm.data.readers.class_map import load_class_map as timm_class_map
 from torch.utils.data import Dataset
+from torchvision.datasets import MNIST
 
 from ..errors import UserError, last_line, nearest
+from .coloured import Coloured
 from .digits import DigitsDataset
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_class_folders, check_members, find_split, is_train_split
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_members, find_split, is_train_split
 from .labels import names_by_index
 from .lists import ImageList, ReaderImageList, read_list
 from .reading import read_image
@@ -83,6 +85,12 @@ def _create_digits(split: str, download: bool = False, **kwargs) -> DigitsDatase
     return DigitsDataset(train=is_train_split(split), **kwargs)
 
 
+def has_two_parts(name: str) -> bool:
+    """Whether a set (named as for `create_whole`) has a training and a test part, whatever the second is called."""
+    kind, _, rest = name.partition('/')
+    return kind == 'digits' or kind == 'torch' and rest in getattr(dataset_factory, '_TORCH_BASIC_DS', ())
+
+
 def _check_two_parts(name: str, split: str) -> None:
     known = (*TRAIN_SPLITS, *EVAL_SPLITS, 'test')
     if split not in known:
@@ -96,13 +104,14 @@ def _create_torch(name: str, root, split: str, kwargs: dict):
     if not download and not os.path.isdir(root):
         raise UserError(f"the data folder '{root}' does not exist; --dataset-download fetches the data")
     kind, kwargs = name.split('/')[1], dict(kwargs)
-    if kind in getattr(dataset_factory, '_TORCH_BASIC_DS', ()):
+    if has_two_parts(name):
         _check_two_parts(name, split)  # timm would take any other name for the test set
     elif kind in ('folder', 'image_folder'):
         root = find_split(root, split)
         kwargs.setdefault('loader', partial(read_image, mode='RGB'))  # torchvision's own takes 16 bits for white
     try:
-        return timm.data.create_dataset(name, root=str(root), split=split, search_split=False, **kwargs)
+        base = timm.data.create_dataset(name, root=str(root), split=split, search_split=False, **kwargs)
+        return Coloured(base) if isinstance(base, MNIST) else base
     except (RuntimeError, OSError, ValueError) as e:
         if isinstance(e, UserError):
             raise
@@ -159,8 +168,6 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
     if tar:
         check_members(base, path)
-    if class_map is None and is_train_split(split):
-        check_class_folders(base, path)
     return base
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from .dataset import LongTailedDataset
-from .factory import create_dataset
+from .factory import create_dataset, published_split
 from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, split_folder
 from .lists import ReaderImageList
 from .streams import StreamDataset, is_stream_name
@@ -33,12 +33,14 @@ class Splits:
         train: Perhaps long-tailed.
         val: Whole, with the class indices of `train`.
         class_names: Of all, by class index.
+        val_name: Of `val`, see `published_split`.
         holdout: What `hold_out` took from `train`, if anything.
         skipped: What `skip_bad_images` left out of `train` and `val`.
     """
     train: LongTailedDataset | StreamDataset
     val: LongTailedDataset | StreamDataset
     class_names: list[str]
+    val_name: str = 'validation'
     holdout: LongTailedDataset | None = None
     skipped: Sequence[SkippedImage] = ()
 
@@ -78,20 +80,22 @@ def create_splits(
     """
     _check_lists(train_list, val_list, train_split, val_split)
     options = dict(name=name, root=root, class_map=class_map, **kwargs)
-    train = create_dataset(split=train_split, list_file=train_list, **options)
+    train = create_dataset(split=train_split, list_file=train_list, training=True, **options)
+    options['training'] = False
     if is_stream_name(name):
         options['class_counts'] = None  # they are those of the training split
     if val_list is not None:
         options |= dict(class_map=train.class_to_idx, list_file=val_list)
     elif train_list is not None:
-        options |= dict(name='lt/folder', class_map=None, root=_val_folder(root, val_split))
+        _check_val_folder(root, val_split)
+        options |= dict(name='lt/folder', class_map=None)
     val = create_dataset(split=val_split, **options)
     folder = None if is_stream_name(name) else split_folder(train.base)
     if train_split != val_split and folder is not None and folder == split_folder(val.base):
         raise UserError(f"'{root}' has no folders {train_split} and {val_split}: both splits would be the same images")
     if val.class_names != train.class_names:
         val = _with_classes_of(train, val, options | dict(split=val_split))
-    return Splits(train, val, train.class_names)
+    return Splits(train, val, train.class_names, published_split(name, val_split))
 
 
 def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None:
@@ -107,12 +111,10 @@ def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None
         raise UserError(f"'{train_list}' is both the --train-list and the --val-list")
 
 
-def _val_folder(root, val_split: str) -> str:
-    """The image folder to measure on beside a list of training images; the data folder itself may hold those too."""
-    path = find_split(root, val_split)
-    if path == os.fspath(root):
+def _check_val_folder(root, val_split: str) -> None:
+    """Whether there is a folder to measure on beside a list of training images, which may be the data folder itself."""
+    if find_split(root, val_split) == os.fspath(root):
         raise UserError(f"there is no folder '{val_split}' in '{root}' to measure on; add it, or give a --val-list")
-    return path
 
 
 def _with_classes_of(train, val, options: dict) -> LongTailedDataset | StreamDataset:

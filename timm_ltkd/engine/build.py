@@ -12,7 +12,7 @@ from torch import nn
 from ..data import SeededMixup, check_cutmix_minmax
 from ..distill import DistillMethod, DistillTask, HardLabelLoss, Teacher, TeacherEnsemble, create_loss
 from ..errors import UserError, last_line, nearest
-from .combinations import check_loss, mixing_options
+from .combinations import check_cuda_graph, check_loss, mixing_options
 from .epoch.bank import check_views
 from .epoch.graph import check_graphable
 from .epoch.optimizer import create_optimizer
@@ -77,6 +77,7 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
     Raises:
         UserError: A name, option or value that is wrong, or that does not fit the data.
     """
+    check_cuda_graph(args, accelerator)
     few = data.prior.shot_groups()['few'].numpy()
     if args.eval_metric == 'few' and not data.splits.watched.class_counts[few].any():
         images = 'test' if data.splits.holdout is None else 'held-out'
@@ -96,11 +97,12 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
     if args.cuda_graph:
         check_graphable(optimizer, args.opt)
     if args.torchcompile:
-        check_compile(args.torchcompile, args.torchcompile_mode)
+        check_compile(args.torchcompile, args.torchcompile_mode, args.grad_accum_steps, accelerator.device)
 
 
-def check_compile(backend: str, mode: str | None) -> None:
-    """Raise a UserError for a backend (the nearest is named) or a mode that torch.compile doesn't know."""
+def check_compile(backend: str, mode: str | None, accumulated: int, device: torch.device) -> None:
+    """Raise a UserError for a backend (the nearest is named) or a mode that torch.compile doesn't know, or a mode whose
+    CUDA graphs would overwrite the gradients that several batches add to."""
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise UserError(f"--torchcompile: unknown backend '{backend}'{nearest(backend, known)}")
@@ -108,6 +110,10 @@ def check_compile(backend: str, mode: str | None) -> None:
         torch.compile(nn.Identity(), backend=backend, mode=mode)
     except (RuntimeError, ValueError) as e:
         raise UserError(f"--torchcompile-mode '{mode}': {last_line(e)}") from e
+    if accumulated > 1 and mode in ('reduce-overhead', 'max-autotune') and device.type == 'cuda':
+        raise UserError(
+            f"--torchcompile-mode '{mode}' makes CUDA graphs, which do not go with --grad-accum-steps; leave out the "
+            'mode, or choose max-autotune-no-cudagraphs')
 
 
 def compile_in_place(task: TrainingTask, backend: str, mode: str | None) -> None:

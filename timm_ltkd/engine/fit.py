@@ -16,7 +16,7 @@ from .epoch.loop import eval_network
 from .plan import log_plan
 from .processes.launch import finish_trackers, on_main, start_trackers
 from .recipe import Data, listed
-from .run_folder.checkpoint import load_checkpoint, save_checkpoint
+from .run_folder.checkpoint import check_same_epoch, load_checkpoint, save_checkpoint
 from .run_folder.finished import finish
 from .run_folder.folder import RunFolder
 from .shared import Shared
@@ -68,6 +68,7 @@ class Run:
             on_main(accelerator, folder.reserve)
         try:
             state = load_checkpoint(folder.last) if folder.resume else None
+            check_same_epoch(state, accelerator, folder.last)
             self.training = Training(
                 args, accelerator, data, network, teacher, method, resumed=state is not None, shared=shared)
             if state is not None:

@@ -136,7 +136,7 @@ def create_full_loader(
     """
     transform = create_eval_transform(
         input_size=input_config['input_size'], mean=input_config['mean'], std=input_config['std'],
-        crop_pct=input_config['crop_pct'], crop_mode=input_config.get('crop_mode'),
+        crop_pct=input_config['crop_pct'], crop_mode=input_config['crop_mode'],
         interpolation=input_config['interpolation'])
     return create_eval_loader(
         dataset, transform, batch_size=args.validation_batch_size or args.batch_size, **_common(args, accelerator),

@@ -15,6 +15,9 @@ from .run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
 _logger = logging.getLogger(__name__)
 
 
+_STREAMS = 16  # torch has 32 and then begins anew; a run with a CUDA graph takes two
+
+
 class Stopped(Exception):
     """Another run failed, or the user stopped all of them."""
 
@@ -48,17 +51,19 @@ class Turn:
 
     def __exit__(self, *error) -> None:
         if self._alone:
-            before, self.rng = self.rng, rng_state()
-            self._alone = not equal_rng_states(before, self.rng)
-            if self._alone and torch.cuda.is_initialized():
-                torch.cuda.current_stream().synchronize()  # a replay reads the generator's state on the device
-            GENERATORS.release()
+            try:
+                before, self.rng = self.rng, rng_state()
+                self._alone = not equal_rng_states(before, self.rng)
+                if self._alone and torch.cuda.is_initialized():
+                    torch.cuda.current_stream().synchronize()  # a replay reads the generator's state on the device
+            finally:
+                GENERATORS.release()
 
 
 class Together:
     """Several runs, each of which ends as it would alone on as many CPU threads as it gets here.
 
-    On a CPU as many train at a time as it has threads to give, one each; on a GPU all of them, each on a stream of its
+    On a CPU as many train at a time as it has threads to give, one each; on a GPU up to 16, each on a stream of its
     own.
     """
 
@@ -101,7 +106,7 @@ class Together:
 
 def at_once(count: int, device: torch.device) -> int:
     """How many of so many runs are trained at a time."""
-    return count if device.type == 'cuda' else min(count, torch.get_num_threads())
+    return min(count, _STREAMS if device.type == 'cuda' else torch.get_num_threads())
 
 
 def in_threads(

@@ -26,6 +26,7 @@ from .epoch.step import TrainingStep
 from .epoch.watch import LossWatch
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .loaders import create_full_loader, create_loaders, host_view
+from .networks.create import INPUT
 from .recipe import Data
 from .record import Record, epoch_line
 from .run_folder.checkpoint import check_state, rng_state, set_rng_state
@@ -70,8 +71,7 @@ class Training:
         self.args, self.accelerator, self.data = args, accelerator, data
         accelerator.gradient_accumulation_steps = args.grad_accum_steps
         _reset_loss_scale(accelerator)
-        self.input_config = {key: network.pretrained_cfg[key] for key in (
-            'input_size', 'mean', 'std', 'interpolation', 'crop_pct')}
+        self.input_config = {key: network.pretrained_cfg[key] for key in INPUT}
         self.teacher_config = host_view(args, teacher, self.input_config)
         self.train_loader, self.val_loader = create_loaders(
             args, accelerator, data, self.input_config, self.teacher_config, self.shared)
@@ -323,7 +323,8 @@ class Training:
                 'checkpoint stands. Lower --lr, raise --warmup-epochs, or set --clip-grad')
 
     def _note_best(self, report: dict[str, Any], epoch: int) -> None:
-        metric, chosen_on, network = self.args.eval_metric, self.args.val_split, None
+        metric, network, name = self.args.eval_metric, None, self.data.splits.val_name
+        chosen_on = 'a split named holdout' if name == 'holdout' else name
         if self.data.splits.holdout is not None:
             chosen_on, network = 'holdout', eval_network(self.task)
         self.record.note_best(epoch, metric, report[metric], chosen_on, network)

@@ -46,7 +46,7 @@ def model_card(
     """
     run = (report or {}).get('run') or {}
     prior = _prior(config, report)
-    sections = [f'# {_title(config, run)}', _summary(config, prior)]
+    sections = [f'# {_title(config, run, prior)}', _summary(config, prior)]
     if report is not None:
         sections += _figures(report, prior, files)
     sections += ['## Use', _usage(config, origin)]
@@ -56,7 +56,7 @@ def model_card(
         sections += ['## Training', _training(run, learnt_by or {}, left_out, files)]
     sections += ['## Network', _network(config, origin, run)]
     sections += ['## Intended use and limits', _limits(report, prior)]
-    front = _front(config, report, origin, license).to_yaml()
+    front = _front(config, report, prior, origin, license).to_yaml()
     return f'---\n{front}\n---\n\n' + '\n\n'.join(sections) + '\n'
 
 
@@ -70,12 +70,13 @@ def with_repository(card: str, repo: str) -> str:
 def _front(
         config: Mapping[str, Any],
         report: Mapping[str, Any] | None,
+        prior: ClassPrior | None,
         origin: Mapping[str, str],
         license: str | None,
 ) -> ModelCardData:
     run = (report or {}).get('run') or {}
     methods = [name for name in str(run.get('method') or '').split(' + ') if name]
-    tags = ['image-classification', 'timm', 'timm_ltkd', 'long-tailed']
+    tags = ['image-classification', 'timm', 'timm_ltkd', *(['long-tailed'] if _tailed(prior) else [])]
     tags += ['knowledge-distillation', *methods] if methods else []
     data = _hub_data(run)
     results = _eval_results(report, data) if report is not None else None
@@ -83,16 +84,15 @@ def _front(
         library_name='timm', pipeline_tag='image-classification', tags=tags, license=license,
         base_model=origin.get('weights'), datasets=[data] if data else None,
         metrics=['accuracy'] if results else None, eval_results=results,
-        model_name=_plain(_title(config, run)) if results else None)
+        model_name=_plain(_title(config, run, prior)) if results else None)
 
 
 def _eval_results(report: Mapping[str, Any], data: str | None) -> list[EvalResult]:
     name = _dataset(report['run'])
-    split = (report['run'].get('args') or {}).get('val_split')
     return [
         EvalResult(
             task_type='image-classification', task_name='Image Classification', dataset_type=data or _plain(name),
-            dataset_name=name, dataset_split=split, metric_type='accuracy', metric_name=told,
+            dataset_name=name, dataset_split=_split(report['run']), metric_type='accuracy', metric_name=told,
             metric_value=round(report['student'][key], 2))
         for key, told in _FIGURES.items() if report['student'].get(key) is not None]
 
@@ -113,22 +113,29 @@ def _plain(text: str) -> str:
 
 # ---- the sections ----------------------------------------------------------------------------------------------------
 
-def _title(config: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+def _title(config: Mapping[str, Any], run: Mapping[str, Any], prior: ClassPrior | None) -> str:
     name = markdown_escape(run.get('student') or _network_name(config))
     if not run:
         return name
     how = f' distilled from {markdown_escape(run["teacher"])} by {markdown_escape(run["method"])}' \
         if run.get('method') else ' trained'
-    return f'{name}{how} on long-tailed {markdown_escape(_dataset(run))}'
+    kind = 'long-tailed ' if _tailed(prior) else ''
+    return f'{name}{how} on {kind}{markdown_escape(_dataset(run))}'
 
 
 def _summary(config: Mapping[str, Any], prior: ClassPrior | None) -> str:
     if prior is None:
         return f'An image classifier of {config.get("num_classes")} classes.'
+    spread = 'that are spread evenly over them' if not _tailed(prior) else (
+        f'that are spread unevenly over them: {prior.counts.max():,.0f} of the most frequent class, '
+        f'{prior.counts.min():,.0f} of the rarest (imbalance factor {prior.imbalance_factor:.4g})')
     return (
         f'An image classifier of {prior.num_classes:,} classes, trained with timm_ltkd on {prior.num_samples:,} images '
-        f'that are spread unevenly over them: {prior.counts.max():,.0f} of the most frequent class, '
-        f'{prior.counts.min():,.0f} of the rarest (imbalance factor {prior.imbalance_factor:.4g}).')
+        f'{spread}.')
+
+
+def _tailed(prior: ClassPrior | None) -> bool:
+    return prior is None or prior.imbalance_factor > 1
 
 
 def _figures(report: Mapping[str, Any], prior: ClassPrior, files: Sequence[str]) -> list[str]:
@@ -138,7 +145,7 @@ def _figures(report: Mapping[str, Any], prior: ClassPrior, files: Sequence[str])
             rows[f'{role} {run[role]}' if run.get(role) else role] = report[role]
     sections = ['## Figures', markdown_table(rows), markdown_escape(
         f'{legend(prior)} Measured on {report["student"]["num_samples"]:,} images of the split '
-        f"{(run.get('args') or {}).get('val_split') or 'validation'}.")]
+        f'{_split(run) or "validation"}.')]
     if len(rows) == 2:
         sections += ['Student beside teacher, by shot group:', markdown_grid(difference_grid(*rows.values(), prior))]
     if report.get('best'):
@@ -255,6 +262,11 @@ def _network_name(config: Mapping[str, Any]) -> str:
 def _dataset(run: Mapping[str, Any]) -> str:
     name = str((run.get('args') or {}).get('dataset') or '')
     return (name[3:] if name.lower().startswith('lt/') else name) or 'image folders'
+
+
+def _split(run: Mapping[str, Any]) -> str | None:
+    """What the figures are of."""
+    return run.get('val_split') or (run.get('args') or {}).get('val_split')
 
 
 def _bullets(lines: Sequence[str]) -> str:

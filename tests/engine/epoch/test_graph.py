@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 import timm_ltkd
 from timm_ltkd.data.resident import padded_crop
 from timm_ltkd.data.resident.erasing import Erasing
-from timm_ltkd.engine import jobs
+from timm_ltkd.engine import build, jobs
 from timm_ltkd.engine.epoch import graph
 from timm_ltkd.engine.epoch.graph import GraphedStep, check_graphable
 from timm_ltkd.engine.epoch.step import TrainingStep
@@ -173,7 +173,8 @@ def test_optimizers_that_cannot_be_recorded():
 ], ids=['timm', 'resident', 'bank', 'krdistill', 'erasing'])
 def test_whole_runs(script, options, tmp_path, monkeypatch, more):
     """Loader, augmentation, teacher, bank and average of the weights around or inside of what is recorded."""
-    monkeypatch.setattr(jobs, 'check_cuda_graph', lambda args, accelerator: None)
+    for module in (build, jobs):
+        monkeypatch.setattr(module, 'check_cuda_graph', lambda args, accelerator: None)
     monkeypatch.setattr(graph, 'record_cuda_graph', record_on_cpu)
     monkeypatch.setattr(padded_crop, '_cut_on_host', padded_crop._cut_by_index)  # as on a GPU
     monkeypatch.setattr(Erasing, 'erase', Erasing._erased)

@@ -98,3 +98,9 @@ def test_overwrite_keeps_the_old_run_until_the_teacher_is_there(script, argv, tm
     assert times(tmp_path / 'run') == before
     script('distill', [*argv, '--experiment', 'run', '--overwrite', '--kd', 'kd'])
     assert 'kd: kd' in (tmp_path / 'run/args.yaml').read_text()
+
+def test_a_teachers_own_cuda_graph_is_checked_too(script, options, tmp_path, capsys):
+    (tmp_path / 'teacher.yaml').write_text('cuda_graph: true\n')
+    with pytest.raises(SystemExit) as stopped:
+        script('distill', [*options, '--student', 'resnet20', '--teacher-config', str(tmp_path / 'teacher.yaml')])
+    assert stopped.value.code == 2 and '--cuda-graph needs a CUDA GPU' in capsys.readouterr().err

@@ -45,3 +45,11 @@ def test_what_the_first_process_finds_holds_for_all(monkeypatch, answer):
             launch.on_main(second, look)
     alone = SimpleNamespace(is_main_process=True, num_processes=1)
     assert launch.on_main(alone, lambda: 'mine') == 'mine'
+
+
+@pytest.mark.parametrize('precision, hint', [('fp8', "precision 'fp8'"), ('bf61', "did you mean 'bf16'")])
+def test_a_precision_that_is_not_ours_is_told_before_accelerate_looks_for_it(monkeypatch, precision, hint):
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', precision)
+    monkeypatch.setattr(launch, 'Accelerator', pytest.fail)
+    with pytest.raises(UserError, match=hint):
+        launch.create_accelerator()

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from timm_ltkd.engine.run_folder import checkpoint
 from timm_ltkd.engine.run_folder.checkpoint import (
+    check_same_epoch,
     checkpoint_files,
     load_checkpoint,
     rng_state,
@@ -105,3 +107,17 @@ def test_no_checkpoint_is_none(tmp_path):
     assert load_checkpoint(tmp_path / 'nowhere') is None
     (tmp_path / '.checkpoint-000001.pt.abcd.tmp.pt').write_bytes(b'half')
     assert load_checkpoint(tmp_path) is None
+
+
+def test_processes_that_find_different_checkpoints_do_not_train(tmp_path, monkeypatch):
+    """As where each machine has a folder of its own."""
+    two = SimpleNamespace(num_processes=2, is_main_process=True)
+    monkeypatch.setattr(checkpoint, 'gather_object', lambda mine: [*mine, None])
+    with pytest.raises(UserError, match='one of epoch 3, none, in their order.*that all machines share') as error:
+        check_same_epoch({'epoch': 3}, two, tmp_path)
+    assert '\n' not in str(error.value)
+    check_same_epoch(None, two, tmp_path)
+    monkeypatch.setattr(checkpoint, 'gather_object', lambda mine: mine * 2)
+    check_same_epoch({'epoch': 3}, two, tmp_path)
+    monkeypatch.setattr(checkpoint, 'gather_object', pytest.fail)
+    check_same_epoch({'epoch': 3}, ALONE, tmp_path)

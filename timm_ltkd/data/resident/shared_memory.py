@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from ...errors import UserError
+from .machine import machine_memory
 
 Exchange = Callable[[Any], list]  # gives all processes the list of what each gives
 
@@ -67,7 +68,7 @@ def raise_together(problem: str | None, exchange: Exchange | None = None) -> Non
 
 
 def _too_much(nbytes: int) -> str | None:
-    free = psutil.virtual_memory().available
+    free = min(psutil.virtual_memory().available, machine_memory())
     if nbytes <= free:
         return None
     return (

@@ -145,8 +145,8 @@ def record_cuda_graph(function: Callable[[], None], stream: torch.cuda.Stream) -
         with torch.cuda.graph(graph, stream=stream, capture_error_mode='thread_local'):
             function()
     except RuntimeError as e:
-        raise UserError(
-            f'--cuda-graph: this training step cannot be recorded ({last_line(e)[:160]}); leave it out') from e
+        why = last_line(e.__context__ or e)[:160]  # a step's own error comes before that of the recording's end
+        raise UserError(f'--cuda-graph: this training step cannot be recorded ({why}); leave it out') from e
     return graph.replay
 
 

@@ -222,8 +222,11 @@ def linear_classifier(network: nn.Module, option: str) -> tuple[str, nn.Linear]:
     return names[0], classifier
 
 
+INPUT = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
 def resolve_input(args, cfg: dict[str, Any]) -> dict[str, Any]:
-    """How images reach a network: `input_size`, `mean`, `std`, `interpolation`, `crop_pct`.
+    """How images reach a network: what timm calls the things in `INPUT`.
 
     The options win (they hold the data set's defaults already), then the network's own configuration.
     """
@@ -237,7 +240,7 @@ def resolve_input(args, cfg: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f'--{name}: give {channels} numbers, one a channel, or one for all')
     given['in_chans'] = channels
     config = resolve_data_config({k: v for k, v in given.items() if v is not None}, pretrained_cfg=cfg)
-    return {key: config[key] for key in ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')}
+    return {key: config[key] for key in INPUT}
 
 
 def set_input(network: nn.Module, config: dict[str, Any]) -> None:

@@ -43,6 +43,9 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
             raise UserError(f"--log-with: unknown tracker '{name}'{nearest(name, map(str, LOGGER_TYPE_TO_CLASS))}")
         if name not in available and name != 'all':
             raise UserError(f"--log-with: the tracker '{name}' is not installed; pip install it, or leave it out")
+    wanted = os.environ.get('ACCELERATE_MIXED_PRECISION', 'no').lower()
+    if wanted not in PRECISIONS:
+        raise UserError(f"unknown precision '{wanted}'{nearest(wanted, PRECISIONS)}")
     together_on_cpu = 'LOCAL_RANK' in os.environ and not torch.accelerator.is_available()
     accelerator = Accelerator(
         cpu=together_on_cpu,  # or newer versions leave each of several processes alone, to train the same as the others
@@ -52,9 +55,6 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
         raise UserError(
             f'{accelerator.distributed_type.value}: networks are trained whole on each device here; configure '
             'Accelerate for plain data parallelism (accelerate config)')
-    wanted = os.environ.get('ACCELERATE_MIXED_PRECISION', accelerator.mixed_precision).lower()
-    if wanted not in PRECISIONS:
-        raise UserError(f"unknown precision '{wanted}'{nearest(wanted, PRECISIONS)}")
     if wanted == 'fp16' and accelerator.device.type == 'cpu':
         raise UserError('fp16 needs a GPU; on a CPU use bf16 (accelerate launch --mixed_precision bf16) or no')
     if accelerator.device.type == 'cpu':

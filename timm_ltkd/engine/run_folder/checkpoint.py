@@ -75,6 +75,18 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def check_same_epoch(state: dict[str, Any] | None, accelerator: Accelerator, folder: Path) -> None:
+    """Raise a UserError, in all processes, unless they found the same checkpoint: each reads the folder for itself."""
+    if accelerator.num_processes == 1:
+        return
+    found = gather_object([None if state is None else state.get('epoch')])
+    if len({*found}) > 1:
+        told = ', '.join('none' if epoch is None else f'one of epoch {epoch}' for epoch in found)
+        raise UserError(
+            f'the processes find different checkpoints in {folder} ({told}, in their order): --output must be a folder '
+            'that all machines share')
+
+
 def check_state(state: dict[str, Any]) -> None:
     """Raise a ValueError if an entry is of another kind than those that a run saves."""
     for name, kind in _KINDS.items():

@@ -44,7 +44,7 @@ def finish(
 ) -> None:
     """Write model.safetensors, config.json, the report and the model card; on the main process."""
     export_network(folder.path, network, data.splits.class_names, data.prior.counts.tolist(), args.license)
-    run = run_facts(args, accelerator) | {'best': best, 'key': folder.key}
+    run = run_facts(args, accelerator) | {'best': best, 'key': folder.key, 'val_split': data.splits.val_name}
     if method_report:  # of the last epoch
         run['rectification'] = method_report
     if skipped := data.splits.skipped:
