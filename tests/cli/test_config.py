@@ -124,6 +124,7 @@ class TestRefusals:
         ('epoch: 3', "unknown key 'epoch'; did you mean 'epochs'"),
         ('wieght-decay: 3', "unknown key 'wieght-decay'; did you mean 'weight_decay'"),
         ('config: other.yaml', "unknown key 'config'"),
+        ('amp_dtype: bfloat16', "unknown key 'amp_dtype'; precision is Accelerate's"),
         ('help: true', "unknown key 'help'"),
         ('student: resnet20', "unknown key 'student'"),  # of distill.py
         ('epochs: many', "epochs: invalid int value: 'many'"),
@@ -163,6 +164,8 @@ class TestRefusals:
         (['--epochs', '0'], 'argument --epochs: must be at least 1'),
         (['--epochs', 'x'], "argument --epochs: invalid int value: 'x'"),
         (['--epoch', '3'], "unknown option '--epoch'; did you mean '--epochs'"),
+        (['--amp'], "unknown option '--amp'; precision is Accelerate's: accelerate launch --mixed_precision bf16"),
+        (['--lr-base', '0.5'], 'times the global batch / 256'), (['--dr', '0.1'], "did you mean '--decay-rate'"),
         (['--wieght-decay=3'], "unknown option '--wieght-decay=3'; did you mean '--weight-decay'"),
         (['--model-kwargs', 'a'], "'a' is not of the form key=value"),
         (['--model-kwargs', '1a=3'], "'1a=3' is not of the form key=value"),

@@ -32,9 +32,10 @@ from torchvision.datasets import CIFAR10
 import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import train_parser
-from timm_ltkd.cli.config import dump_config, parse
+from timm_ltkd.cli.config import all_teacher_args, dump_config, parse
 from timm_ltkd.distill import describe_losses, describe_methods
 from timm_ltkd.engine import build, jobs
+from timm_ltkd.engine.combinations import each_seed
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.sharing import share
 from timm_ltkd.errors import UserError
@@ -231,6 +232,20 @@ def test_seeds(script, base, monkeypatch):
     assert (seen.args.seed, seen.args.seeds, seen.folder.path.name) == (7, None, 'name-seed7')
     alone = reach(script, [*base[script], '--seed', '7'])
     assert seen.folder.key == alone.folder.key
+
+
+@covers('distill', '--teacher-seed')
+def test_teacher_seed(base):
+    """Each of --seeds keeps that of the one teacher, so that its args.yaml repeats it."""
+    def teachers(args):
+        return [own.seed for own in all_teacher_args(args, train_parser())]
+    parser = PARSERS['distill']
+    assert teachers(parse(parser(), ['--seed', '3'])) == [3]
+    assert teachers(parse(parser(), ['--seed', '3', '--teacher-seed', '5'])) == [5]
+    args = parse(parser(), ['--seed', '3', '--seeds', '1', '2'])
+    assert [teachers(own) for own in each_seed(args)] == [[3], [3]] == [teachers(args)] * 2
+    plain, other = (reach('distill', [*base['distill'], *more]) for more in ([], ['--teacher-seed', '5']))
+    assert plain.folder.key == other.folder.key, 'a teacher that is there counts by its weights'
 
 
 @covers('train distill', '--push-to-hub', '--hub-private')

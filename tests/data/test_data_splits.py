@@ -107,6 +107,12 @@ def test_sets_of_two_parts_are_measured_on_their_test_part(name, split, told, ci
 
 def test_other_sets_are_measured_on_what_is_named(image_root):
     assert create_splits('folder', image_root).val_name == 'validation'
+    assert create_splits('folder', image_root, val_split=str(image_root / 'val')).val_name == 'val', 'no path of here'
+
+
+def test_an_empty_name_is_no_split(image_root):
+    assert '--val-split is empty' in refusal('folder', image_root, val_split='')
+    assert '--train-split is empty' in refusal('folder', image_root, train_split='')
 
 
 def test_plain_integer_labels_of_hugging_face(image_root, tmp_path):

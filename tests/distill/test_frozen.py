@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
 from timm_ltkd.distill import Teacher, TeacherEnsemble, model_output
@@ -125,6 +126,39 @@ def test_what_cannot_be_folded_stays(way):
     network = trained(Odd(way))
     input = torch.randn(2, 3, 5, 5)
     assert fold_batch_norm(network, input) is network
+
+
+class Tokens(nn.Module):
+    """A batch norm that takes the tokens of a linear layer for channels."""
+
+    def __init__(self, tokens, width):
+        super().__init__()
+        self.num_classes = 4
+        self.linear, self.norm, self.fc = nn.Linear(3, width), nn.BatchNorm1d(tokens), nn.Linear(width, 4)
+
+    def forward(self, input):
+        return self.fc(self.norm(self.linear(input.flatten(2).mT)).mean(1))
+
+
+@pytest.mark.parametrize('width', [6, 25])
+def test_a_norm_over_tokens_is_not_folded(width):
+    network, input = trained(Tokens(25, width)), torch.randn(2, 3, 5, 5)
+    assert fold_batch_norm(network, input) is network
+    assert torch.equal(Teacher(network, fast=True)(input).logits, network(input))
+
+
+@pytest.mark.parametrize('wrap', [
+    nn.utils.spectral_norm, nn.utils.weight_norm, lambda layer: prune.l1_unstructured(layer, 'weight', 0.5)])
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_weights_that_are_made_anew_at_each_call_stay(wrap):
+    network, input = Odd('plain'), torch.randn(2, 3, 5, 5)
+    wrap(network.conv)
+    network = trained(network)
+    assert fold_batch_norm(network, input) is network
+    teacher = Teacher(network, fast=True)
+    assert torch.equal(teacher(input).logits, network(input))
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(teacher(input).logits, network(input))
 
 
 @pytest.mark.parametrize('way', ['plain', 'tied', 'none of these'])

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from timm_ltkd import ClassPrior
 from timm_ltkd.data import create_eval_transform
 from timm_ltkd.engine.evaluate import _gather, evaluate
-from timm_ltkd.engine.networks.create import resolve_input
+from timm_ltkd.engine.networks.create import create_network, resolve_input, set_input
 from timm_ltkd.metrics import long_tail_report
 
 PRIOR = ClassPrior([100, 40, 30, 20, 10, 5])
@@ -117,3 +117,10 @@ def test_a_compiled_network_begins_anew_with_each_batch(images, network, monkeyp
     network.compile(backend='eager')
     evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
     assert len(begun) == 5
+
+
+def test_an_exported_network_is_measured_by_timm_at_the_size_it_was_trained_at():
+    network = create_network('resnet18', 5, small_image_stem=True)
+    set_input(network, {'input_size': (3, 32, 32), 'crop_pct': 1.})
+    config = resolve_data_config({}, pretrained_cfg=network.pretrained_cfg, use_test_size=True)
+    assert config['input_size'] == (3, 32, 32)

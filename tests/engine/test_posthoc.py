@@ -11,6 +11,7 @@ from torch import nn
 from timm_ltkd.data import create_eval_loader
 from timm_ltkd.engine import posthoc
 from timm_ltkd.engine.evaluate import evaluate
+from timm_ltkd.engine.networks.trained import trained_counts
 from timm_ltkd.errors import UserError
 from timm_ltkd.metrics import long_tail_report
 from timm_ltkd.posthoc import adjust_logits, tau_normalise
@@ -222,3 +223,25 @@ def test_weights_alone_are_measured_with_a_warning(runs, script, log, capsys):
     script('validate', [*argv, '--data-dir', data, '--img-size', '8', '--holdout', '0.3', '--tau-norm', '0', '1'])
     assert any('does not say what it was trained on' in line for line in log)
     assert 'tau-norm' in capsys.readouterr().out
+
+
+def test_logits_are_adjusted_by_what_the_network_was_trained_on(network):
+    """Shot groups are those of the data all the same."""
+    trained = ClassPrior([float(count) for count in PRIOR.counts.flip(0)])
+    rows = posthoc.measure_fixes(
+        network, {'logit-adjust': [1.]}, 'balanced', loader(0), None, Accelerator(), PRIOR, trained=trained)
+    logits, target = logits_of(network, 0)
+    expected = long_tail_report(adjust_logits(logits, trained.log_prior(), 1.), target, PRIOR)
+    assert rows['logit-adjust 1']['per_class'] == expected['per_class']
+    assert rows['logit-adjust 1']['few'] == expected['few']
+
+
+def test_a_run_says_what_it_was_trained_on(tmp_path):
+    network = timm.create_model('resnet20', num_classes=3)
+    (tmp_path / 'config.json').write_text(json.dumps(
+        {'architecture': 'resnet20', 'num_classes': 3, 'class_counts': [9, 4, 1]}))
+    (tmp_path / 'model.safetensors').write_text('')
+    for source in (str(tmp_path), f'local-dir:{tmp_path}', str(tmp_path / 'model.safetensors')):
+        assert trained_counts(source, network) == [9, 4, 1]
+    assert trained_counts('hf-hub:a/b', network) is None
+    assert trained_counts(str(tmp_path / 'model.safetensors'), timm.create_model('resnet32', num_classes=3)) is None

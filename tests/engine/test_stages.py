@@ -155,3 +155,11 @@ def test_scales_are_folded_into_a_linear_layer():
 def test_a_network_without_a_linear_classifier():
     with pytest.raises(UserError, match='--stage crt needs a linear classifier'):
         prepare_stage(nn.Sequential(nn.Linear(2, 2)), 'crt', seed=0)
+
+
+def test_other_images_than_those_of_the_first_stage_are_told(stage, log):
+    stage('--stage', 'lws', '--epochs', '1', '--mean', '0.1', '0.2', '0.3')
+    assert any('was trained on images made in another way (mean ' in line for line in log)
+    log.clear()
+    stage('--stage', 'lws', '--epochs', '1', '--experiment', 'same')
+    assert not any('made in another way' in line for line in log)

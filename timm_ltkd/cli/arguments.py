@@ -181,8 +181,10 @@ def add_augmentation(parser: Parser) -> None:
     add('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
         help='pad: pad and crop, as usual for CIFAR; the others are timm\'s (default: the data set\'s)')
     add('--crop-padding', metavar='N', type=COUNT, default=4, help='pixels, of pad (default: %(default)s)')
-    add('--scale', metavar='S', type=POSITIVE, nargs=2, help='area of random resized crops (default: 0.08 1)')
-    add('--ratio', metavar='R', type=POSITIVE, nargs=2, help='aspect of random resized crops (default: 0.75 1.33)')
+    add('--scale', metavar='S', type=POSITIVE, nargs=2,
+        help='area of random resized crops (default: 0.08 1; of rkrc and rkrr 0.8 1)')
+    add('--ratio', metavar='R', type=POSITIVE, nargs=2,
+        help='aspect of random resized crops (default: 0.75 1.33; of rkrc and rkrr 0.9 1.11)')
     add('--hflip', metavar='P', type=SHARE, help='horizontal flip (default: the data set\'s)')
     add('--vflip', metavar='P', type=SHARE, default=0., help='vertical flip (default: %(default)s)')
     add('--color-jitter', metavar='V', type=NOT_NEGATIVE, help='(default: the data set\'s)')
@@ -230,6 +232,7 @@ def add_distillation(parser: Parser) -> None:
     add('--teacher-checkpoint', metavar='PATH', action=OneOrMore,
         help='a run\'s folder or a file of weights, for each teacher; without it the teacher is trained first, on the '
              'same data, and kept in teachers/ under the output folder for the next run')
+    add('--teacher-seed', metavar='N', type=SEED, help='of its own training (default: --seed)')
     add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
     _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
     add('--teacher-tune', choices=TUNING,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..plain_yaml import dump_yaml, load_yaml
 from .defaults import fill_defaults
-from .kinds import KeyValues, OneOrMore, Parser
+from .kinds import KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
 
 # where a run goes and how it is watched is no part of what it is
@@ -96,7 +96,7 @@ def read_config(parser: Parser, path: str, only: set[str] | None = None) -> dict
         if only is not None and dest not in only:
             continue
         if dest not in actions:
-            raise UserError(f"{path}: unknown key '{key}'{nearest(dest, actions)}")
+            raise UserError(f"{path}: unknown key '{key}'{hint(dest, actions)}")
         try:
             checked[dest] = _convert(parser, actions[dest], value)
         except (ValueError, argparse.ArgumentTypeError, argparse.ArgumentError) as e:
@@ -178,6 +178,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))
+    own.seed = args.seed if args.teacher_seed is None else args.teacher_seed
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     own.img_size = args.teacher_img_size or args.img_size
     if args.teacher_config:

@@ -3,10 +3,28 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import UserError, nearest
+
+_ELSEWHERE = {  # options of timm's scripts that these lack, or have in another way, and what to do
+    'amp': 'precision is Accelerate\'s: accelerate launch --mixed_precision bf16 (or ACCELERATE_MIXED_PRECISION)',
+    'lr_base': '--lr is the rate as it is; timm makes it of this one, times the global batch / 256 (or its root)',
+    'dr': 'did you mean \'--decay-rate\'?',
+    'checkpoint_hist': 'the two newest checkpoints are kept',
+    'in_chans': 'say --model-kwargs in_chans=1',
+    'use_ema': 'where there is a moving average, it is what is measured',
+    'bce_loss': '--list-losses names the losses there are',
+    'sync_bn': 'statistics are averaged before evaluation, see --dist-bn',
+}
+_ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
+
+
+def hint(name: str, options: Iterable[str]) -> str:
+    """What follows a message about an unknown option: what to do in place of one of timm's, else the nearest."""
+    instead = _ELSEWHERE.get(name.lstrip('-').replace('-', '_'))
+    return nearest(name, options) if instead is None else f'; {instead}'
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             if not unknown[0].startswith('-'):
                 raise UserError(f"unexpected argument '{unknown[0]}'")
             name = unknown[0].split('=')[0]
-            raise UserError(f"unknown option '{unknown[0]}'{nearest(name, self._option_string_actions)}")
+            raise UserError(f"unknown option '{unknown[0]}'{hint(name, self._option_string_actions)}")
         return parsed
 
 

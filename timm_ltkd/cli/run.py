@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from ..errors import Fault, Terminated, UserError, fault, last_line, visible
 from .arguments import compare_parser, distill_parser, export_parser, train_parser, validate_parser
-from .config import all_teacher_args, check_prediction_options, dump_config, parse, use_data_of_run
+from .config import all_teacher_args, check_prediction_options, dump_config, parse, read_config, use_data_of_run
 from .own_modules import import_modules
 from .stop import stoppable
 
@@ -37,10 +37,12 @@ def validate(argv: Sequence[str] | None = None) -> None:
         parser, given = validate_parser(), validate_parser()
         given.set_defaults(dataset=None)
         given = given.parse_args(argv)
+        in_file = read_config(validate_parser(), given.config) if given.config else {}
+        checkpoint = given.checkpoint or in_file.get('checkpoint')
         if given.predict:
             parser.set_defaults(dataset='folder')
-        elif given.checkpoint and given.dataset is None:
-            use_data_of_run(parser, given.checkpoint[0])
+        elif checkpoint and given.dataset is None and 'dataset' not in in_file:
+            use_data_of_run(parser, checkpoint[0])
         args = parse(parser, argv, own)
         check_prediction_options(args, given, validate_parser())
         if args.predict:

@@ -1,6 +1,7 @@
 """`create_dataset`: timm's dataset factory, made long-tailed."""
 import os
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import numpy as np
 
@@ -111,13 +112,17 @@ def create_dataset(
 
 
 def published_split(name: str, split: str) -> str:
-    """A split as whoever made the set calls it: any but that for training is `test` of CIFAR and others of two parts.
+    """A split as whoever made the set calls it: `test` of CIFAR and others of two parts, but for that to train on; of a
+    folder that lies elsewhere it is the name alone.
 
     Args:
         name, split: As `create_dataset`, which takes them.
     """
     two = not is_stream_name(name) and has_two_parts(_resolve_name(name))
-    return 'test' if two and not is_train_split(split) else split
+    if two and not is_train_split(split):
+        return 'test'
+    path = PurePath(split)
+    return path.name if path.is_absolute() or '..' in path.parts else split
 
 
 def _check_list_file(name: str, list_file) -> None:

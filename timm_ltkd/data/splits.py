@@ -78,6 +78,9 @@ def create_splits(
         UserError: As `create_dataset`; a class in validation that training lacks; a data folder or lists where both
             splits would be the same images.
     """
+    for option, split in (('--train-split', train_split), ('--val-split', val_split)):
+        if not split:
+            raise UserError(f'{option} is empty; name a split')
     _check_lists(train_list, val_list, train_split, val_split)
     options = dict(name=name, root=root, class_map=class_map, **kwargs)
     train = create_dataset(split=train_split, list_file=train_list, training=True, **options)

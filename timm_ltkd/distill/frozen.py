@@ -23,7 +23,9 @@ _SAME = 1e-4  # deviation, of the largest output, beyond which folding was wrong
 
 def share_weights(module: nn.Module) -> nn.Module:
     """A copy of the modules, which hold state while they run, around the very parameters and buffers."""
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())})
+    made = (value for each in module.modules() for value in vars(each).values()  # of parameters, and at each call anew
+            if isinstance(value, torch.Tensor) and not value.is_leaf)
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers(), made)})
 
 
 @torch.no_grad()
@@ -65,10 +67,15 @@ def hold_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     twin = share_weights(network)
     for module in twin.modules():
-        if type(module) in _LINEAR:
+        if type(module) in _LINEAR and _owns_weight(module):
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
     return twin
+
+
+def _owns_weight(layer: nn.Module) -> bool:
+    """Whether its weight is a parameter, and not made of others before each call (as by weight norm, or pruning)."""
+    return isinstance(layer._parameters.get('weight'), nn.Parameter)
 
 
 class _Uses(TorchDispatchMode):
@@ -97,7 +104,8 @@ def _find_pairs(network: nn.Module, example: torch.Tensor) -> list[tuple[nn.Modu
         if id(inputs[0]) in uses.watched:
             found.append((*uses.watched[id(inputs[0])], norm))
 
-    hooks = [module.register_forward_hook(after_layer) for module in network.modules() if type(module) in _LINEAR]
+    hooks = [module.register_forward_hook(after_layer) for module in network.modules()
+             if type(module) in _LINEAR and _owns_weight(module)]
     hooks += [module.register_forward_pre_hook(before_norm) for module in network.modules() if type(module) in _NORMS]
     try:
         with uses:
@@ -108,7 +116,8 @@ def _find_pairs(network: nn.Module, example: torch.Tensor) -> list[tuple[nn.Modu
     names = {module: name for name, module in network.named_modules()}
     return [
         (layer, names[norm], norm) for layer, output, norm in found
-        if calls[layer] == calls[norm] == uses.counts[id(output)] == 1 and norm.running_mean is not None]
+        if calls[layer] == calls[norm] == uses.counts[id(output)] == 1 and norm.running_mean is not None
+        and not (type(layer) is nn.Linear and output.ndim > 2)]  # of tokens, which the norm takes for channels
 
 
 def _fold(layer: nn.Module, norm: nn.Module) -> None:

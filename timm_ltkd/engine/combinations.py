@@ -33,9 +33,12 @@ def each_seed(args: Namespace) -> list[Namespace]:
     """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options."""
     if args.seeds is None:
         return [args]
+    kept = vars(args)
+    if kept.get('teacher_seed', 0) is None:
+        kept = {**kept, 'teacher_seed': args.seed}
     return [
         Namespace(**{
-            **vars(args), 'seed': seed, 'seeds': None,
+            **kept, 'seed': seed, 'seeds': None,
             'experiment': args.experiment and f'{args.experiment}-seed{seed}',
             'push_to_hub': args.push_to_hub if args.push_to_hub in (None, AUTO) else f'{args.push_to_hub}-seed{seed}',
         })

@@ -1,5 +1,6 @@
 """The network that a training starts with."""
 from argparse import Namespace
+from functools import partial
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -8,7 +9,7 @@ from torch import nn
 from .build import check_recipe, create_criterion
 from .loaders import choose_loader
 from .networks.create import check_takes_images, create_network, resolve_input, set_input
-from .networks.trained import load_initial
+from .networks.trained import load_initial, warn_of_other_images
 from .recipe import Data
 from .stages import check_stage, prepare_stage
 
@@ -18,13 +19,19 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
     if stage := getattr(args, 'stage', None):
         check_stage(args)
     set_seed(args.seed)
-    network = create_network(
-        name, data.prior.num_classes, option=option, pretrained=args.pretrained, img_size=args.img_size,
-        small_image_stem=args.small_image_stem, model_kwargs=args.model_kwargs, drop_rate=args.drop or None,
-        drop_path_rate=args.drop_path, global_pool=args.gp)
+    make = partial(
+        create_network, name, data.prior.num_classes, option=option, pretrained=args.pretrained, img_size=args.img_size,
+        small_image_stem=args.small_image_stem, model_kwargs=args.model_kwargs, drop_path_rate=args.drop_path,
+        global_pool=args.gp)
+    network = make(drop_rate=args.drop or None)  # not every network takes one
+    if not args.drop and getattr(network, 'drop_rate', 0.) and 'drop_rate' not in args.model_kwargs:
+        set_seed(args.seed)
+        network = make(drop_rate=0.)  # a few of timm's have dropout unless told otherwise
     if args.initial_checkpoint:
         load_initial(args, network, data)
     set_input(network, resolve_input(args, network.pretrained_cfg))
+    if stage and args.initial_checkpoint:
+        warn_of_other_images(args.initial_checkpoint, network, network.pretrained_cfg)
     check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")
     create_criterion(args, data).prepare(network)
     if stage:

@@ -177,6 +177,7 @@ def measure_fixes(
         accelerator: Accelerator,
         prior: ClassPrior,
         channels_last: bool = False,
+        trained: ClassPrior | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Reports of a network plain and with each fix.
 
@@ -190,8 +191,9 @@ def measure_fixes(
         loader: Images to report on.
         holdout_loader: Images to choose on, none of which was trained on; not looked at for a single value.
         accelerator: Device, processes.
-        prior: Of what the network was trained on.
+        prior: Of the data, whose shot groups are reported on.
         channels_last: Memory layout of the inputs.
+        trained: Of what the network was trained on, by which its logits are adjusted; `prior` if None.
 
     Returns:
         By what is appended to the row's name: '' for the plain network, then e.g. 'tau-norm 0.7'. Those of the fixes
@@ -205,7 +207,7 @@ def measure_fixes(
     def report(recording: Recording, name: str, tau: float) -> dict[str, Any]:
         if name == 'tau-norm':
             return evaluate(NormalisedHead(classifier, tau), recording.of('features'), accelerator, prior)
-        return evaluate(AdjustedLogits(prior, tau), recording.of('logits'), accelerator, prior)
+        return evaluate(AdjustedLogits(trained or prior, tau), recording.of('logits'), accelerator, prior)
 
     taus = {name: values[0] for name, values in fixes.items() if len(values) == 1}
     if len(taus) < len(fixes):

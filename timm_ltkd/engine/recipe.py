@@ -37,8 +37,8 @@ NO_PART = frozenset((
     'dataset_download', 'many_shot', 'few_shot', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
     'holdout', 'holdout_type', 'on_bad_image', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained',
-    'teacher_tune', 'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank', 'push_to_hub', 'hub_private',
-    'license',
+    'teacher_seed', 'teacher_tune', 'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank', 'push_to_hub',
+    'hub_private', 'license',
 ))
 
 
@@ -188,7 +188,7 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     recipe['teachers'] = list(teachers)
     if code := own_code(args, listed(getattr(args, 'kd', None))):
         recipe['own_code'] = code
-    for key in ('initial_checkpoint', 'model', 'student'):  # weights to start from count by what they are, not where
+    for key in ('initial_checkpoint', 'model', 'student', 'teacher'):  # weights count by what they are, not where
         if key == 'initial_checkpoint' and recipe.get(key) or str(recipe.get(key)).startswith('local-dir:'):
             recipe[key] = file_key(recipe[key])
     if args.holdout or args.sched == 'plateau':  # evaluation chooses the epoch, or the learning rate

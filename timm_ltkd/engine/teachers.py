@@ -117,8 +117,17 @@ def _to_be_tuned(
     _scale_padding(args, recipe)
     choose_loader(recipe, accelerator, data, resolve_input(recipe, network.pretrained_cfg))
     key = recipe_key(recipe, data, accelerator, [file_key(source)] if source else ())
-    folder = RunFolder(Path(args.output) / 'teachers' / f'{short_name(recipe.model)}-{key}', key, resume=True)
+    folder = RunFolder(_place(args, f'{short_name(recipe.model)}-{key}'), key, resume=True)
     return PlannedTeacher(recipe, network, key, folder)
+
+
+def _place(args: Namespace, name: str) -> Path:
+    """The folder of a teacher's training; of a run that is resumed by its path, where that run had it."""
+    if args.resume not in (None, 'auto'):
+        for parent in Path(args.resume).resolve().parents:
+            if (parent / 'teachers' / name).is_dir():
+                return parent / 'teachers' / name
+    return Path(args.output) / 'teachers' / name
 
 
 def _choose_start(args: Namespace, recipe: Namespace, source: str | None, accelerator: Accelerator) -> None:

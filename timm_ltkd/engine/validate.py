@@ -1,25 +1,30 @@
 """What validate.py does: measure checkpoints, and post-hoc fixes of them, in one table."""
 import json
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from ..data import stop_workers
 from ..errors import UserError
 from ..files import replace_file
+from ..prior import ClassPrior
 from ..report import format_table
 from ..report.summary import write_csv
 from .evaluate import evaluate
 from .loaders import create_full_loader
 from .networks.create import check_takes_images, resolve_input
-from .networks.trained import load_network
+from .networks.trained import load_network, trained_counts
 from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
 from .processes.launch import create_accelerator, set_up_logging
 from .processes.peers import share_fate
 from .recipe import Data, open_data
+
+_logger = logging.getLogger(__name__)
 
 
 def validate(args: Namespace) -> dict[str, dict[str, Any]]:
@@ -45,6 +50,8 @@ def _validate(args: Namespace, accelerator: Accelerator) -> dict[str, dict[str, 
         raise UserError(f'--results-file {args.results_file}: name a .json or a .csv file')
     if suffix is not None and not Path(args.results_file).resolve().parent.is_dir():
         raise UserError(f'--results-file {args.results_file}: there is no such folder')
+    if suffix is not None and Path(args.results_file).is_dir():
+        raise UserError(f'--results-file {args.results_file}: this is a folder, name a file in it')
     fixes = wanted_fixes(args)
     data = open_data(args, accelerator)
     rows = {}
@@ -79,11 +86,24 @@ def _measure(
         if not fixes:
             return {source: evaluate(network, loaders[0], accelerator, data.prior, args.channels_last)}
         reports = measure_fixes(
-            network, fixes, args.eval_metric, loaders[0], loaders[-1], accelerator, data.prior, args.channels_last)
+            network, fixes, args.eval_metric, loaders[0], loaders[-1], accelerator, data.prior, args.channels_last,
+            trained=_trained_prior(source, network, data) if 'logit-adjust' in fixes else None)
         return {f'{source} {fix}'.rstrip(): report for fix, report in reports.items()}
     finally:
         for loader in loaders:
             stop_workers(loader)
+
+
+def _trained_prior(source: str, network: nn.Module, data: Data) -> ClassPrior:
+    """Of what a network was trained on, which need not be the data that it is measured with."""
+    counts, known = trained_counts(source, network), [int(count) for count in data.prior.counts]
+    if counts is None:
+        _logger.warning(
+            f'{source} does not say how many images of each class it was trained on; --logit-adjust takes the '
+            'training split of --dataset for it')
+    elif counts != known:
+        _logger.info(f'{source} was trained on other images than those of --dataset; --logit-adjust goes by its own')
+    return ClassPrior(counts or known)
 
 
 def _write_results(path: Path, rows: dict[str, dict[str, Any]]) -> None:

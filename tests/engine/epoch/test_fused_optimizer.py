@@ -6,6 +6,7 @@ import torch
 from timm_ltkd.cli.arguments import train_parser
 from timm_ltkd.cli.config import parse
 from timm_ltkd.engine.epoch.optimizer import create_optimizer
+from timm_ltkd.errors import UserError
 
 FUSED = ['sgd', 'momentum', 'adam', 'adamw']
 
@@ -99,3 +100,30 @@ def test_sgd_is_not_fused_under_fp16(opt, fused):
     """A skipped first update would leave its momentum as the memory was."""
     optimizer = create_optimizer(options(opt), network(), 'fp16')
     assert all(bool(group.get('fused')) == fused for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize('opt', ['sgd', 'momentum', 'adamw'])
+def test_a_parameter_may_get_its_first_gradient_later(opt):
+    """As one of a method that comes in at a later epoch; the update is then the plain one's."""
+    torch.manual_seed(0)
+    start = [torch.randn(3, 2), torch.randn(4)]
+    ends = []
+    for kwargs in ({}, {'fused': False}):
+        module = torch.nn.ParameterList(value.clone() for value in start)
+        args = parse(train_parser(), ['--opt', opt])
+        args.opt_kwargs = kwargs
+        optimizer = create_optimizer(args, module)
+        for step in range(6):
+            optimizer.zero_grad()
+            loss = (module[0] ** 2).sum() + ((module[1] ** 2).sum() if step > 2 else 0.)
+            loss.backward()
+            optimizer.step()
+        ends.append([p.detach().clone() for p in module])
+    for one, two in zip(*ends, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_an_optimizer_of_second_order_is_refused():
+    args = parse(train_parser(), ['--opt', 'adahessian'])
+    with pytest.raises(UserError, match='second derivatives'):
+        create_optimizer(args, torch.nn.Linear(2, 2))

@@ -1,5 +1,6 @@
 """Networks that are not made as timm makes its own: they go through the scripts, or a line says why not."""
 import json
+from contextlib import suppress
 
 import pytest
 import timm
@@ -7,7 +8,7 @@ import torch
 from timm.models import _registry
 from torch import nn
 
-from timm_ltkd.engine import fit
+from timm_ltkd.engine import fit, jobs
 from timm_ltkd.report import write
 
 
@@ -102,3 +103,21 @@ def test_dropout_and_transformers_on_both_sides(script, options, tmp_path):
     network = timm.create_model(f'local-dir:{tmp_path / "run"}', pretrained=True)
     assert network.head_dist.weight.shape == (3, 24)
     assert figures(tmp_path / 'run')['num_samples'] == 11
+
+
+def test_dropout_is_off_unless_asked_for(script, options, tmp_path, monkeypatch):
+    """Also of the few networks that have it by default."""
+    rates = []
+    monkeypatch.setattr(jobs, 'fit', lambda args, accelerator, data, network, *more, **options: rates.append(
+        network.drop_rate))
+    argv = [*options, '--model', 'ghostnet_050', '--img-size', '32']
+    for more in ([], ['--drop', '0.3'], ['--model-kwargs', 'drop_rate=0.1']):
+        with suppress(AttributeError):  # of what comes after the training
+            script('train', [*argv, *more])
+    assert rates == [0., 0.3, 0.1]
+
+
+def test_weights_are_no_option_of_a_model(script, options, capsys):
+    with pytest.raises(SystemExit):
+        script('train', [*options, '--model', 'resnet20', '--model-kwargs', 'checkpoint_path=x.pth'])
+    assert 'take --initial-checkpoint' in capsys.readouterr().err

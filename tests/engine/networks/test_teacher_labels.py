@@ -177,3 +177,29 @@ def test_numbers_name_nothing(monkeypatch):
     data = SimpleNamespace(splits=SimpleNamespace(class_names=[str(i) for i in range(10)]))
     with pytest.raises(UserError, match='has 100 classes and the data 10'):
         find_class_map(SimpleNamespace(num_classes=100), 'run', None, data)
+
+
+def test_classes_in_another_order_are_refused_wherever_they_lie(script, options, teachers, tmp_path, capsys):
+    folder = folder_of(tmp_path / 'net', teachers / 'three.pth', ['cat', 'bee', 'ant'])
+    for source in (folder, f'local-dir:{folder}', f'{folder}/model.safetensors'):
+        with pytest.raises(SystemExit):
+            script('validate', [*options[:6], source, '--model', 'resnet20', '--workers', '0'])
+        assert "class 0 is 'cat' for" in capsys.readouterr().err
+    for source in (folder, f'{folder}/model.safetensors'):
+        with pytest.raises(SystemExit):
+            script('train', [*options, '--model', 'resnet20', '--stage', 'crt', '--initial-checkpoint', source])
+        assert "class 0 is 'cat' for" in capsys.readouterr().err
+
+
+def test_numbers_name_no_class(script, options, teachers, tmp_path):
+    folder = folder_of(tmp_path / 'net', teachers / 'three.pth', ['0', '1', '2'])
+    script('validate', [*options[:6], folder, '--workers', '0'])
+
+
+def test_a_teacher_is_called_by_what_its_folder_holds(script, options, teachers, tmp_path):
+    folder = folder_of(tmp_path / 'net', teachers / 'three.pth', ['ant', 'bee', 'cat'])
+    script('distill', [
+        *options, '--epochs', '1', '--student', 'resnet20', '--teacher-checkpoint', f'local-dir:{folder}',
+        '--experiment', 'run'])
+    report = json.loads((tmp_path / 'run/report.json').read_text())
+    assert report['run']['teacher'] == 'resnet20' and 'resnet32' not in (tmp_path / 'run/README.md').read_text()

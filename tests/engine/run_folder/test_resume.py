@@ -203,3 +203,24 @@ def test_what_a_killed_process_left_half_written_is_swept(script, options, tmp_p
     script('train', argv)
     assert sorted(path.name for path in last.iterdir()) == ['.lock', 'checkpoint-000001.pt', 'run.json']
     assert not [path for path in (tmp_path / 'run').iterdir() if path.name.startswith('.')]
+
+
+def test_a_card_that_was_edited_stays(script, options, tmp_path):
+    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
+    script('train', argv)
+    card = tmp_path / 'run/README.md'
+    card.write_text(card.read_text() + 'Mine.')
+    script('train', [*argv, '--resume', 'auto'])
+    assert card.read_text().endswith('Mine.')
+    card.unlink()
+    script('train', [*argv, '--resume', 'auto'])
+    assert card.is_file()
+
+
+def test_a_run_that_is_resumed_by_its_path_has_its_own_teacher(script, options, tmp_path, log, monkeypatch):
+    """Wherever the command is given."""
+    argv = [*options, '--student', 'resnet20', '--teacher', 'resnet20', '--epochs', '1']
+    script('distill', [*argv, '--experiment', 'run'], output=tmp_path / 'first')
+    log.clear()
+    script('distill', [*argv, '--resume', str(tmp_path / 'first/run')], output=tmp_path / 'second')
+    assert any('trained before, from' in line for line in log) and not (tmp_path / 'second').exists()

@@ -38,7 +38,10 @@ def create_optimizer(args: Namespace, module: nn.Module, precision: str | None =
             hint = nearest(keyword, inspect.signature(made_of).parameters)
             raise UserError(f"--opt '{args.opt}' has no option '{keyword}'{hint}") from e
         raise UserError(f"--opt '{args.opt}': {last_line(e)}") from e
+    if getattr(optimizer, 'is_second_order', False):
+        raise UserError(f"--opt '{args.opt}' needs second derivatives, which are not computed here; choose another")
     if fused:
+        optimizer.register_step_pre_hook(_begin_momentum)
         optimizer.register_load_state_dict_post_hook(_stay_fused)
     return optimizer
 
@@ -48,6 +51,22 @@ def _can_be_fused(name: str, precision: str | None) -> bool:
     made_of = get_optimizer_class(name.removeprefix('lookahead_'), bind_defaults=False)
     skipped = made_of is torch.optim.SGD and precision == 'fp16'
     return not name.startswith('lookahead_') and made_of in _FUSED and not skipped
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Give parameters whose first gradient comes after others' their momentum, which fused SGD makes for all at once.
+
+    Raises:
+        UserError: Within a CUDA graph, which would make it anew at every step.
+    """
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        trained = [p for p in group['params'] if p.grad is not None] if group['momentum'] else []
+        late = [p for p in trained if optimizer.state[p].get('momentum_buffer') is None]
+        if 0 < len(late) < len(trained):
+            if late[0].is_cuda and torch.cuda.is_current_stream_capturing():
+                raise UserError('--cuda-graph: a parameter gets its first gradient later than others; leave it out')
+            for parameter in late:
+                optimizer.state[parameter]['momentum_buffer'] = torch.zeros_like(parameter)
 
 
 @torch.no_grad()

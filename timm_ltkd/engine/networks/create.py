@@ -20,6 +20,7 @@ from ..sharing.hub import why_out_of_reach
 
 _logger = logging.getLogger(__name__)
 ELSEWHERE = ('hf-hub:', 'hf_hub:', 'local-dir:')  # how names of models begin that are not in timm's list
+_NOT_KEPT = ('pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir')  # of timm.create_model: where weights come from
 _WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
@@ -68,6 +69,8 @@ def create_network(
     cfg = None if name.startswith(ELSEWHERE) else timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size and img_size and cfg.input_size[-1] != img_size:
         kwargs.setdefault('img_size', img_size)
+    if 'checkpoint_path' in kwargs:
+        raise UserError(f'{option}: checkpoint_path is no option of a model; for its weights take --initial-checkpoint')
     if num_classes is not None:
         kwargs['num_classes'] = num_classes
     if pretrained and cfg is not None and (reason := why_no_zoo_weights(name)):
@@ -87,7 +90,7 @@ def create_network(
         raise UserError(f"{option} '{name}': {what} ({last_line(e)})") from e
     _complete(network, name, num_classes)
     _note_channels(network, f"{option} '{name}'")
-    network.model_args = {key: value for key, value in kwargs.items() if key != 'num_classes'}
+    network.model_args = {key: value for key, value in kwargs.items() if key != 'num_classes' and key not in _NOT_KEPT}
     if small_image_stem and pretrained:
         _logger.info(f"{option} '{name}': its first convolution, of 3x3, is new; the rest is pretrained")
     return network
@@ -222,6 +225,7 @@ def linear_classifier(network: nn.Module, option: str) -> tuple[str, nn.Linear]:
     return names[0], classifier
 
 
+_TEST_INPUT = ('test_input_size', 'test_crop_pct')  # of the zoo's weights, by which timm's validate.py would measure
 INPUT = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 
 
@@ -245,5 +249,6 @@ def resolve_input(args, cfg: dict[str, Any]) -> dict[str, Any]:
 
 def set_input(network: nn.Module, config: dict[str, Any]) -> None:
     """Write the input configuration a network is trained with into it, so that its export says so."""
-    network.pretrained_cfg = {**network.pretrained_cfg, **config, 'num_classes': network.num_classes}
+    kept = {key: value for key, value in network.pretrained_cfg.items() if key not in _TEST_INPUT}
+    network.pretrained_cfg = {**kept, **config, 'num_classes': network.num_classes}
     network.default_cfg = network.pretrained_cfg

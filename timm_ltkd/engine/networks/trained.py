@@ -2,6 +2,7 @@
 import json
 import logging
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load_network(
     if source.startswith(ELSEWHERE) or (pretrained and source == name):
         network = create_network(source, None, option=what, pretrained=True, **options)
     elif Path(source).is_dir():
-        network = _network_of_folder(Path(source), data, what)
+        network = _network_of_folder(Path(source), what)
     elif not Path(source).exists():
         raise UserError(f'{what}: there is no file or folder {source}')
     elif name is None:
@@ -49,10 +50,12 @@ def load_network(
         network = create_network(name, classes, option=what, **options)
         load_weights(network, source, what)
         _note_input(network, Path(source), name, what)
-    if data is not None and network.num_classes != data.prior.num_classes:
-        raise UserError(
-            f'{what}: the head of {source} has {network.num_classes} classes and the data {data.prior.num_classes}; '
-            'they must share one label space')
+    if data is not None:
+        if network.num_classes != data.prior.num_classes:
+            raise UserError(
+                f'{what}: the head of {source} has {network.num_classes} classes and the data '
+                f'{data.prior.num_classes}; they must share one label space')
+        _check_label_names(source, label_names(source, network), data, what)
     return network
 
 
@@ -71,16 +74,29 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
 
 def label_names(source: str, network: nn.Module) -> list[str] | None:
     """Class names by index, as a run's config.json or the hub has them; None for a network without names."""
-    path = Path(source)
-    folder = path if path.is_dir() else path.parent
-    names = network.pretrained_cfg.get('label_names')
-    if path.exists() and (folder / 'config.json').is_file():
-        config = _read_config(folder, source)
-        if path.is_dir() or config['architecture'] == network.pretrained_cfg.get('architecture'):
-            names = config.get('label_names')
+    config = _config_of(Path(source.removeprefix('local-dir:')), network, source)
+    names = network.pretrained_cfg.get('label_names') if config is None else config.get('label_names')
     if not isinstance(names, list | tuple) or len(names) != network.num_classes:
         return None
     return [str(name) for name in names]
+
+
+def trained_counts(source: str, network: nn.Module) -> list[int] | None:
+    """Training images of each class of what a network was trained on; None where its config.json is not at hand."""
+    config = _config_of(Path(source.removeprefix('local-dir:')), network, source)
+    counts = None if config is None else config.get('class_counts')
+    right = isinstance(counts, list) and len(counts) == network.num_classes and all(
+        isinstance(count, int) and count > 0 for count in counts)
+    return counts if right else None
+
+
+def _config_of(path: Path, network: nn.Module, what: str) -> dict[str, Any] | None:
+    """config.json of a folder, or that beside a file of weights if it is of this network; None if there is none."""
+    folder = path if path.is_dir() else path.parent
+    if not path.exists() or not path.is_dir() and not (folder / 'config.json').is_file():
+        return None
+    config = _read_config(folder, what)
+    return config if path.is_dir() or config['architecture'] == network.pretrained_cfg.get('architecture') else None
 
 
 def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
@@ -101,8 +117,11 @@ def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
 
 
 def architecture(source: str, what: str) -> str | None:
-    """Which network a folder holds; None for a file of weights, which does not say."""
-    return _network_name(_read_config(Path(source), what)) if Path(source).is_dir() else None
+    """Which network a source of weights holds, of the hub its address; None for a file, which does not say."""
+    folder = Path(source.removeprefix('local-dir:'))
+    if folder.is_dir():
+        return _network_name(_read_config(folder, what))
+    return source if source.startswith(ELSEWHERE) else None
 
 
 def network_options(source: str, what: str) -> dict[str, Any]:
@@ -139,20 +158,25 @@ def _read_config(folder: Path, what: str) -> dict[str, Any]:
     return config
 
 
-def _check_label_names(folder: Path, config: dict[str, Any], data: Data, what: str) -> None:
-    """Raise a UserError if a folder's network numbers the classes of the data differently."""
-    names = config.get('label_names')
-    if isinstance(names, list) and len(names) == data.prior.num_classes and names != list(data.splits.class_names):
-        at = next(i for i, (a, b) in enumerate(zip(names, data.splits.class_names, strict=True)) if a != b)
-        raise UserError(
-            f"{what}: class {at} is '{names[at]}' for {folder} and '{data.splits.class_names[at]}' in the data; "
-            'give the data the same --class-map')
+def _check_label_names(source: str | Path, names: Sequence[str] | None, data: Data, what: str) -> None:
+    """Raise a UserError if a network numbers the classes of the data differently.
+
+    Numbers name nothing. Of weights that were made elsewhere names of another kind are no more than a warning.
+    """
+    classes = list(data.splits.class_names)
+    numbers = [str(i) for i in range(len(classes))]
+    if names is None or len(names) != len(classes) or classes == numbers or list(names) in (classes, numbers):
+        return
+    at = next(i for i, (a, b) in enumerate(zip(names, classes, strict=True)) if a != b)
+    told = f"class {at} is '{names[at]}' for {source} and '{classes[at]}' in the data"
+    if str(source).startswith(ELSEWHERE[:2]) and not {*names} & {*classes}:
+        _logger.warning(f'{what}: {told}: figures are right only if both number their classes in the same order')
+        return
+    raise UserError(f'{what}: {told}; give the data the same --class-map')
 
 
-def _network_of_folder(folder: Path, data: Data | None, what: str) -> nn.Module:
+def _network_of_folder(folder: Path, what: str) -> nn.Module:
     config = _read_config(folder, what)
-    if data is not None:
-        _check_label_names(folder, config, data, what)
     network = create_network(
         config['architecture'], config.get('num_classes'), option=what, model_kwargs=config.get('model_args'))
     load_weights(network, folder / 'model.safetensors', what)
@@ -163,14 +187,34 @@ def _network_of_folder(folder: Path, data: Data | None, what: str) -> nn.Module:
 def load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
     """The weights to start from, of a file or of a run with the same classes; with --new-head of any others."""
     path, what = Path(args.initial_checkpoint), '--initial-checkpoint'
-    if path.is_dir():
-        config = _read_config(path, what)
+    config = _config_of(path, network, what)
+    if config is not None:
         if not args.new_head:
-            _check_label_names(path, config, data, what)
+            _check_label_names(path, config.get('label_names'), data, what)
         if args.holdout:
-            warn_of_seen_holdout(str(path), args, data)
+            warn_of_seen_holdout(str(path if path.is_dir() else path.parent), args, data)
+    if path.is_dir():
         path /= 'model.safetensors'
     load_weights(network, path, what, keep=_classifiers(network) if args.new_head else ())
+
+
+def warn_of_other_images(source: str, network: nn.Module, pixels: dict[str, Any]) -> None:
+    """Say in the log that weights which stay as they are see other images than they were trained on.
+
+    Args:
+        source: A run's folder, or a file of weights.
+        network: That they are loaded into.
+        pixels: How its images are made, see `resolve_input`.
+    """
+    config = _config_of(Path(source), network, '--initial-checkpoint') or {}
+    before = config.get('pretrained_cfg') or {}
+    others = [key for key in ('input_size', 'mean', 'std')
+              if before.get(key) is not None and list(before[key]) != list(pixels[key])]
+    if others:
+        told = '; '.join(f'{key} {list(before[key])} there, {list(pixels[key])} here' for key in others)
+        _logger.warning(
+            f'--initial-checkpoint {source} was trained on images made in another way ({told}): give this stage the '
+            'same --img-size, --mean and --std')
 
 
 def warn_of_seen_holdout(source: str, args: Namespace, data: Data) -> None:

@@ -23,7 +23,7 @@ from ...report.summary import write_csv
 from ...version import __version__
 from ..recipe import Data, listed
 from ..sharing.public import public_name
-from ..sharing.share import write_card
+from ..sharing.share import CARD, write_card
 from .folder import RunFolder
 
 _PACKAGES = ('timm', 'torch', 'torchvision', 'accelerate', 'numpy')
@@ -56,7 +56,8 @@ def finish(
         folder.path, student=student, teacher=teacher, holdout=holdout, prior=data.prior,
         class_names=data.splits.class_names, history=history, run=run,
         keep=['class_profile.png'])  # was drawn when training began
-    write_card(folder.path)  # last: the run is finished
+    if not (folder.resume and (folder.path / CARD).is_file()):  # of a finished run it may have been edited
+        write_card(folder.path)  # last: the run is finished
 
 
 def _without_loss(report: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """The folder of a run: found, claimed, and never mixed with another run's files."""
 import json
 import os
+import shlex
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
@@ -160,8 +161,8 @@ def check_key(folder: RunFolder, args: Namespace) -> None:
     if folder.resume and mark is not None and mark != folder.key:
         raise UserError(
             f'{folder.path} was started with other settings or data: '
-            f'{tell_differences(args, folder.path / "args.yaml")}; repeat them with -c {folder.path}/args.yaml, '
-            'or choose another --experiment')
+            f'{tell_differences(args, folder.path / "args.yaml")}; repeat them with '
+            f'-c {shlex.quote(str(folder.path / "args.yaml"))}, or choose another --experiment')
 
 
 def short_name(model: str) -> str:

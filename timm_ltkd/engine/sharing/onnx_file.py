@@ -2,7 +2,7 @@
 import importlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -132,12 +132,25 @@ def _trace(network: nn.Module, images: torch.Tensor, opset: int | None) -> Any:
 
 def _serialise(program: Any) -> bytes:
     try:
-        content = program.model_proto.SerializeToString()
+        proto = program.model_proto
+        for part in (proto.graph, *proto.functions):
+            _forget_origin(part.node)
+        content = proto.SerializeToString()
     except ValueError as e:
         raise UserError(f'an ONNX file holds at most 2 GB, and this network is larger ({last_line(e)})') from e
     if len(content) > _MOST:
         raise UserError('an ONNX file holds at most 2 GB, and this network is larger')
     return content
+
+
+def _forget_origin(nodes: Iterable[Any]) -> None:
+    """Take out where the exporter met each operator: files and lines of code of this machine."""
+    for node in nodes:
+        del node.metadata_props[:]
+        node.doc_string = ''
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _forget_origin(graph.node)
 
 
 @torch.no_grad()

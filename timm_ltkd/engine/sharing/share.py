@@ -1,6 +1,7 @@
 """A finished run, or any other network, for others: a folder of its own, a repository on the hub."""
 import json
 import logging
+import shlex
 import shutil
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ def share_runs(plans: Sequence[tuple[Namespace, Path]], main_process: bool) -> N
             try:
                 push_folder(folder, args.push_to_hub, args.hub_private)
             except UserError as e:
-                again = f'python -m timm_ltkd.export {folder} --push-to-hub {args.push_to_hub}'
+                again = f'python -m timm_ltkd.export {shlex.quote(str(folder))} --push-to-hub {args.push_to_hub}'
                 failed.append(f'{e}; the run in {folder} is complete, push it later: {again}'
                               f'{" --hub-private" if args.hub_private else ""}')
     if failed:
