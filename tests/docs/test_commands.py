@@ -192,9 +192,10 @@ def test_files_of_the_checkout_exist():
 
 # ---- options that are named anywhere ---------------------------------------------------------------------------------
 
-ELSEWHERE = {  # of timm's train.py, docker, pip and the scripts of benchmarks/
+ELSEWHERE = {  # of timm's scripts, docker, pip and benchmarks/
     '--device-modules', '--shm-size', '--repeats', '--quick', '--parts', '--precision', '--most', '--download',
-    '--methods', '--threads', '--kills', '--cases', '--show'}
+    '--methods', '--threads', '--kills', '--cases', '--show',
+    '--amp', '--amp-dtype', '--checkpoint-hist', '--lr-base', '--no-prefetcher', '--use-ema'}
 
 
 def test_every_option_that_is_named_exists():

@@ -235,6 +235,11 @@ _LARGEST = 1e30  # its inverse and products with it are float32 still
 _LARGEST_SEED = 2**31 - 1
 
 
+def _is_number(value) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and value == value and abs(value) != float('inf')
+
+
 def check_number(
         what: str,
         name: str,
@@ -245,7 +250,7 @@ def check_number(
         most: float | None = None,
 ) -> float:
     """An option as a float; a UserError if it is no number or out of range."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value or abs(value) == float('inf'):
+    if not _is_number(value):
         raise UserError(f"{what}: {name} must be a number, got {value!r}")
     if abs(value) > _LARGEST:
         raise UserError(f'{what}: {name} cannot be larger than {_LARGEST:g}')

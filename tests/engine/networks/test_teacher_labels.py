@@ -10,7 +10,7 @@ from timm.data import ImageNetInfo
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
 from timm_ltkd.engine.evaluate import near_chance
-from timm_ltkd.engine.networks import labels
+from timm_ltkd.engine.networks import create, labels
 from timm_ltkd.engine.networks.labels import find_class_map
 from timm_ltkd.errors import UserError
 
@@ -203,3 +203,12 @@ def test_a_teacher_is_called_by_what_its_folder_holds(script, options, teachers,
         '--experiment', 'run'])
     report = json.loads((tmp_path / 'run/report.json').read_text())
     assert report['run']['teacher'] == 'resnet20' and 'resnet32' not in (tmp_path / 'run/README.md').read_text()
+
+
+def test_a_folder_may_bear_the_name_of_a_model(script, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'test_resnet').mkdir()
+    monkeypatch.setattr(create, 'why_no_zoo_weights', lambda name: None)
+    monkeypatch.setattr(create.timm, 'create_model', lambda name, pretrained, make=timm.create_model, **kwargs: make(
+        name, **{**kwargs, 'num_classes': 3}))
+    script('validate', [*options[:6], '--model', 'test_resnet', '--pretrained', '--workers', '0'])

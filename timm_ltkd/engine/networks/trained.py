@@ -55,7 +55,8 @@ def load_network(
             raise UserError(
                 f'{what}: the head of {source} has {network.num_classes} classes and the data '
                 f'{data.prior.num_classes}; they must share one label space')
-        _check_label_names(source, label_names(source, network), data, what)
+        if not (pretrained and source == name):  # which may be the name of a folder as well
+            _check_label_names(source, label_names(source, network), data, what)
     return network
 
 
@@ -91,9 +92,9 @@ def trained_counts(source: str, network: nn.Module) -> list[int] | None:
 
 
 def _config_of(path: Path, network: nn.Module, what: str) -> dict[str, Any] | None:
-    """config.json of a folder, or that beside a file of weights if it is of this network; None if there is none."""
+    """config.json in a folder, or beside a file of weights if it is of this network; None if there is none."""
     folder = path if path.is_dir() else path.parent
-    if not path.exists() or not path.is_dir() and not (folder / 'config.json').is_file():
+    if not path.exists() or not (folder / 'config.json').is_file():
         return None
     config = _read_config(folder, what)
     return config if path.is_dir() or config['architecture'] == network.pretrained_cfg.get('architecture') else None
@@ -187,7 +188,7 @@ def _network_of_folder(folder: Path, what: str) -> nn.Module:
 def load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
     """The weights to start from, of a file or of a run with the same classes; with --new-head of any others."""
     path, what = Path(args.initial_checkpoint), '--initial-checkpoint'
-    config = _config_of(path, network, what)
+    config = _read_config(path, what) if path.is_dir() else _config_of(path, network, what)
     if config is not None:
         if not args.new_head:
             _check_label_names(path, config.get('label_names'), data, what)
