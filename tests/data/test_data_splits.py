@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import timm.data
 from PIL import Image
 
 from timm_ltkd.data import create_splits, fingerprint
@@ -94,8 +95,12 @@ def test_slices_of_the_training_set_of_hugging_face(image_root, tmp_path):
     (tmp_path / 'repo').mkdir()
     rows = {'image': files, 'label': [0, 1, 2] * 12}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / 'repo/train.parquet')
-    splits = create_splits(
-        f'lt/hfds/{tmp_path}/repo', tmp_path / 'cache', 'train[:75%]', 'train[75%:]', imbalance_factor=4)
+    name = f'hfds/{tmp_path}/repo'
+    try:
+        timm.data.create_dataset(name, tmp_path / 'cache', split='train[:75%]')
+    except TypeError:
+        pytest.skip('these versions of timm and datasets know no slices of files on disk')
+    splits = create_splits(f'lt/{name}', tmp_path / 'cache', 'train[:75%]', 'train[75%:]', imbalance_factor=4)
     assert splits.train.class_counts.tolist() == [9, 4, 2] and splits.val.class_counts.tolist() == [3, 3, 3]
 
 
