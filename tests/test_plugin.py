@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+import timm.optim
 import torch
 from timm.data import create_dataset, create_loader
 from timm.models import is_model
