@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from timm_ltkd.cli import run
+from timm_ltkd.engine import training
 from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,22 @@ def script(tmp_path):
         output = [] if name == 'validate' else ['--output', str(where.get('output', tmp_path))]
         getattr(run, name)([*argv, *output])
     return call
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """`interrupt(epochs)`: the next training stops when that many epochs are done and one more is trained on."""
+    def stop_after(epochs):
+        train_epoch = training.train_epoch
+
+        def train_and_stop(*args):
+            result = train_epoch(*args)
+            if args[5] == epochs:
+                monkeypatch.setattr(training, 'train_epoch', train_epoch)
+                raise KeyboardInterrupt
+            return result
+        monkeypatch.setattr(training, 'train_epoch', train_and_stop)
+    return stop_after
 
 
 @pytest.fixture(scope='session')

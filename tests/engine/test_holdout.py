@@ -88,23 +88,16 @@ def test_a_split_that_is_called_holdout_is_none(script, options, images, tmp_pat
 
 @pytest.mark.parametrize('more', [[], ['--model-ema', '--model-ema-decay', '0.5'], ['--loss', 'ldam']],
                          ids=['plain', 'ema', 'ldam'])
-def test_a_resumed_run_exports_the_same_epoch(script, options, tmp_path, evaluations, monkeypatch, more):
+def test_a_resumed_run_exports_the_same_epoch(script, options, tmp_path, evaluations, interrupt, more):
     figures = [10., 50., 20., 40., 50., 33.]
     argv = [*options, *HOLDOUT, *more, '--experiment']
     evaluations.pretend = list(figures)
     script('train', [*argv, 'whole'])
 
-    train_epoch = training.train_epoch
-
-    def stop_in_the_third(*args):
-        if args[5] == 2:
-            raise KeyboardInterrupt
-        return train_epoch(*args)
-    monkeypatch.setattr(training, 'train_epoch', stop_in_the_third)
+    interrupt(2)
     evaluations.pretend = list(figures)
     with pytest.raises(SystemExit):
         script('train', [*argv, 'resumed'])
-    monkeypatch.setattr(training, 'train_epoch', train_epoch)
     evaluations.pretend = figures[2:]
     script('train', [*argv, 'resumed', '--resume', 'auto'])
     for file in ('model.safetensors', 'summary.csv', 'per_class.csv'):

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from timm_ltkd.cli import run
-from timm_ltkd.engine import training
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.engine.stages import ScaledLinear, SecondStageTask, prepare_stage
 from timm_ltkd.errors import UserError
@@ -58,19 +57,12 @@ def test_all_but_the_classifier_stays(stage, first, tmp_path, kind, more):
 
 
 @pytest.mark.parametrize('kind', ['crt', 'lws'])
-def test_an_interrupted_stage_resumes(stage, tmp_path, monkeypatch, kind):
+def test_an_interrupted_stage_resumes(stage, tmp_path, interrupt, kind):
     stage('--stage', kind, '--experiment', 'whole')
-    train_epoch = training.train_epoch
-
-    def stop_in_the_second(*args):
-        if args[5] == 1:
-            raise KeyboardInterrupt
-        return train_epoch(*args)
-    monkeypatch.setattr(training, 'train_epoch', stop_in_the_second)
+    interrupt(1)
     with pytest.raises(SystemExit):
         stage('--stage', kind)
     assert checkpoint_files(tmp_path / 'run/last')[0].name == 'checkpoint-000001.pt'
-    monkeypatch.setattr(training, 'train_epoch', train_epoch)
     stage('--stage', kind, '--resume', 'auto')
     for file in ('model.safetensors', 'summary.csv'):
         assert (tmp_path / 'whole' / file).read_bytes() == (tmp_path / 'run' / file).read_bytes()

@@ -34,22 +34,6 @@ def passes(monkeypatch):
     return made
 
 
-@pytest.fixture
-def interrupt(monkeypatch):
-    """The next training stops in the epoch after this many."""
-    def stop_after(epochs):
-        train_epoch = training.train_epoch
-
-        def train_and_stop(*args):
-            result = train_epoch(*args)
-            if args[5] == epochs:
-                monkeypatch.setattr(training, 'train_epoch', train_epoch)
-                raise KeyboardInterrupt
-            return result
-        monkeypatch.setattr(training, 'train_epoch', train_and_stop)
-    return stop_after
-
-
 def method_state(folder):
     state = torch.load(checkpoint_files(folder / 'last')[0], weights_only=True)
     return {key.removeprefix('method.'): value for key, value in state['model'].items() if key.startswith('method.')}

@@ -77,7 +77,7 @@ def test_a_folder_is_called_after_all_of_them(script, one, tmp_path):
 
 
 def test_each_has_its_own_class_means_and_a_resumed_run_computes_none(
-        script, two, tmp_path, passes, monkeypatch):
+        script, two, tmp_path, passes, interrupt):
     argv = [*two, '--kd', 'krdistill', 'krdistill', '--model-ema']
     script('distill', [*argv, '--experiment', 'whole'])
     assert [means.shape for _, means in passes] == [(3, 256), (3, 128)]
@@ -85,16 +85,9 @@ def test_each_has_its_own_class_means_and_a_resumed_run_computes_none(
     for label, (_, means) in zip(('teacher1', 'teacher2'), passes, strict=True):
         assert torch.allclose(state[f'{label}.feature_centre'].double(), means.mean(0), rtol=1e-6)
         assert state[f'{label}.prior_directions'].shape == means.shape
-    train_epoch = training.train_epoch
-
-    def stop_in_the_second(*args):
-        if args[5] == 1:
-            raise KeyboardInterrupt
-        return train_epoch(*args)
-    monkeypatch.setattr(training, 'train_epoch', stop_in_the_second)
+    interrupt(1)
     with pytest.raises(SystemExit):
         script('distill', [*argv, '--experiment', 'parts'])
-    monkeypatch.setattr(training, 'train_epoch', train_epoch)
     assert len(passes) == 4
     script('distill', [*argv, '--experiment', 'parts', '--resume', 'auto'])
     assert len(passes) == 4, 'what is in the checkpoint is not computed again'

@@ -15,22 +15,6 @@ pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture
-def interrupt(monkeypatch):
-    """`interrupt(epochs)`: the next training stops when that many epochs are done and one more is trained on."""
-    def stop_after(epochs):
-        train_epoch = training.train_epoch
-
-        def train_and_stop(*args):
-            result = train_epoch(*args)
-            if args[5] == epochs:
-                monkeypatch.setattr(training, 'train_epoch', train_epoch)
-                raise KeyboardInterrupt
-            return result
-        monkeypatch.setattr(training, 'train_epoch', train_and_stop)
-    return stop_after
-
-
-@pytest.fixture
 def same_when_interrupted(script, interrupt, tmp_path):
     """Run whole, and interrupted and resumed with other options; compare what is left; give the summary's rows."""
     def check(name, argv, after=2, resume_with=()):
