@@ -3,11 +3,11 @@
 Every figure comes from a `report.json` or `summary.csv` below this folder.
 """
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rows import OUTPUT, RESULTS, Row, Table, read_tables, run_of
 
 from timm_ltkd import ClassPrior
@@ -155,8 +155,10 @@ def _facing(runs: dict[Row, list[Run]]) -> list[Row]:
     return [row for row in runs if row.key in FACING]
 
 
-def _per_class(runs: list[Run]) -> list[float]:
-    return np.mean([run.report['student']['per_class'] for run in runs], axis=0).tolist()
+def _per_class(runs: list[Run]) -> list[float | None]:
+    """Means over the runs; None of a class without a test image."""
+    of_each = zip(*(run.report['student']['per_class'] for run in runs), strict=True)
+    return [None if None in values else statistics.fmean(values) for values in of_each]
 
 
 def project_readme() -> str:

@@ -79,6 +79,24 @@ def test_a_balanced_set_is_not_called_long_tailed():
     assert data.eval_results[0].dataset_split == 'test' and 'of the split test' in text
 
 
+@pytest.mark.parametrize('dataset, on_the_hub', [
+    ('torch/cifar100_lt100', 'uoft-cs/cifar100'), ('lt/torch/cifar10', 'uoft-cs/cifar10'),
+    ('lt/imagenet_by_counts', 'ILSVRC/imagenet-1k'), ('hfds/me/birds', 'me/birds'),
+    ('lt/hfds//home/me/cifar10_mine', None), ('hfds/cifar100_birds', None), ('wds/imagenet_22k', None),
+    ('cifar10_mine', None), ('lt/folder', None)])
+def test_only_data_known_to_be_on_the_hub_are_named(dataset, on_the_hub):
+    data, _ = read(model_card(CONFIG, make_report(args={'dataset': dataset}), origin=ORIGIN))
+    assert data.datasets == (on_the_hub and [on_the_hub])
+
+
+@pytest.mark.parametrize('facts, command', [
+    (dict(processes=1), 'accelerate launch --mixed_precision bf16 --num_processes 1 distill.py'),
+    (dict(processes=2, hardware='cpu (4 cores)'),
+     'ACCELERATE_USE_CPU=true accelerate launch --mixed_precision bf16 --multi_gpu --num_processes 2 distill.py')])
+def test_the_command_starts_as_many_processes_as_the_run_had(facts, command):
+    assert f'\n{command} -c args.yaml' in model_card(CONFIG, make_report(**facts), origin=ORIGIN, files=['args.yaml'])
+
+
 @pytest.mark.parametrize('package, line', [
     ('timm', None), ('timm_ltkd', 'import timm_ltkd  #'), ('mine', 'import mine  #')])
 def test_how_to_load(package, line):
@@ -93,6 +111,7 @@ def test_how_to_load(package, line):
 def test_a_network_without_a_run():
     data, text = read(model_card({'architecture': 'resnet18', 'num_classes': 7}, origin={'package': 'timm'}))
     assert data.eval_results is None and '7 classes' in text and '## Training' not in text and '# resnet18' in text
+    assert 'long-tailed' not in data.tags and 'long-tailed' not in text
 
 
 def test_weights_it_began_with():

@@ -20,7 +20,7 @@ def runs(write_run, tmp_path):
     """Two methods with two seeds each, and a baseline without a teacher."""
     folders = [
         write_run(tmp_path / f'{kd}-seed{seed}', COUNTS, seed=seed, skill=skill, kd=kd, teacher_name='r', kd_kwargs={},
-                  experiment=f'{kd}-seed{seed}')
+                  loss='ce', experiment=f'{kd}-seed{seed}')
         for kd, skill in (('kd', 0.4), ('bkd', 0.6)) for seed in (0, 1)]
     return [*folders, write_run(tmp_path / 'ce', COUNTS, teacher=False, skill=0.3, loss='ce')]
 
@@ -44,6 +44,25 @@ def test_only_options_that_differ_are_told(runs):
         ['kd (2 seeds)', 'kd', '0 1'], ['bkd (2 seeds)', 'bkd', '0 1'], ['ce', '-', '0']]
     assert compare(runs[0]).differences is None
     assert compare(*runs[:2]).differences is None  # one recipe
+
+
+def test_options_that_both_scripts_have_are_told_of_a_baseline_too(write_run, tmp_path):
+    distilled = write_run(tmp_path / 'bkd', COUNTS, kd='bkd', teacher_tune='none', bank_views=5)
+    baseline = write_run(tmp_path / 'ce', COUNTS, aa='rand-m9', initial_checkpoint='pre', stage='crt')
+    assert list(compare(distilled, baseline).differences.header) == ['', '--kd', '--aa', '--initial-checkpoint']
+
+
+@pytest.mark.parametrize('options, own, rows', [
+    (dict(kd='kd', teacher_tune='none'), dict(teacher_seed=42), 1),  # no teacher was trained
+    (dict(kd='kd', teacher_tune='all'), dict(teacher_seed=42), 2),
+    (dict(sched='cosine'), dict(val_interval=5, eval_metric='few'), 1),
+    (dict(sched='plateau'), dict(val_interval=5), 2),
+    (dict(holdout=0.1), dict(eval_metric='few'), 2),
+])
+def test_options_that_change_nothing_part_no_seeds(write_run, tmp_path, options, own, rows):
+    first = write_run(tmp_path / 'a', COUNTS, seed=0, **options)
+    second = write_run(tmp_path / 'b', COUNTS, seed=1, **options, **own)
+    assert len(compare(first, second).recipes) == rows
 
 
 def test_options_that_one_run_was_not_given(write_run, tmp_path):
@@ -86,7 +105,7 @@ def test_text(runs):
 
 def test_the_same_seed_twice_is_told(write_run, tmp_path):
     folders = [write_run(tmp_path / name, COUNTS) for name in 'ab']
-    assert 'a (2 seeds): there are several runs with seed 0 and the same options' in compare(*folders).notes
+    assert 'a (2 runs, 1 seed): there are several runs with seed 0 and the same options' in compare(*folders).notes
 
 
 def test_other_training_images_are_told(write_run, tmp_path):

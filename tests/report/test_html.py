@@ -99,7 +99,8 @@ def test_how_to_use_it_is_said_where_it_can_be_used(write_run, tmp_path):
     text = (write_run(folder, [200, 50]) / 'report.html').read_text(encoding='utf-8')
     shown = re.sub('&#x27;', "'", re.sub('&quot;', '"', text))
     assert f'''timm.create_model("local-dir:{folder}", pretrained=True)''' in shown
-    assert f'''accelerate launch distill.py -c '{str(folder).replace("'", """'"'"'""")}/args.yaml\'''' in shown
+    launch = 'accelerate launch --mixed_precision no --num_processes 1'
+    assert f'''{launch} distill.py -c '{str(folder).replace("'", """'"'"'""")}/args.yaml\'''' in shown
     alone = write_run(tmp_path / 'alone', [200, 50], teacher=False) / 'report.html'
     assert 'create_model' not in alone.read_text() and 'taught by' not in alone.read_text()
 

@@ -118,7 +118,7 @@ def test_curves_of_a_history_with_holes(tmp_path, saved):
     plot_curves(tmp_path / 'c.png', [{'epoch': 3, 'train_loss': 1., 'lr': 0.}, {'epoch': 4, 'train_loss': None},
                                      {'epoch': 5, 'train_loss': float('nan'), 'lr': 0.1}])
     loss, lr = saved[0].axes
-    assert loss.lines[0].get_xdata().tolist() == [3, 5]
+    assert loss.lines[0].get_xdata().tolist() == [4, 6]  # counted from 1
     assert lr.get_yscale() == 'linear'  # a rate of 0 has no logarithm
 
 

@@ -155,12 +155,3 @@ def test_figures_that_the_reports_allow(tmp_path):
     paths = write(tmp_path / 'alone', teacher=None, history=[])
     assert {path.name for path in paths if path.suffix == '.png'} == {'accuracy_by_frequency.png', 'class_profile.png'}
     assert all(path.is_file() for path in paths)
-
-
-def test_a_figure_that_is_kept_is_drawn_only_where_it_is_missing(tmp_path):
-    (tmp_path / 'class_profile.png').write_bytes(b'drawn when training began')
-    write(tmp_path, keep=['class_profile.png', 'curves.png'])
-    assert (tmp_path / 'class_profile.png').read_bytes() == b'drawn when training began'
-    assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
-    write(tmp_path)
-    assert (tmp_path / 'class_profile.png').read_bytes().startswith(b'\x89PNG')

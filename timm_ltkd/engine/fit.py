@@ -17,12 +17,14 @@ from .plan import log_plan
 from .processes.launch import finish_trackers, on_main, start_trackers
 from .recipe import Data, listed
 from .run_folder.checkpoint import check_same_epoch, load_checkpoint, save_checkpoint
+from .run_folder.differences import tell_changed
 from .run_folder.finished import finish
 from .run_folder.folder import RunFolder
 from .shared import Shared
 from .training import Training
 
 _logger = logging.getLogger(__name__)
+_MEASURING = ('crop_pct', 'interpolation', 'many_shot', 'few_shot')
 
 
 class Result(NamedTuple):
@@ -74,6 +76,8 @@ class Run:
             if state is not None:
                 self.training.restore(state, folder)
                 _logger.info(f'resuming {folder.path} after epoch {self.training.epoch} of {self.training.epochs}')
+                if changed := tell_changed(args, folder.path / 'args.yaml', _MEASURING):
+                    _logger.warning(f'figures of the epochs before were measured otherwise: {changed}')
             folder.made = on_main(accelerator, lambda: folder.claim(config))
         except BaseException:
             folder.release()

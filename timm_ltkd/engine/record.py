@@ -33,9 +33,18 @@ class Record:
         self.history, self.best, self.method_report = state['history'], state['best'], state['method_report']
         self.best_weights = state.get('best_weights')
 
+    def choose_by(self, metric: str) -> None:
+        """Let another figure say which of the epochs so far was the best; of weights that are kept it cannot."""
+        if self.best is None or self.best['metric'] == metric:
+            return
+        key, chosen_on, self.best = f'eval_{metric}', self.best['chosen_on'], None
+        for row in self.history:
+            if row.get(key) is not None:
+                self.note_best(row['epoch'], metric, row[key], chosen_on, None)
+
     def note_best(self, epoch: int, metric: str, value: float, chosen_on: str, network: nn.Module | None) -> None:
         """Remember an epoch if it is better than those before; its weights too, if a network is given."""
-        if self.best is None or self.best['metric'] != metric or value > self.best['value']:
+        if self.best is None or value > self.best['value']:
             self.best = {'metric': metric, 'value': value, 'epoch': epoch, 'chosen_on': chosen_on}
             if network is not None:
                 self.best_weights = {

@@ -199,6 +199,8 @@ class Training:
                 f'the checkpoint in {folder.last} is of another architecture or recipe ({last_line(e)[:120]})') from e
         self.epoch, self.updates = state['epoch'], state['updates']
         self.record.restore(state)
+        if self.data.splits.holdout is None:
+            self.record.choose_by(self.args.eval_metric)
 
     def _restore_draws(self, states: list[dict[str, Any]]) -> None:
         """Put the random generators where they were, those of each process."""
@@ -243,7 +245,7 @@ class Training:
         self.epoch = epoch + 1
         if self.scheduler is not None:
             self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
-        images = len(self.train_loader) * args.batch_size * self.accelerator.num_processes
+        images = sum(epoch_plan(self.train_loader).batch_sizes()) * self.accelerator.num_processes
         _logger.info(epoch_line(row, self.epochs, seconds, images / seconds))
         if self.bank is not None and self.epoch == self.epochs:
             self.bank.tell()

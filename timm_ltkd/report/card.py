@@ -16,7 +16,11 @@ _FIGURES = {  # shown by the hub beside the card
     'top1': 'top-1 accuracy', 'balanced': 'balanced accuracy (mean over classes)',
     'many': 'accuracy, many-shot classes', 'medium': 'accuracy, medium-shot classes',
     'few': 'accuracy, few-shot classes'}
-_ON_THE_HUB = {'cifar10': 'uoft-cs/cifar10', 'cifar100': 'uoft-cs/cifar100', 'imagenet': 'ILSVRC/imagenet-1k'}
+_ON_THE_HUB = {  # data sets by their names without lt/ and torch/
+    r'cifar10(_lt\d+)?': 'uoft-cs/cifar10',
+    r'cifar100(_lt\d+)?': 'uoft-cs/cifar100',
+    r'imagenet(_by_counts)?': 'ILSVRC/imagenet-1k',
+}
 _OPTIONS = (  # those that shape a recipe; args.yaml has all
     'epochs', 'batch_size', 'grad_accum_steps', 'opt', 'lr', 'weight_decay', 'momentum', 'sched', 'warmup_epochs',
     'model_ema', 'class_sampling', 'train_crop_mode', 'hflip', 'color_jitter', 'aa', 'mixup', 'cutmix', 'reprob',
@@ -101,9 +105,10 @@ def _hub_data(run: Mapping[str, Any]) -> str | None:
     """Name of the training data on the hub, if they are known to be there."""
     name = _dataset(run)
     kind, _, rest = name.partition('/')
-    if kind in ('hfds', 'hfids') and '/' in rest:
+    if kind in ('hfds', 'hfids') and re.fullmatch(r'[\w.-]+/[\w.-]+', rest):
         return rest
-    return _ON_THE_HUB.get(name.split('/')[-1].split('_')[0])
+    known = [hub for pattern, hub in _ON_THE_HUB.items() if re.fullmatch(pattern, name.removeprefix('torch/'))]
+    return known[0] if known else None
 
 
 def _plain(text: str) -> str:
@@ -135,7 +140,7 @@ def _summary(config: Mapping[str, Any], prior: ClassPrior | None) -> str:
 
 
 def _tailed(prior: ClassPrior | None) -> bool:
-    return prior is None or prior.imbalance_factor > 1
+    return prior is not None and prior.imbalance_factor > 1
 
 
 def _figures(report: Mapping[str, Any], prior: ClassPrior, files: Sequence[str]) -> list[str]:
@@ -231,13 +236,13 @@ def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[
 
 
 def _limits(report: Mapping[str, Any] | None, prior: ClassPrior | None) -> str:
-    lines = ['for research on long-tailed recognition, on images like those it was trained on; not tested on others']
-    if prior is not None:
-        few = len(group_classes(prior).get('few', ()))
-        lines.append(
-            f'{few:,} of {prior.num_classes:,} classes had fewer than {prior.few} training images; figures of single '
-            'classes, and of these above all, are of few images and uncertain')
+    what = 'research on long-tailed recognition, on ' if _tailed(prior) else ''
+    lines = [f'for {what}images like those it was trained on; not tested on others']
+    if prior is not None and (few := len(group_classes(prior).get('few', ()))):
+        lines.append(f'{few:,} of {prior.num_classes:,} classes had fewer than {prior.few} training images')
     if report is not None:
+        each = report['student']['num_samples'] / len(report['student']['per_class'])
+        lines.append(f'figures of single classes are of {each:,.0f} images on average, and uncertain if these are few')
         lines.append(
             'overall accuracy goes with how often the test set shows each class; balanced accuracy counts each class '
             'alike')

@@ -94,8 +94,12 @@ def repeating_command(config: str, run: Mapping[str, Any]) -> str:
         run: Facts of the run.
     """
     words = ['accelerate', 'launch']
-    if run.get('precision') in ('bf16', 'fp16'):
+    if run.get('precision') in ('no', 'bf16', 'fp16'):
         words += ['--mixed_precision', run['precision']]
-    if isinstance(run.get('processes'), int) and run['processes'] > 1:
-        words += ['--num_processes', str(run['processes'])]
-    return shlex.join([*words, 'distill.py' if run.get('method') else 'train.py', '-c', config])
+    processes = run.get('processes')
+    on_cpus = False
+    if isinstance(processes, int):  # told always, as Accelerate otherwise starts one a GPU
+        on_cpus = processes > 1 and str(run.get('hardware')).startswith('cpu')
+        words += [*(['--multi_gpu'] if on_cpus else []), '--num_processes', str(processes)]
+    command = shlex.join([*words, 'distill.py' if run.get('method') else 'train.py', '-c', config])
+    return f'ACCELERATE_USE_CPU=true {command}' if on_cpus else command

@@ -1,5 +1,5 @@
 """Which figures a run's reports allow, what each shows, and how it is read."""
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,13 +35,16 @@ class Picture(NamedTuple):
     draw: Callable[[Path], None]
 
 
-def run_pictures(rows: Rows, prior: ClassPrior, history: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
+def run_pictures(
+        rows: Rows, prior: ClassPrior, history: Sequence[Mapping[str, Any]], on_holdout: bool = False,
+) -> dict[str, Picture]:
     """The figures of one run by file name, in the order to look at them.
 
     Args:
         rows: Reports by row name: of the student, or of teacher and student.
         prior: Counts of the training set, and the boundaries of the shot groups.
         history: Rows of the summary, one an epoch.
+        on_holdout: The accuracies of `history` are of held-out training images.
     """
     pictures = {'accuracy_by_frequency.png': by_frequency(rows, prior)}
     if len(rows) == 2:
@@ -52,16 +55,15 @@ def run_pictures(rows: Rows, prior: ClassPrior, history: Sequence[Mapping[str, A
     if calibrated := {name: row for name, row in rows.items() if row.get('calibration')}:
         pictures['calibration.png'] = _calibration(calibrated)
     if history:
-        pictures['curves.png'] = _curves(history)
+        pictures['curves.png'] = _curves(history, on_holdout)
     pictures['class_profile.png'] = _class_profile(prior)
     return pictures
 
 
-def plot_pictures(folder: Path, pictures: Mapping[str, Picture], keep: Collection[str] = ()) -> None:
-    """Draw the figures into a folder, but for those named in `keep` that are there already."""
+def plot_pictures(folder: Path, pictures: Mapping[str, Picture]) -> None:
+    """Draw the figures into a folder."""
     for name, picture in pictures.items():
-        if name not in keep or not (folder / name).is_file():
-            picture.draw(folder / name)
+        picture.draw(folder / name)
 
 
 def by_frequency(rows: Rows, prior: ClassPrior) -> Picture:
@@ -69,8 +71,8 @@ def by_frequency(rows: Rows, prior: ClassPrior) -> Picture:
     return Picture(
         'accuracy of each class against its training images',
         'Classes from left to right by their training images, whose number is below. A line that falls to the right '
-        'is the bias of long-tailed training. Of more than 20 classes the line is a running mean, and a faint mark is '
-        'one class.',
+        'is the bias of long-tailed training. Of more than 20 classes with test images the line is a running mean, and '
+        'a faint mark is one class.',
         f'Accuracy by shot group. {told_groups(rows)}',
         partial(plot_accuracy_by_frequency, rows=rows, prior=prior))
 
@@ -121,12 +123,13 @@ def _calibration(rows: Rows) -> Picture:
         partial(plot_calibration, rows=rows))
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> Picture:
+def _curves(history: Sequence[Mapping[str, Any]], on_holdout: bool) -> Picture:
     last = ', '.join(
         f'{key} {value:.4g}' for key, value in history[-1].items() if key != 'epoch' and isinstance(value, float))
     return Picture(
         'losses, accuracies and learning rate over the epochs',
-        'Overall and balanced accuracy that part in the course of training show a bias to frequent classes.',
+        'Overall and balanced accuracy that part in the course of training show a bias to frequent classes.'
+        + (' They are of the holdout.' if on_holdout else ''),
         f'{len(history)} epochs; at the end {last}.',
         partial(plot_curves, history=history))
 

@@ -2,7 +2,7 @@
 import json
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ def write_report(
         class_names: Sequence[str],
         history: Sequence[Mapping[str, Any]],
         run: Mapping[str, Any],
-        keep: Collection[str] = (),
 ) -> list[Path]:
     """Write report.json, report.md, report.html, per_class.csv and the figures, each file whole or not at all.
 
@@ -47,7 +46,6 @@ def write_report(
         history: Rows of the summary, one an epoch; without any there is no curves.png.
         run: Facts of the run, kept as they are under `run`. `student` and `teacher`, if text, name the models in
             tables and plots; `best` (metric, value, epoch, chosen_on) is also put at the top of report.json.
-        keep: Figures that are not drawn again if they are there already.
 
     Returns:
         The paths written.
@@ -66,10 +64,10 @@ def write_report(
     rows = {_row_name(role, run): report for role, report in reports.items()}
     holdout_rows = {_row_name(role, run): holdout[role] for role in reports if role in (holdout or {})}
     groups = group_classes(prior)
-    pictures = run_pictures(rows, prior, history)
+    pictures = run_pictures(rows, prior, history, on_holdout=bool(holdout))
     files = FILES | {name: picture.holds for name, picture in pictures.items()}
 
-    plot_pictures(folder, pictures, keep)
+    plot_pictures(folder, pictures)
     write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, holdout_rows))
     write_text(folder / 'report.html', html_report(
         folder, rows, prior, class_names, run, pictures, files, holdout_rows))

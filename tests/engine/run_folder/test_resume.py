@@ -201,6 +201,24 @@ def test_a_card_that_was_edited_stays(script, options, tmp_path):
     assert card.is_file()
 
 
+def test_a_finished_run_that_is_measured_anew_tells_the_same_everywhere(script, options, tmp_path, log):
+    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
+    script('train', argv)
+    card, resumed = tmp_path / 'run/README.md', [*argv, '--resume', 'auto', '--many-shot', '50', '--few-shot', '10']
+    assert '20 to 100 ' in card.read_text()
+    script('train', resumed)
+    assert '10 to 50 ' in card.read_text() and '20 to 100 ' not in card.read_text()
+    changed = '--few-shot was 20 and is 10, --many-shot was 100 and is 50'
+    assert f'figures of the epochs before were measured otherwise: {changed}' in log
+    card.write_text(card.read_text() + 'Mine.')
+    log.clear()
+    script('train', resumed)
+    assert not [line for line in log if 'measured otherwise' in line or 'edited' in line]
+    script('train', [*argv, '--resume', 'auto'])
+    assert f'{card} was edited since this run wrote it, and stays as it is, with the figures of before' in log
+    assert card.read_text().endswith('Mine.') and '10 to 50 ' in card.read_text()
+
+
 def test_a_run_that_is_resumed_by_its_path_has_its_own_teacher(script, options, tmp_path, log, monkeypatch):
     """Wherever the command is given."""
     argv = [*options, '--student', 'resnet20', '--teacher', 'resnet20', '--epochs', '1']

@@ -1,4 +1,5 @@
 """What a run may be continued with or reuse: teachers, weights without a config, the best figure."""
+import csv
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from accelerate import Accelerator
 from timm_ltkd.cli.arguments import train_parser
 from timm_ltkd.cli.config import parse
 from timm_ltkd.engine.recipe import file_key, load_data, recipe_key
+from timm_ltkd.engine.record import Record
 
 
 @pytest.fixture
@@ -94,8 +96,25 @@ def test_the_best_figure_is_of_one_metric(script, options, tmp_path):
     for path in (tmp_path / 'run' / 'last').glob('checkpoint-000002.pt'):
         path.unlink()
     script('train', [*argv, '--resume', 'auto', '--eval-metric', 'few'])
-    best = json.loads((tmp_path / 'run' / 'report.json').read_text())['best']
-    assert best['metric'] == 'few' and best['epoch'] == 1
+    report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    with open(tmp_path / 'run' / 'summary.csv') as file:
+        few = [float(row['eval_few']) for row in csv.DictReader(file)]
+    assert report['best'] == {
+        'metric': 'few', 'value': max(few), 'epoch': few.index(max(few)), 'chosen_on': report['best']['chosen_on']}
+
+
+def test_the_best_epoch_is_found_again_by_another_figure():
+    record = Record()
+    for epoch, (top1, few) in enumerate([(10., 40.), (20., 30.), (15., 40.), (30., None)]):
+        record.history.append({'epoch': epoch, 'eval_top1': top1, 'eval_few': few})
+        record.note_best(epoch, 'top1', top1, 'test', None)
+    assert record.best == {'metric': 'top1', 'value': 30., 'epoch': 3, 'chosen_on': 'test'}
+    record.choose_by('few')
+    assert record.best == {'metric': 'few', 'value': 40., 'epoch': 0, 'chosen_on': 'test'}
+    record.note_best(4, 'few', 10., 'test', None)
+    assert record.best['epoch'] == 0
+    record.choose_by('balanced')
+    assert record.best is None
 
 
 def test_a_teacher_sees_images_of_the_size_it_was_trained_with(script, options, tmp_path, log):

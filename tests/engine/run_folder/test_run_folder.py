@@ -142,7 +142,7 @@ def test_other_settings_are_not_resumed(tmp_path):
      'the options are the same'),
     ('a: 0\nb: 0\nc: 0\nd: 0\ne: 0\nf: 0\ng: 0\n', dict.fromkeys('abcdefg', 1), '--e was 0 and is 1, 2 more;'),
     ('lr: [\n', dict(lr=1), 'args.yaml cannot be read'),
-    ('- 1\n', dict(lr=1), 'args.yaml holds no options'),
+    ('- 1\n', dict(lr=1), 'args.yaml cannot be read, or holds no options'),
 ])
 def test_which_settings_differ_is_told(tmp_path, before, now, said):
     run = make_run(tmp_path / 'run', key='k')
@@ -151,7 +151,7 @@ def test_which_settings_differ_is_told(tmp_path, before, now, said):
         check_key(RunFolder(run, 'k2', resume=True), Namespace(**now))
     assert said in str(told.value) and '\n' not in str(told.value)
     (run / 'args.yaml').unlink()
-    with pytest.raises(UserError, match='args.yaml cannot be read; repeat them'):
+    with pytest.raises(UserError, match='args.yaml cannot be read, or holds no options; repeat them'):
         check_key(RunFolder(run, 'k2', resume=True), Namespace(**now))
 
 

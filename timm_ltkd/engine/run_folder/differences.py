@@ -1,5 +1,6 @@
 """Which options of a run are other than those that its folder was started with."""
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ _NEVER_COUNT = frozenset((
 _AT_MOST = 5
 
 
+def tell_changed(args: Namespace, config: Path, keys: Sequence[str]) -> str:
+    """Which of some options are others than in the args.yaml of a folder; '' where none is, or it cannot be read."""
+    before, now = _options_before_and_now(args, config)
+    return ', '.join(_changes({key: before[key] for key in keys if key in before}, now))
+
+
 def tell_differences(args: Namespace, config: Path) -> str:
     """What has changed, e.g. `--epochs was 3 and is 5, --lr was 0.1 and is 0.2`.
 
@@ -21,22 +28,29 @@ def tell_differences(args: Namespace, config: Path) -> str:
         args: Options of the run that is not to go on.
         config: The args.yaml of the folder.
     """
-    try:
-        before = load_yaml(config.read_text(encoding='utf-8'), config.name)
-    except (OSError, UnicodeDecodeError, UserError):
-        return f'{config} cannot be read'
-    now = load_yaml(dump_yaml(vars(args)), 'options')  # tuples and lists are alike there
-    if not isinstance(before, dict):
-        return f'{config} holds no options'
-    changed = [
-        f'{flag(key)} was {_told(before[key])} and is {_told(value)}'
-        for key, value in sorted(now.items())
-        if key in before and key not in _NEVER_COUNT and value != before[key]]
+    before, now = _options_before_and_now(args, config)
+    if not before:
+        return f'{config} cannot be read, or holds no options'
+    changed = _changes({key: value for key, value in before.items() if key not in _NEVER_COUNT}, now)
     if not changed:
         return 'the options are the same, but not the images, the weights of a teacher or to start from, the ' \
                'precision, the processes, the version or the code of an --import'
     more = [f'{len(changed) - _AT_MOST} more'] if len(changed) > _AT_MOST else []
     return ', '.join(changed[:_AT_MOST] + more)
+
+
+def _options_before_and_now(args: Namespace, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        before = load_yaml(config.read_text(encoding='utf-8'), config.name)
+    except (OSError, UnicodeDecodeError, UserError):
+        before = None
+    return before if isinstance(before, dict) else {}, load_yaml(dump_yaml(vars(args)), 'options')  # lists, no tuples
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f'{flag(key)} was {_told(before[key])} and is {_told(value)}'
+        for key, value in sorted(now.items()) if key in before and value != before[key]]
 
 
 def _told(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What a finished run leaves: weights that timm loads, and the report."""
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -23,9 +24,10 @@ from ...report.summary import write_csv
 from ...version import __version__
 from ..recipe import Data, listed
 from ..sharing.public import public_name
-from ..sharing.share import CARD, write_card
+from ..sharing.share import CARD, card_of, write_card
 from .folder import RunFolder
 
+_logger = logging.getLogger(__name__)
 _PACKAGES = ('timm', 'torch', 'torchvision', 'accelerate', 'numpy')
 
 
@@ -43,6 +45,8 @@ def finish(
         holdout_reports: dict[str, dict[str, Any] | None] | None = None,
 ) -> None:
     """Write model.safetensors, config.json, the report and the model card; on the main process."""
+    card = folder.path / CARD
+    told = card_of(folder.path) if card.is_file() else None  # of a finished run: what it said if nobody edited it
     export_network(folder.path, network, data.splits.class_names, data.prior.counts.tolist(), args.license)
     run = run_facts(args, accelerator) | {'best': best, 'key': folder.key, 'val_split': data.splits.val_name}
     if method_report:  # of the last epoch
@@ -54,10 +58,11 @@ def finish(
     holdout = {role: _without_loss(figures) for role, figures in (holdout_reports or {}).items() if figures}
     write_report(
         folder.path, student=student, teacher=teacher, holdout=holdout, prior=data.prior,
-        class_names=data.splits.class_names, history=history, run=run,
-        keep=['class_profile.png'])  # was drawn when training began
-    if not (folder.resume and (folder.path / CARD).is_file()):  # of a finished run it may have been edited
+        class_names=data.splits.class_names, history=history, run=run)
+    if not card.is_file() or card.read_bytes() == told:
         write_card(folder.path)  # last: the run is finished
+    elif card_of(folder.path) != told:
+        _logger.warning(f'{card} was edited since this run wrote it, and stays as it is, with the figures of before')
 
 
 def _without_loss(report: dict[str, Any] | None) -> dict[str, Any] | None:

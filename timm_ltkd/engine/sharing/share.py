@@ -131,6 +131,14 @@ def write_card(folder: Path, license: str | None = None) -> None:
         aside.write_bytes(_card_of(folder, license))
 
 
+def card_of(folder: Path) -> bytes | None:
+    """What `write_card` would write; None where the files are not those of a finished run."""
+    try:
+        return _card_of(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def shared_files(folder: Path, *, license: str | None = None, repo: str | None = None) -> dict[str, Path | bytes]:
     """What of a model's folder others get, by file name: bytes, or the file it is copied from.
 

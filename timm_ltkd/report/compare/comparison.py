@@ -63,7 +63,7 @@ def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
     deviations = {
         name: spread(reports)['standard deviation'] for name, reports in groups.items() if len(reports) > 1}
     if deviations:
-        notes.insert(0, '±: sample standard deviation over the seeds, of which the figure is the mean')
+        notes.insert(0, '±: sample standard deviation over the runs of a row, of which the figure is the mean')
     return Comparison(
         means, deviations, {recipe.name: recipe for recipe in recipes}, differing_options(recipes), notes,
         runs[0].prior, runs[0].class_names)

@@ -16,6 +16,9 @@ _ASIDE = frozenset((
     'config', 'output', 'experiment', 'resume', 'overwrite', 'seed', 'seeds', 'workers', 'pin_mem', 'log_with',
     'log_interval', 'num_classes', 'validation_batch_size', 'dataset_download', 'teacher_bank', 'push_to_hub',
     'hub_private', 'license'))
+_CHOOSING = ('val_interval', 'eval_metric')  # which change a network where they choose its epoch or its schedule
+_DISTILLS = ('kd', 'teacher', 'bank')  # how options that only distill.py has begin
+_TRAINS = ('stage',)  # and those of train.py
 _ALWAYS_TOLD = ('kd', 'teacher')  # also between a distilled network and one that was not
 
 
@@ -45,8 +48,7 @@ def find_recipes(runs: Sequence[FinishedRun]) -> list[Recipe]:
 def differing_options(recipes: Sequence[Recipe]) -> Grid | None:
     """A line for each recipe, a column for each option that is not the same in all; None where there is none.
 
-    Options that only train.py or only distill.py has are no difference between a run of one and a run of the other,
-    unless they differ among the runs of one.
+    Options that only train.py or only distill.py has are no difference between a run of one and a run of the other.
     """
     options = [_options(recipe.runs[0]) for recipe in recipes]
     columns = [key for key in dict.fromkeys(key for each in options for key in each) if _differs(key, options)]
@@ -62,16 +64,22 @@ def differing_options(recipes: Sequence[Recipe]) -> Grid | None:
 
 def _options(run: FinishedRun) -> dict[str, Any]:
     options = {'network': run.names['student']} | run.options | run.facts
-    return {key: value for key, value in options.items() if key not in _ASIDE and key not in ('model', 'student')}
+    aside = {*_ASIDE, 'model', 'student'}
+    if not options.get('holdout') and options.get('sched') != 'plateau':
+        aside.update(_CHOOSING)
+    if options.get('teacher_tune') == 'none':
+        aside.add('teacher_seed')  # of a training that there was not
+    return {key: value for key, value in options.items() if key not in aside}
 
 
 def _differs(key: str, options: Sequence[dict[str, Any]]) -> bool:
-    values = {json.dumps(each[key], sort_keys=True) if key in each else None for each in options}
-    if key not in _ALWAYS_TOLD:
-        for distilled in (True, False):
-            if not any(key in each for each in options if ('kd' in each) == distilled):  # an option they cannot have
-                values = {json.dumps(each.get(key), sort_keys=True) for each in options if ('kd' in each) != distilled}
-    return len(values) > 1
+    return len({json.dumps(each.get(key), sort_keys=True) for each in options if _can_have(each, key)}) > 1
+
+
+def _can_have(options: dict[str, Any], key: str) -> bool:
+    if key in _ALWAYS_TOLD:
+        return True
+    return not key.startswith(_TRAINS if 'kd' in options else _DISTILLS)
 
 
 def _told(options: dict[str, Any], key: str) -> str:
@@ -84,8 +92,13 @@ def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     short = [stem.name or str(stem) for stem in stems]
     names = [str(stem) if short.count(own) > 1 else own for stem, own in zip(stems, short, strict=True)]
     names = [f'{name} {index}' if names.count(name) > 1 else name for index, name in enumerate(names, start=1)]
-    return [f'{name} ({len(group)} seeds)' if len(group) > 1 else name
+    return [f'{name} ({_how_many(group)})' if len(group) > 1 else name
             for name, group in zip(names, groups, strict=True)]
+
+
+def _how_many(group: Sequence[FinishedRun]) -> str:
+    seeds = len({run.options.get('seed') for run in group})
+    return f'{seeds} seeds' if seeds == len(group) else f'{len(group)} runs, {seeds} seed{"s" if seeds > 1 else ""}'
 
 
 def _stem(folders: Sequence[Path]) -> Path:

@@ -99,7 +99,7 @@ def _html(folder: Path, comparison: Comparison, pictures: Mapping[str, Picture])
             'Results', table(comparison.figures(), 'Each row is a run, or the seeds of one recipe'),
             element('p', legend(comparison.prior), class_='note'), bullets(comparison.notes)),
         comparison.differences and section(
-            'Options that differ', table(comparison.differences, 'All other options are the same')),
+            'Options that differ', table(comparison.differences, 'All other options that they have are the same')),
         figures_section(folder, pictures),
         per_class_section(per_class_grid(
             comparison.rows, comparison.prior, comparison.class_names,

@@ -40,9 +40,9 @@ def plot_curves(path: str | os.PathLike, history: Sequence[Mapping[str, Any]]) -
 
 
 def _curves(history: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, tuple[list, list]]:
-    """Epochs and values of each key that has any."""
+    """Epochs, counted from 1, and values of each key that has any."""
     points = {
-        key: [(row.get('epoch', index), row[key]) for index, row in enumerate(history) if row.get(key) is not None]
+        key: [(row.get('epoch', index) + 1, row[key]) for index, row in enumerate(history) if row.get(key) is not None]
         for key in keys
     }
     return {key: tuple(map(list, zip(*pairs, strict=True))) for key, pairs in points.items() if pairs}
