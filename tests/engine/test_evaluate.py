@@ -1,4 +1,5 @@
 """Evaluation: each image once, in order, whatever the batch size and the number of processes."""
+import contextlib
 from argparse import Namespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from timm_ltkd import ClassPrior
 from timm_ltkd.data import create_eval_transform
-from timm_ltkd.engine.evaluate import _gather, evaluate
+from timm_ltkd.engine import evaluate as evaluate_module
+from timm_ltkd.engine.evaluate import evaluate
 from timm_ltkd.engine.networks.create import create_network, resolve_input, set_input
 from timm_ltkd.metrics import long_tail_report
 
@@ -54,46 +56,20 @@ def test_an_image_missing_or_twice_is_noticed(images, network, indices):
     evaluate(network, DataLoader(Subset(images, range(16)), 4), Accelerator(cpu=True), PRIOR)
 
 
-def test_padding_of_shorter_shares_is_dropped():
-    """Three processes with 2, 1 and 0 images; what each sends is put together as Accelerate would."""
-    def column(*values, kind):
-        return torch.tensor(values, dtype=kind)
+def test_shares_of_unequal_length_are_put_together(images, network, monkeypatch):
+    """Three processes with 9, 8 and no images."""
+    whole, sent = evaluate(network, DataLoader(images, batch_size=4), Accelerator(cpu=True), PRIOR), []
 
-    def share(indices):
-        if not indices:
-            return {}
-        return {
-            'prediction': column(*indices, kind=torch.int64),
-            'confidence': column(*[.5] * len(indices), kind=torch.float32),
-            'loss': column(*[1.] * len(indices), kind=torch.float32), 'target': column(*indices, kind=torch.int64),
-            'index': column(*indices, kind=torch.int64), 'top5': column(*[True] * len(indices), kind=torch.bool)}
-    sent = []
-
-    class Rank:
-        device = torch.device('cpu')
-
-        def pad_across_processes(self, column, pad_index):
-            return torch.cat([column, torch.full((2 - len(column),), pad_index, dtype=column.dtype)])
-
-        def gather(self, padded):
-            sent[-1].append(padded)
-            return padded
-
-    for indices in ((0, 2), (1,), ()):
-        sent.append([])
-        _gather(share(indices), Rank(), 6)
-    assert [[part.dtype for part in parts] for parts in sent] == [[part.dtype for part in sent[0]]] * 3
-
-    class All(Rank):
-        def gather(self, padded):
-            return torch.cat([parts[self.turn] for parts in sent])
-
-        def pad_across_processes(self, column, pad_index):
-            self.turn = getattr(self, 'turn', -1) + 1
-            return column
-    together = _gather(share((0, 2)), All(), 6)
-    assert together['index'].tolist() == [0, 2, 1]
-    assert {key: len(column) for key, column in together.items()} == dict.fromkeys(together, 3)
+    def keep(share):
+        sent.extend(share)
+        return share
+    monkeypatch.setattr(evaluate_module, 'gather_object', keep)
+    for indices in (range(0, 17, 2), range(1, 17, 2), []):
+        with contextlib.suppress(RuntimeError, IndexError):  # it is not all images
+            evaluate(network, DataLoader(images, 4, sampler=list(indices)), Accelerator(cpu=True), PRIOR)
+    assert [len(share.get('index', ())) for share in sent] == [9, 8, 0]
+    monkeypatch.setattr(evaluate_module, 'gather_object', lambda share: sent)
+    assert evaluate(network, DataLoader(images, 4, sampler=[]), Accelerator(cpu=True), PRIOR) == whole
 
 
 @pytest.mark.parametrize('name', [

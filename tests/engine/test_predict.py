@@ -229,6 +229,15 @@ def test_links_are_followed(pictures, tmp_path):
     assert len(find_images(pictures)) == len(SHOWN) + 1, 'those of a folder once by each name, and no name is endless'
 
 
+def test_links_between_neighbours_end(tmp_path):
+    for name, neighbour in (('a', 'b'), ('b', 'a')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f'{name}.png').touch()
+        (tmp_path / name / 'link').symlink_to(tmp_path / neighbour)
+    found = [Path(file).relative_to(tmp_path).as_posix() for file in find_images(tmp_path)]
+    assert found == ['a/a.png', 'a/link/b.png', 'b/b.png', 'b/link/a.png']
+
+
 def test_a_file_that_cannot_be_written(trained, pictures, fails, monkeypatch, tmp_path):
     def full(*args):
         raise OSError(errno.ENOSPC, 'No space left on device')

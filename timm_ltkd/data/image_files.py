@@ -51,9 +51,12 @@ def find_images(path: str | os.PathLike) -> list[str]:
 
 
 def _leads_back(folder: str) -> bool:
-    """Whether it is a link to a folder that it lies in, whose images would come again and again."""
-    target = Path(os.path.realpath(folder))
-    return os.path.islink(folder) and target in Path(os.path.realpath(os.path.dirname(folder)), '_').parents
+    """Whether it is a link to a folder that it lies in, or was come to through: its images would come without end."""
+    if not os.path.islink(folder):
+        return False
+    above = {os.path.realpath(parent) for parent in Path(os.path.abspath(folder)).parents}
+    lies_in = map(str, Path(os.path.realpath(os.path.dirname(folder)), '_').parents)
+    return os.path.realpath(folder) in above.union(lies_in)
 
 
 def create_image_loader(

@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from ..distill import Teacher, feature_dim
+from .evaluate import mark_step
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def teacher_class_means(
     sums = torch.zeros(num_classes, feature_dim(teacher.model) + 1, dtype=dtype, device=device)  # and the counts
     for input, target, _ in loader:
         input = input.to(device, non_blocking=True).contiguous(memory_format=layout)
+        mark_step(teacher)
         features = teacher(input, needs_features=True).features.to(dtype)
         sums.index_add_(0, target.to(device), torch.cat([features, features.new_ones(len(features), 1)], dim=1))
     sums = accelerator.reduce(sums, 'sum')

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -41,15 +42,13 @@ def evaluate(
     for input, target, index in loader:
         input = input.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout)
         target = target.to(accelerator.device, non_blocking=True)
-        if getattr(network, '_compiled_call_impl', None) is not None:  # else each batch records a CUDA graph of its own
-            torch.compiler.cudagraph_mark_step_begin()
+        mark_step(network)
         logits = network(input)  # in float32: in bf16 one image in a hundred ties, and ties go to the larger class
         batches.append({
             **per_sample(logits, target), 'target': target, 'index': index.to(accelerator.device, non_blocking=True)})
-    columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]} if batches else {}
-    if accelerator.num_processes > 1:
-        columns = _gather(columns, accelerator, prior.num_classes)
-    columns = {key: column.cpu() for key, column in columns.items()}
+    share = {key: torch.cat([batch[key] for batch in batches]).cpu() for key in batches[0]} if batches else {}
+    shares = [share for share in gather_object([share]) if share]
+    columns = {key: torch.cat([share[key] for share in shares]) for key in shares[0]}
     order = columns['index'].argsort()
     columns = {key: column[order] for key, column in columns.items()}
     if not torch.equal(columns['index'], torch.arange(len(loader.dataset))):
@@ -60,6 +59,12 @@ def evaluate(
         'group_confusion': group_confusion(columns['prediction'], columns['target'], prior),
         'calibration': calibration(columns['confidence'], columns['prediction'] == columns['target']),
     }
+
+
+def mark_step(network: nn.Module) -> None:
+    """Say that a batch comes, to a network with compiled parts: else each batch records a CUDA graph of its own."""
+    if any(module._compiled_call_impl is not None for module in network.modules()):
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 def evaluate_teacher(
@@ -131,18 +136,3 @@ class TeacherLogits(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self.teacher(input).logits
-
-
-def _gather(columns: dict[str, torch.Tensor], accelerator: Accelerator, num_classes: int) -> dict[str, torch.Tensor]:
-    """The columns of all processes, which may differ in length; padding is told by index -1 and dropped."""
-    kinds = {'prediction': torch.int64, 'confidence': torch.float32, 'loss': torch.float32, 'target': torch.int64,
-             'index': torch.int64}
-    if num_classes > 5:
-        kinds['top5'] = torch.uint8
-    gathered = {}
-    for key, kind in kinds.items():  # the same order on every process, also on one that had no image
-        column = columns[key].to(kind) if columns else torch.empty(0, dtype=kind, device=accelerator.device)
-        padded = accelerator.pad_across_processes(column, pad_index=255 if kind == torch.uint8 else -1)
-        gathered[key] = accelerator.gather(padded)
-    real = gathered['index'] >= 0
-    return {key: column[real] for key, column in gathered.items()}

@@ -69,27 +69,23 @@ class Batch(NamedTuple):
 class Recording:
     """What a network made of a data set, kept in host memory so that many fixes cost one pass over the images.
 
+    A loader of (recorded, target, index) for `evaluate`.
+
     Args:
         batches: Of this process.
         dataset: What they come from, of all processes.
+        column: What is recorded: `features` or `logits`.
     """
 
-    def __init__(self, batches: Sequence[Batch], dataset: Dataset):
-        self.batches, self.dataset = batches, dataset
+    def __init__(self, batches: Sequence[Batch], dataset: Dataset, column: str = 'logits'):
+        self.batches, self.dataset, self.column = batches, dataset, column
 
-    def of(self, column: str) -> 'Replay':
-        """`features` or `logits` as a loader for `evaluate`."""
-        return Replay(self, column)
-
-
-class Replay:
-    """A loader of (recorded, target, index)."""
-
-    def __init__(self, recording: Recording, column: str):
-        self.recording, self.column, self.dataset = recording, column, recording.dataset
+    def of(self, column: str) -> 'Recording':
+        """The same, of `features` or `logits`."""
+        return Recording(self.batches, self.dataset, column)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        for batch in self.recording.batches:
+        for batch in self.batches:
             yield getattr(batch, self.column), batch.target, batch.index
 
 

@@ -106,7 +106,7 @@ def predict_images(
             input = batch.pixels.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout)
             top = network(input).float().softmax(dim=1).topk(topk, dim=1)
             columns.append((batch.index, top.indices.cpu(), top.values.cpu()))
-    shares = gather_object([(columns, broken)]) if accelerator.num_processes > 1 else [(columns, broken)]
+    shares = gather_object([(columns, broken)])
     index, classes, probabilities = (
         torch.cat(column).numpy() for column in zip(*(row for rows, _ in shares for row in rows), strict=True))
     order = index.argsort()

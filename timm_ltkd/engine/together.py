@@ -2,6 +2,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 
 import torch
@@ -124,41 +125,37 @@ def in_threads(
     workers = at_once(len(calls), device)
     if device.type == 'cuda':  # of one process Accelerate does not say which
         device = torch.device('cuda', torch.cuda.current_device())
-    threads = torch.get_num_threads()
-    waiting, failures, faults = list(calls.items())[::-1], {}, []
+    threads, failures = torch.get_num_threads(), {}
 
-    def work() -> None:
-        torch.set_num_threads(max(1, threads // workers))  # of this thread's operations
-        while waiting and not stop.is_set():
-            name, call = waiting.pop()
-            threading.current_thread().name = name
-            try:
-                with _own_stream(device):
-                    call()
-            except UserError as e:
-                _logger.error(str(e))
-                failures[name] = e
-            except Stopped:
-                return
-            except BaseException as e:
-                faults.append(e)
-                stop.set()
+    def work(name: str, call: Callable[[], None]) -> None:
+        if stop.is_set():
+            return
+        threading.current_thread().name = name
+        try:
+            with _own_stream(device):
+                call()
+        except UserError as e:
+            _logger.error(str(e))
+            failures[name] = e
+        except Stopped:
+            pass
+        except BaseException:
+            stop.set()
+            raise
 
-    pool = [threading.Thread(target=work) for _ in range(workers)]
-    for thread in pool:
-        thread.start()
     try:
-        for thread in pool:
-            thread.join()
-    except BaseException:  # Ctrl-C
-        stop.set()
-        for thread in pool:
-            thread.join()
-        raise
+        with ThreadPoolExecutor(
+                workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+            made = [pool.submit(work, name, call) for name, call in calls.items()]
+            try:
+                wait(made)
+            except BaseException:  # Ctrl-C
+                stop.set()
+                raise
     finally:
         torch.set_num_threads(threads)
-    if faults:
-        raise faults[0]
+    for each in made:
+        each.result()  # raises what was raised there
     return failures
 
 

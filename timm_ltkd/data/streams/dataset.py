@@ -44,6 +44,7 @@ class StreamDataset(IterableDataset):
         shard_lengths: Images of each shard, int64 [S]; None where only the classes were counted.
         class_names: [C].
         transform: May be set.
+        left_out: Positions in each shard of images that are passed over.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class StreamDataset(IterableDataset):
         self.transform = transform
         self.image_mode = image_mode
         self.kept_in = kept_in
+        self.left_out = {}
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -170,7 +172,10 @@ class StreamDataset(IterableDataset):
         Raises:
             UserError: A label that has no class.
         """
+        left_out = self.left_out.get(shard, ())
         for index, (image, target) in enumerate(self.shards.read(shard)):
+            if index in left_out:
+                continue
             if target >= len(self.class_names):
                 raise UserError(
                     f"label {target} in shard {self.shard_name(shard)} has no class name: there are "

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from ...data import SeededMixup, epoch_plan
 from .bank import BankedTeacher
-from .step import TrainingStep
 from .watch import LossWatch
 
 
@@ -29,13 +28,13 @@ def train_epoch(
         epoch: int,
         epochs: int,
         updates: int,
-        scheduler: Any = None,
-        mixing: SeededMixup | None = None,
-        watch: LossWatch | None = None,
-        turn: AbstractContextManager | None = None,
-        step: Callable[..., None] | None = None,
-        of_rows: bool = False,
-        bank: BankedTeacher | None = None,
+        scheduler: Any,
+        mixing: SeededMixup | None,
+        watch: LossWatch,
+        turn: AbstractContextManager | None,
+        step: Callable[..., None],
+        of_rows: bool,
+        bank: BankedTeacher | None,
 ) -> tuple[dict[str, float], int]:
     """Train on every batch of the loader once.
 
@@ -46,15 +45,15 @@ def train_epoch(
         loader: Yields (input, target); from `create_train_loader`.
         optimizer: Of the task's trainable module.
         accelerator: Device, precision, processes, gradient accumulation.
-        args: Options of the run: `log_interval`, `sched_on_updates`, and those of `TrainingStep`.
+        args: Options of the run: `log_interval`, `sched_on_updates`.
         epoch: From 0.
         epochs: How many there will be, for the progress bar.
         updates: Optimizer updates made before.
         scheduler: timm's, stepped after each update if `sched_on_updates`.
         mixing: Mixup and CutMix, if any: makes soft targets of class indices.
-        watch: Adds up the losses; one of its own without it.
+        watch: Adds up the losses.
         turn: Around each step, where several runs are trained at once.
-        step: What trains on a batch; a `TrainingStep` without it.
+        step: What trains on a batch: a `TrainingStep`, or a graph of one.
         of_rows: `step` takes what the loader's `showings` yield, and makes the images itself.
         bank: Says what the teacher does, for `step` to unpack.
 
@@ -65,9 +64,9 @@ def train_epoch(
         UserError: A loss is NaN or infinite.
     """
     task.train()
-    watch, start = watch or LossWatch(accelerator), time.perf_counter()
+    start = time.perf_counter()
     watch.start()
-    turn, step = turn or nullcontext(), step or TrainingStep(task, optimizer, accelerator, args, watch)
+    turn = turn or nullcontext()
     window, sizes = accelerator.gradient_accumulation_steps, epoch_plan(loader).batch_sizes()
     if bank is not None:
         bank.start()
