@@ -3,7 +3,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _OF_A_DISK = {
     getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'ESTALE')
@@ -37,6 +37,12 @@ def unknown_keyword(error: BaseException) -> str | None:
     """The keyword that a call did not take, where that is what an error says."""
     said = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
     return said and said[1]
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first five of many names, and how many more there are."""
+    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+    return ', '.join(names[:5]) + more
 
 
 def last_line(error: BaseException) -> str:

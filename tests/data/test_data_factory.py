@@ -1,7 +1,11 @@
 """create_dataset: every kind of source, the same selection from each, and its refusals."""
 import importlib.util
 import json
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -156,7 +160,7 @@ def test_hugging_face_columns_and_class_maps(image_root, tmp_path):
     assert mapped.targets[:4].tolist() == [1, 2, 0, 1] and mapped.class_names == ['c', 'a', 'b']
     assert mapped[2][1] == 0
     for options, message in (
-            (dict(target_key='text'), "first label is 'a'"),
+            (dict(target_key='text'), "image 0 has the label 'a'"),
             (dict(target_key='label'), "no label column 'label'; choose one of: kind, text"),
             (dict(target_key='kind', split='test'), "cannot read split 'test'"),
             (dict(target_key='text', class_map={'a': 0}), "no entry for the label 'b'"),
@@ -276,6 +280,44 @@ def test_classes_in_nested_folders(tmp_path, image_root):
     assert "class 'insects/dragonfly'" in refusal('folder', image_root)
 
 
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('moved, message', [
+    ({'ant': 'church/indoor', 'bee': 'pub/indoor'}, "'church/indoor' and 'pub/indoor' in"),
+    ({'ant': 'bee/series1'}, "has images in 'bee' and in 'bee/series1' inside it"),
+    ({'ant': 'bee/.ipynb_checkpoints'}, "has images in the hidden folder 'bee/.ipynb_checkpoints'"),
+    ({'ant': '@eaDir'}, "has images in the hidden folder '@eaDir'"),
+    ({'ant/000.png': 'bee/._000.png'}, 'has hidden images, which nobody sees: remove '),
+])
+def test_folders_that_timm_would_take_for_other_classes_are_refused(image_root, moved, message, packed):
+    for source, target in moved.items():
+        (image_root / 'train' / target).parent.mkdir(exist_ok=True)
+        (image_root / 'train' / source).rename(image_root / 'train' / target)
+    if packed:
+        with tarfile.open(image_root / 'train.tar', 'w') as archive:
+            for file in sorted((image_root / 'train').rglob('*.png')):
+                archive.add(file, file.relative_to(image_root / 'train'))
+        shutil.rmtree(image_root / 'train')
+    assert message in refusal('folder', image_root)
+
+
+def test_a_link_that_leads_back_is_refused(image_root):
+    (image_root / 'train' / 'ant' / 'loop').symlink_to(image_root / 'train')
+    assert "ant/loop' leads back" in refusal('folder', image_root)
+
+
+def test_classes_have_one_order_in_every_process(tmp_path):
+    """timm sorts a set, and takes these names for alike."""
+    for name in ('b', 'B', '01', '1', '001', 'A', 'a'):
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / 'train' / name / '0.png')
+    command = [sys.executable, '-c', 'import sys, timm_ltkd.data as data; '
+               'print(data.create_dataset("folder", sys.argv[1]).class_names)', str(tmp_path)]
+    orders = {
+        subprocess.run(command, env={**os.environ, 'PYTHONHASHSEED': str(seed)}, capture_output=True, text=True,
+                       check=True).stdout for seed in range(3)}
+    assert orders == {"['001', '01', '1', 'A', 'a', 'B', 'b']\n"}
+
+
 def test_images_outside_class_folders_are_refused(image_root):
     (image_root / 'train' / 'ant' / '000.png').rename(image_root / 'train' / 'stray.png')
     assert 'must lie in the folder of its class' in refusal('folder', image_root)
@@ -302,6 +344,12 @@ def test_bad_class_maps(image_root):
     assert 'none.txt' in refusal('lt/folder', image_root, class_map='none.txt')
     assert 'a class index' in refusal('lt/folder', image_root, class_map={'ant': 'first'})
     assert 'no images' in refusal('lt/folder', image_root, class_map={'dog': 0})
+    file = image_root / 'map.txt'
+    for text in ('ant\nbee\ncat\n\n', 'ant\nbee\nant\ncat\n'):
+        file.write_text(text)
+        assert 'has an empty line, or a name twice' in refusal('lt/folder', image_root, class_map=file)
+    file.write_text('cat\nbee\nant\n', encoding='utf-8-sig')
+    assert create_dataset('lt/folder', image_root, class_map=file).class_names == ['cat', 'bee', 'ant']
 
 
 def test_damaged_torchvision_files(cifar_root):

@@ -44,10 +44,10 @@ def test_targets_wherever_a_dataset_keeps_them(attributes):
     ({}, 'cannot be read without decoding'),
     (dict(index=[(0, 'a')] * 3, categories_map=[{}], target_type=['full', 'kind']), 'cannot be read without decoding'),
     (dict(targets=[0, -1, 0]), 'image 1 has the label -1'),
-    (dict(targets=['cat', 'dog', 'cat']), "first label is 'cat'"),
-    (dict(targets=[[0, 1], [1], []]), r'first label is \[0, 1\]'),
-    (dict(targets=[None, 0, 1]), 'first label is None'),
-    (dict(targets=[0.5, 0., 1.]), 'first label is 0.5'),
+    (dict(targets=['cat', 'dog', 'cat']), "image 0 has the label 'cat'"),
+    (dict(targets=[[0, 1], [1], []]), r'image 0 has the label \[0, 1\]'),
+    (dict(targets=[None, 0, 1]), 'image 0 has the label None'),
+    (dict(targets=[0.5, 0., 1.]), 'image 0 has the label 0.5'),
 ])
 def test_targets_refuse(attributes, message):
     with pytest.raises(UserError, match=message):

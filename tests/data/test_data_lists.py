@@ -78,7 +78,9 @@ def test_class_names_come_from_directories_that_tell_classes_apart(tmp_path, pat
 
 def test_packed_paths_are_a_sequence_of_strings():
     texts = ['', 'ä b', 'c' * 300]
-    paths = PackedPaths(text.encode() for text in texts)
+    paths = PackedPaths()
+    for text in texts:
+        paths.append(text.encode())
     assert list(paths) == texts == list(pickle.loads(pickle.dumps(paths))) and len(paths) == 3
     assert paths[-1] == texts[-1]
     with pytest.raises(IndexError):
@@ -164,6 +166,14 @@ def test_a_missing_image_is_told_when_it_is_read(image_root, lists):
     dataset = create_dataset('list', image_root, list_file=lists['train_list'])
     assert len(dataset) == 36 and dataset[0][1] == 0
     assert f"there is no image '{image_root}/train/bee/000.png'" in refusal(dataset.__getitem__, 1)
+
+
+def test_lists_that_number_the_same_directories_otherwise(image_root, lists):
+    other = {'ant': '1', 'bee': '0', 'cat': '2'}
+    lines = (line.split() for line in lists['val_list'].read_text().splitlines())
+    lists['val_list'].write_text(''.join(f'{path} {other[path.split("/")[1]]}\n' for path, _ in lines))
+    said = refusal(create_splits, 'list', image_root, **lists)
+    assert said.startswith("by their directories, class 0 is 'ant' in") and "and 'bee' in" in said
 
 
 def test_lists_and_names_must_fit(image_root, lists, tmp_path):

@@ -102,6 +102,12 @@ def test_evaluation_is_the_transform_to_the_last_bit(crop_pct):
         assert torch.equal(pixels, transform(data.base.pictures[place])) and target == data.targets[place]
 
 
+def test_a_process_may_have_nothing_to_evaluate():
+    images = ResidentImages(dataset(), create_eval_transform(input_size=SIDE, crop_pct=1., **CIFAR))
+    shares = [list(ResidentEvalLoader(images, batch_size=4, rank=rank, world_size=40)) for rank in range(40)]
+    assert [len(share) for share in shares] == [rank < len(images) for rank in range(40)]
+
+
 def train_loader(seed=0, rank=0, world_size=1, batch_size=8, images=None, **kwargs):
     images = images or ResidentImages(dataset(), pad_transform())
     sampler = EpochBatchSampler(

@@ -55,12 +55,6 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert list(first) == epoch0
 
 
-def test_unshuffled_order():
-    sampler = EpochBatchSampler(5, 2, seed=0, shuffle=False)
-    assert list(sampler) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4), (0, 0)]]
-    assert sampler.repeats == 1
-
-
 def test_a_last_batch_of_one_is_not_left_alone():
     ranks = samplers(9, 4, 2)  # one image would be left for two processes
     assert [len(list(sampler)[-1]) for sampler in ranks] == [2, 2]

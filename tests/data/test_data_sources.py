@@ -12,6 +12,7 @@ from packaging.version import Version
 from PIL import Image, ImageFile
 
 from timm_ltkd.data import create_dataset, create_splits, fingerprint, long_tail_counts, long_tail_indices
+from timm_ltkd.data.reading import convert
 from timm_ltkd.errors import UserError
 from timm_ltkd.metrics import long_tail_report
 from timm_ltkd.prior import ClassPrior
@@ -171,6 +172,22 @@ def unusual(folder):
     byte.convert('RGB').convert('CMYK').save(folder / '3.jpg', quality=100)
     Image.merge('RGBA', [byte] * 3 + [byte]).save(folder / '4.png')
     return ramp * 255
+
+
+@pytest.mark.parametrize('values, said', [
+    (np.full((4, 4), 0.5, np.float32), 'floating-point numbers up to 0.5'),
+    (np.full((4, 4), 300, np.float32), 'floating-point numbers up to 300'),
+    (np.full((4, 4), 2 ** 20, np.int32), 'its grey values go up to 1048576'),
+])
+def test_grey_values_of_which_nobody_knows_what_is_white(values, said):
+    with pytest.raises(OSError, match=said):
+        convert(Image.fromarray(values), 'RGB')
+
+
+def test_grey_values_as_floats_of_8_bits():
+    assert np.array_equal(np.asarray(convert(Image.fromarray(np.float32([[0, 7], [8, 255]])), 'L')), [[0, 7], [8, 255]])
+    assert not np.asarray(convert(Image.fromarray(np.zeros((2, 2), np.float32)), 'RGB')).any()
+
 
 
 @pytest.mark.filterwarnings('error::UserWarning')

@@ -170,6 +170,20 @@ def test_labels_in_json_files_and_images_to_leave_out(tmp_path):
     assert [(who(image), target) for image, target in dataset] == [(0, 1), (2, 0)]
 
 
+@pytest.mark.parametrize('files, message', [
+    ({'v1.0.png': True, 'v1.0.cls': b'0'}, "'v1.0.cls' in shard 'a.tar' has a dot in its name"),
+    ({'a.png': True, 'a.cls': b'0', 'v1.0.png': True}, "'v1.0.png' in shard 'a.tar' has a dot in its name"),
+    ({'a.jpeg': True, 'a.cls': b'0'}, "has no image (jpg png webp); it has: jpeg cls (--input-key)"),
+])
+def test_names_that_webdataset_does_not_take_as_they_are_meant(tmp_path, files, message):
+    pytest.importorskip('webdataset')
+    image = _png(pictures(1)[0])
+    _write_tar(tmp_path / 'a.tar', {name: image if data is True else data for name, data in files.items()})
+    with pytest.raises(UserError) as error:
+        list(create_dataset('wds/any', root=tmp_path, split='a.tar'))
+    assert message in str(error.value)
+
+
 def _write_tar(path, files):
     with tarfile.open(path, 'w') as archive:
         for name, data in files.items():

@@ -1,1 +1,1 @@
-"""Command lines: options, YAML, and the three scripts."""
+"""Command lines: options, YAML, and the five scripts."""

@@ -58,7 +58,7 @@ def _in_class_order(entries: dict[str, int], class_names: Sequence[str], path) -
 
 def _read(path: Path) -> dict[str, int] | list[int]:
     try:
-        text = path.read_text(encoding='utf-8')
+        text = path.read_text(encoding='utf-8-sig')
     except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
         raise UserError(f'cannot read the class map {path}: {e}') from None
     if text.lstrip()[:1] in ('{', '['):

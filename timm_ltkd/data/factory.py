@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from ..errors import UserError, nearest
+from ..errors import UserError, first_few, nearest
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
 from .folders import check_class_folders, is_train_split
@@ -161,10 +161,9 @@ def _resolve_name(name: str) -> str:
 def _check_every_class(dataset: LongTailedDataset) -> None:
     empty = np.flatnonzero(dataset.class_counts == 0)
     if empty.size or not len(dataset):
-        names = ', '.join(f"'{dataset.class_names[c]}' (index {c})" for c in empty[:5]) or 'of this set'
-        more = f' and {empty.size - 5} more' if empty.size > 5 else ''
+        names = first_few([f"'{dataset.class_names[c]}' (index {c})" for c in empty]) or 'of this set'
         hint = ' (labels start at 0)' if empty[:1].tolist() == [0] else ''
-        raise UserError(f'no training image for class {names}{more}; every class needs at least one{hint}')
+        raise UserError(f'no training image for class {names}; every class needs at least one{hint}')
 
 
 def _checked_counts(class_counts, dataset: LongTailedDataset) -> np.ndarray:

@@ -3,8 +3,8 @@ import logging
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from timm.data import ImageDataset
 from timm.data.readers import get_img_extensions
@@ -13,9 +13,10 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
-from ..errors import UserError
+from ..errors import UserError, first_few
 
 TRAIN_SPLITS = ('train', 'training')  # as timm's factory has them
+_SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
 _OTHER_ENDINGS = ('.webp', '.bmp', '.tif', '.tiff', '.gif', '.jfif', '.jp2', '.avif', '.heic', '.ppm', '.pgm')
 _logger = logging.getLogger(__name__)
 EVAL_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation')
@@ -71,8 +72,10 @@ def classes_come_from_folders(dataset: Dataset) -> bool:
 def check_class_folders(dataset: ImageDataset) -> None:
     """Refuse a training split that has a folder without images: timm would drop the class and shift the others.
 
-    Folders inside a class folder, hidden ones, and those whose name is a class elsewhere are no concern. Images that
-    are passed over for their endings are counted in the log.
+    Refused as well are folders of images that timm would take for one class, as it names classes after the last folder;
+    images of one class in the folder of another; hidden ones; and links that lead back. Other folders inside a class
+    folder, and hidden ones without images, are no concern. Images that are passed over for their endings are counted in
+    the log.
 
     Args:
         dataset: timm's, of the folder or tar file of the split.
@@ -82,13 +85,16 @@ def check_class_folders(dataset: ImageDataset) -> None:
     """
     path = dataset.reader.root
     tar = os.path.isfile(path)
+    passed_over: Counter[str] = Counter()
+    folders = sorted(_folders_in_tar(path) if tar else _folders_below(path, passed_over))
     class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
     if PurePosixPath('.') in class_folders:
         raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
+    _check_hidden(class_folders, (sample[0].path if tar else sample[0] for sample in dataset.reader.samples), path)
+    _check_names(class_folders, path)
     class_names = {folder.name for folder in class_folders}
     above_class = {parent for folder in class_folders for parent in folder.parents}
-    passed_over: Counter[str] = Counter()
-    for folder in sorted(_folders_in_tar(path) if tar else _folders_below(path, passed_over)):
+    for folder in folders:
         hidden = any(part.startswith(('.', '__')) for part in folder.parts)
         in_class = any(parent in class_folders for parent in folder.parents)
         if not (folder.name in class_names or folder in above_class or in_class or hidden):
@@ -99,6 +105,28 @@ def check_class_folders(dataset: ImageDataset) -> None:
         _logger.warning(
             f"'{path}' has images that are not read for their endings ({found}); those of class folders are "
             f"{' '.join(get_img_extensions())}: convert them, or list all images (--train-list)")
+
+
+def _check_names(class_folders: set[PurePosixPath], path: str) -> None:
+    by_name: dict[str, PurePosixPath] = {}
+    for folder in sorted(class_folders):
+        if (other := by_name.setdefault(folder.name, folder)) != folder:
+            raise UserError(
+                f"'{other}' and '{folder}' in '{path}' would be one class, as a class is named after the last folder: "
+                'rename them, or list the images (--train-list)')
+        if outer := class_folders.intersection(folder.parents):
+            raise UserError(
+                f"'{path}' has images in '{outer.pop()}' and in '{folder}' inside it, which would be another class: "
+                'move them, or list the images (--train-list)')
+
+
+def _check_hidden(class_folders: set[PurePosixPath], images: Iterable[str], path: str) -> None:
+    """Previews and resource forks that some systems leave beside images."""
+    for folder in sorted(class_folders):
+        if any(part.startswith('.') or part in _SYSTEM_FOLDERS for part in folder.parts):
+            raise UserError(f"'{path}' has images in the hidden folder '{folder}', which is no class: remove it")
+    if hidden := [image for image in images if os.path.basename(image).startswith('.')]:
+        raise UserError(f"'{path}' has hidden images, which nobody sees: remove {first_few(hidden)}")
 
 
 def check_members(dataset: ImageDataset, path: str) -> None:
@@ -121,19 +149,31 @@ def _class_folders(reader, path: str) -> set[PurePosixPath]:
 
 def _tar_class_folders(reader) -> set[PurePosixPath]:
     """The same inside a tar file; the images of a tar inside it lie where that one lies, in a folder of its name."""
-    folders = set()
-    for image, _, inner_tar in reader.samples:
-        within = PurePosixPath(inner_tar.path).with_suffix('') if inner_tar is not None else PurePosixPath()
-        folders.add(within / PurePosixPath(image.path).parent)
-    return folders
+    return {
+        (PurePosixPath(inner_tar.path).with_suffix('') if inner_tar is not None else PurePosixPath())
+        / PurePosixPath(image.path).parent
+        for image, _, inner_tar in reader.samples}
 
 
 def _folders_below(path: str, passed_over: Counter[str]) -> Iterator[PurePosixPath]:
     """All folders; on the way, images are counted by the endings that are not read."""
     endings = {*_OTHER_ENDINGS} - {*get_img_extensions()}
-    for folder, _, files in os.walk(path, followlinks=True):
+    for folder, below, files in os.walk(path, followlinks=True):
+        if back := [name for name in below if leads_back(os.path.join(folder, name))]:
+            raise UserError(
+                f"the link '{os.path.join(folder, back[0])}' leads back to a folder that it lies in, whose images "
+                'would come again and again: remove it')
         passed_over.update(ending for file in files if (ending := os.path.splitext(file)[1].lower()) in endings)
         yield _posix(os.path.relpath(folder, path))
+
+
+def leads_back(folder: str) -> bool:
+    """Whether it is a link to a folder that it lies in, or was come to through: its images would come without end."""
+    if not os.path.islink(folder):
+        return False
+    above = {os.path.realpath(parent) for parent in Path(os.path.abspath(folder)).parents}
+    lies_in = map(str, Path(os.path.realpath(os.path.dirname(folder)), '_').parents)
+    return os.path.realpath(folder) in above.union(lies_in)
 
 
 def _folders_in_tar(path: str) -> Iterator[PurePosixPath]:

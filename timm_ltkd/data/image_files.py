@@ -9,6 +9,7 @@ from timm.data.readers import get_img_extensions
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import UserError, last_line
+from .folders import leads_back
 from .reading import read_image
 from .sampler import ShardSampler
 from .workers import process_options
@@ -41,22 +42,13 @@ def find_images(path: str | os.PathLike) -> list[str]:
     extensions = tuple(get_img_extensions())
     found = []
     for folder, below, files in os.walk(path, followlinks=True):
-        below[:] = [name for name in below if not (name.startswith('.') or _leads_back(os.path.join(folder, name)))]
+        below[:] = [name for name in below if not (name.startswith('.') or leads_back(os.path.join(folder, name)))]
         found += [
             os.path.join(folder, name) for name in files
             if name.lower().endswith(extensions) and not name.startswith('.')]
     if not found:
         raise UserError(f"there are no images ({' '.join(extensions)}) in '{path}'")
     return sorted(found, key=lambda file: Path(file).parts)
-
-
-def _leads_back(folder: str) -> bool:
-    """Whether it is a link to a folder that it lies in, or was come to through: its images would come without end."""
-    if not os.path.islink(folder):
-        return False
-    above = {os.path.realpath(parent) for parent in Path(os.path.abspath(folder)).parents}
-    lies_in = map(str, Path(os.path.realpath(os.path.dirname(folder)), '_').parents)
-    return os.path.realpath(folder) in above.union(lies_in)
 
 
 def create_image_loader(

@@ -1,6 +1,7 @@
 """The labels and class names of any map-style dataset timm makes, without decoding an image."""
 import os
 from collections.abc import Iterable
+from numbers import Integral
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
@@ -87,10 +88,11 @@ def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
     if array.size == 0 and len(labels) == 0:
         return np.empty(0, dtype=np.int64)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        example = next(iter(labels))
+        at, example = next(
+            ((i, label) for i, label in enumerate(labels) if not isinstance(label, Integral)), (0, next(iter(labels))))
         hint = '; number them with a class map, a file with one label a line (--class-map FILE.txt)' \
             if isinstance(example, str) else ''
-        raise UserError(f'{name} needs one class index per image, but its first label is {example!r}{hint}')
+        raise UserError(f'{name} needs one class index per image, but image {at} has the label {example!r}{hint}')
     if array.min() < 0:
         at = int(array.argmin())
         raise UserError(f'{name} has images without a class: image {at} has the label {array[at]}')
@@ -141,4 +143,5 @@ def _hfds_labels(reader) -> list:
     try:
         return [reader.class_to_idx[label if label in reader.class_to_idx else source_names[label]] for label in labels]
     except KeyError as e:
-        raise UserError(f'the class map has no entry for the label {e.args[0]!r}') from e
+        hint = ' (that of a number has to be a .pkl map)' if isinstance(e.args[0], int) else ''
+        raise UserError(f'the class map has no entry for the label {e.args[0]!r}{hint}') from e

@@ -2,7 +2,7 @@
 import codecs
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,10 +21,8 @@ class PackedPaths(Sequence):
     object writes to the memory it shares.
     """
 
-    def __init__(self, paths: Iterable[bytes] = ()):
+    def __init__(self):
         self._text, self._ends = bytearray(), array('q', [0])
-        for path in paths:
-            self.append(path)
 
     def append(self, path: bytes) -> None:
         self._text += path

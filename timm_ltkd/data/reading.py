@@ -86,17 +86,28 @@ def decode_image(stream, mode: str | None) -> Image.Image:
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
-    """An image in another mode, as Pillow converts it, but for grey values of 16 bits.
+    """An image in another mode, as Pillow converts it, but for grey values of more than 8 bits.
 
-    Pillow takes everything above 255 for white; here 65535 is white. Transparency is dropped, as timm does.
+    Pillow takes all above 255 for white; here, of whole numbers, 65535 is. Transparency is dropped, as timm does.
 
     Args:
         image: Decoded.
         mode: Pillow's, as 'RGB'.
+
+    Raises:
+        OSError: Grey values of which nobody knows what is white: above 65535, or floating-point numbers from 0 to 1 or
+            above 255.
     """
     if image.mode.startswith('I') and not mode.startswith(('I', 'F')):
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)  # older Pillows hold 16 bits in 32
+        grey = np.asarray(image).astype(np.int64)  # older Pillows hold 16 bits in 32
+        if grey.max(initial=0) > 65535:
+            raise OSError(f'its grey values go up to {grey.max()}; convert it to 8 or 16 bits')
+        grey = grey.clip(0)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode == 'F' and mode != 'F':
+        largest = np.asarray(image).max(initial=0)
+        if 0 < largest <= 1 or not largest <= 255:
+            raise OSError(f'its grey values are floating-point numbers up to {largest:.4g}; convert it to 8 or 16 bits')
     elif image.mode == 'P' and 'transparency' in image.info:
         image = image.convert('RGBA')  # the same colours, without Pillow's warning
     return image.convert(mode)

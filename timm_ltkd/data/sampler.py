@@ -41,7 +41,6 @@ class EpochBatchSampler(Sampler):
         seed: Any integer.
         rank: Of this process.
         world_size: Number of processes, W.
-        shuffle: False keeps the order of the data set.
         order: From an epoch to what is shown in it, int64 [N], instead of a permutation; it must depend on nothing
             else, so that all processes agree. See `epoch_order`.
         stored_views: V; any number of augmentations if None.
@@ -59,7 +58,6 @@ class EpochBatchSampler(Sampler):
             seed: int,
             rank: int = 0,
             world_size: int = 1,
-            shuffle: bool = True,
             order: Callable[[int], torch.Tensor] | None = None,
             stored_views: int | None = None,
     ):
@@ -73,7 +71,6 @@ class EpochBatchSampler(Sampler):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.shuffle = shuffle
         self.order = order
         self.stored_views = stored_views
         self.epoch = 0
@@ -118,10 +115,8 @@ class EpochBatchSampler(Sampler):
         """What this epoch shows, without the repeats, int64 [N]."""
         if self.order is not None:
             return self.order(self.epoch)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-            return torch.randperm(self.num_samples, generator=generator)
-        return torch.arange(self.num_samples)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        return torch.randperm(self.num_samples, generator=generator, device='cpu')  # whatever the default device
 
 
 def _shown_before(order: torch.Tensor) -> torch.Tensor:

@@ -129,7 +129,7 @@ def read_class_counts(path: str | os.PathLike) -> np.ndarray:
         UserError: No such file, no counts in it, or an entry that is no positive integer.
     """
     try:
-        with open(path, encoding='utf-8') as f:
+        with open(path, encoding='utf-8-sig') as f:
             text = f.read()
     except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
         raise UserError(f"cannot read class counts from '{path}': {getattr(e, 'strerror', None) or e}") from e

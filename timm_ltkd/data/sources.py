@@ -9,6 +9,7 @@ import timm.data
 from timm.data import dataset_factory
 from timm.data.readers import get_img_extensions, reader_image_in_tar
 from timm.data.readers.class_map import load_class_map as timm_class_map
+from timm.utils import natural_key
 from torch.utils.data import Dataset
 from torchvision.datasets import MNIST
 
@@ -162,13 +163,24 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
     try:
         base = timm.data.create_dataset(
             'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
+        order = base.reader.class_name_to_idx if tar else base.reader.class_to_idx
+        if class_map is None and order != (order := _fixed_order(order)):
+            base = timm.data.create_dataset(
+                'folder', root=path, search_split=False, class_map=order, **reader_options, **kwargs)
     except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
-        raise UserError(f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}'") from e
+        raise UserError(
+            f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}' ({last_line(e)})") from e
     except (OSError, TarError, UnpicklingError) as e:  # the last of a list of a tar file's images
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
     if tar:
         check_members(base, path)
     return base
+
+
+def _fixed_order(class_to_idx: dict[str, int]) -> dict[str, int]:
+    """timm's order of classes, but the same in every process for names that it takes to be alike: A and a, 1 and 01."""
+    names = sorted(class_to_idx, key=lambda name: (natural_key(name), name))
+    return {name: index for index, name in enumerate(names)}
 
 
 def _tar_options() -> dict[str, bool]:
@@ -214,6 +226,10 @@ def load_class_map(class_map, root) -> dict | None:
         raise UserError(
             f"cannot read the class map '{class_map}': {last_line(e)} (a .txt file with one class name a line, or a "
             '.pkl file of a dict)') from e
+    if isinstance(given, str):  # a name a line
+        loaded = {name.removeprefix('\ufeff'): index for name, index in loaded.items()}
+        if '' in loaded or len(loaded) <= max(loaded.values(), default=-1):
+            raise UserError(f"the class map '{class_map}' has an empty line, or a name twice; each line names a class")
     if not loaded or not all(isinstance(index, Integral) and index >= 0 for index in loaded.values()):
         raise UserError('a class map must give a class index (0, 1, ...) for every name')
     return loaded

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, first_few
 from .dataset import LongTailedDataset
 from .factory import create_dataset, published_split
 from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, split_folder
-from .lists import ReaderImageList
+from .lists import ReaderImageList, read_list
 from .streams import StreamDataset, is_stream_name
 
 _IMAGES_READ = 16
@@ -88,6 +88,8 @@ def create_splits(
     if is_stream_name(name):
         options['class_counts'] = None  # they are those of the training split
     if val_list is not None:
+        if class_map is None:
+            _check_numbering(train_list, val_list, train.class_names)
         options |= dict(class_map=train.class_to_idx, list_file=val_list)
     elif train_list is not None:
         _check_val_folder(root, val_split)
@@ -114,6 +116,16 @@ def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None
         raise UserError(f"'{train_list}' is both the --train-list and the --val-list")
 
 
+def _check_numbering(train_list, val_list, class_names: Sequence[str]) -> None:
+    """Refuse a list whose images lie in the directories of the training classes, but under other numbers."""
+    own = read_list(val_list).class_names
+    if set(own) == set(class_names) and own != class_names:
+        c = next(c for c, names in enumerate(zip(class_names, own, strict=True)) if names[0] != names[1])
+        raise UserError(
+            f"by their directories, class {c} is '{class_names[c]}' in '{train_list}' and '{own[c]}' in '{val_list}': "
+            'number both alike')
+
+
 def _check_val_folder(root, val_split: str) -> None:
     """Whether there is a folder to measure on beside a list of training images, which may be the data folder itself."""
     if find_split(root, val_split) == os.fspath(root):
@@ -125,8 +137,7 @@ def _with_classes_of(train, val, options: dict) -> LongTailedDataset | StreamDat
     known = set(train.class_names)
     unknown = [f"'{name}'" for name in val.class_names if name not in known]
     if unknown:
-        more = f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''
-        raise UserError(f"validation has classes that training does not have: {', '.join(unknown[:5])}{more}")
+        raise UserError(f'validation has classes that training does not have: {first_few(unknown)}')
     first_classes = val.class_names == train.class_names[:len(val.class_names)]
     if isinstance(val, StreamDataset) and first_classes:
         return val.with_class_names(train.class_names)

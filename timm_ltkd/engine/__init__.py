@@ -1,1 +1,1 @@
-"""Training and evaluation on Accelerate: the only room that knows processes, devices and precision."""
+"""Training and evaluation on Accelerate: processes, devices and precision."""

@@ -29,6 +29,9 @@ def check_loss(args: Namespace, criterion: HardLabelLoss) -> None:
     _warn_of_two_corrections(args, f'--loss {args.loss}', criterion.corrects_prior)
 
 
+MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two
+
+
 def each_seed(args: Namespace) -> list[Namespace]:
     """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options."""
     if args.seeds is None:
@@ -59,6 +62,9 @@ def check_seeds(args: Namespace, accelerator: Accelerator) -> None:
         raise UserError(
             f'--seeds trains all students in one process, and there are {accelerator.num_processes}; launch one, or '
             'one run for each --seed')
+    if args.cuda_graph and len(args.seeds) > MOST_AT_ONCE:
+        raise UserError(
+            f'--seeds: at most {MOST_AT_ONCE} go with --cuda-graph, for which a GPU has streams, got {len(args.seeds)}')
     hindrances = {
         '--torchcompile': args.torchcompile is not None,
         '--resume FOLDER (only with --resume auto)': args.resume not in (None, 'auto'),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from ..data import (
     Splits,
@@ -21,7 +22,7 @@ from ..data import (
     published,
     skip_bad_images,
 )
-from ..errors import UserError
+from ..errors import UserError, first_few
 from ..prior import ClassPrior
 from ..report import data_profile
 from .own_code import own_code
@@ -87,7 +88,12 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
     if args.holdout:
         splits = _hold_out(splits, args)
     prior = ClassPrior(splits.train.class_counts, splits.class_names, many=args.many_shot, few=args.few_shot)
-    return Data(splits, prior, fingerprint(splits))
+    data = Data(splits, prior, fingerprint(splits))
+    if len(set(gather_object([data.fingerprint]))) > 1:
+        raise UserError(
+            'the processes find different data: other files, or another order of classes; give all machines the same '
+            f'{args.data_dir or "data"}')
+    return data
 
 
 def _first(args: Namespace, accelerator: Accelerator) -> AbstractContextManager:
@@ -107,7 +113,7 @@ def _skip_bad_images(splits: Splits, args: Namespace, accelerator: Accelerator) 
         train, val = count_skipped(splits.skipped).values()
         _logger.warning(
             f'{train} training images and {val} to measure on cannot be read and are left out: '
-            f'{_some([image.file for image in splits.skipped])} ({splits.skipped[0].why})')
+            f'{first_few([image.file for image in splits.skipped])} ({splits.skipped[0].why})')
         if val:
             _logger.warning(
                 f'figures are of the {len(splits.val)} images that are left, and not comparable with those of all '
@@ -125,12 +131,7 @@ def _warn_of_data(splits: Splits, args: Namespace) -> None:
     if unmeasured := [splits.class_names[c] for c in (splits.val.class_counts == 0).nonzero()[0]]:
         _logger.warning(
             f'{len(unmeasured)} of {len(splits.class_names)} classes have no validation image and are not measured: '
-            f'{_some(unmeasured)}')
-
-
-def _some(names: list[str]) -> str:
-    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-    return ', '.join(names[:5]) + more
+            f'{first_few(unmeasured)}')
 
 
 def _hold_out(splits: Splits, args: Namespace) -> Splits:
@@ -142,7 +143,8 @@ def _hold_out(splits: Splits, args: Namespace) -> Splits:
         f'holdout {args.holdout:g}, {args.holdout_type}: {held.sum()} of {counts.sum()} training images, '
         f'{held.min()} to {held.max()} of a class')
     if alone := [splits.class_names[c] for c in (held == 0).nonzero()[0]]:
-        _logger.warning(f'classes with one training image keep it and are not measured on the holdout: {_some(alone)}')
+        _logger.warning(
+            f'classes with one training image keep it and are not measured on the holdout: {first_few(alone)}')
     return parted
 
 

@@ -9,14 +9,12 @@ import torch
 
 from ..data import GENERATORS
 from ..errors import UserError
+from .combinations import MOST_AT_ONCE
 from .fit import Result, Run
 from .plan import log_plan
 from .run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
 
 _logger = logging.getLogger(__name__)
-
-
-_STREAMS = 16  # torch has 32 and then begins anew; a run with a CUDA graph takes two
 
 
 class Stopped(Exception):
@@ -65,7 +63,7 @@ class Together:
     """Several runs, each of which ends as it would alone on as many CPU threads as it gets here.
 
     On a CPU as many train at a time as it has threads to give, one each; on a GPU up to 16, each on a stream of its
-    own.
+    own; on other devices one.
     """
 
     def __init__(self):
@@ -107,7 +105,9 @@ class Together:
 
 def at_once(count: int, device: torch.device) -> int:
     """How many of so many runs are trained at a time."""
-    return min(count, _STREAMS if device.type == 'cuda' else torch.get_num_threads())
+    if device.type not in ('cpu', 'cuda'):  # mps does not bear two threads
+        return 1
+    return min(count, MOST_AT_ONCE if device.type == 'cuda' else torch.get_num_threads())
 
 
 def in_threads(

@@ -101,7 +101,9 @@ class Training:
         """The task on its device, complete but for what Accelerate adds."""
         args, device = self.args, self.accelerator.device
         task = create_task(args, self.data, network, teacher, method)
-        task.to(device=device, dtype=torch.float32 if device.type == 'mps' else None)  # mps has no float64
+        if device.type == 'mps':
+            _drop_float64(task)
+        task.to(device=device)
         if args.channels_last:
             nn.Module.to(task, memory_format=torch.channels_last)  # timm's own `to` did not take it before 1.0.31
         if isinstance(task, DistillTask) and not resumed:
@@ -330,6 +332,14 @@ class Training:
         if self.data.splits.holdout is not None:
             chosen_on, network = 'holdout', eval_network(self.task)
         self.record.note_best(epoch, metric, report[metric], chosen_on, network)
+
+
+def _drop_float64(task: nn.Module) -> None:
+    """Make buffers float32 that are float64, which mps lacks."""
+    for module in task.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.dtype == torch.float64:
+                setattr(module, name, buffer.float())
 
 
 def _reset_loss_scale(accelerator: Accelerator) -> None:

@@ -75,4 +75,6 @@ class ResidentEvalLoader:
 
     def showings(self) -> Iterator[torch.Tensor]:
         """As that of `ResidentTrainLoader`: positions alone, int64 `[B, 1]`."""
-        yield from self.images.place(self.index[:, None]).split(self.batch_size)
+        rows = self.images.place(self.index[:, None])  # decodes, which all processes do together
+        if len(rows):
+            yield from rows.split(self.batch_size)

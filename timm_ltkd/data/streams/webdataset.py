@@ -73,10 +73,13 @@ class WebdatasetShards:
             image = next((sample[ending] for ending in self._image_endings if ending in sample), None)
             label = self._label(sample)
             if image is None and label is None:
+                self._check_dots(sample, shard)
                 continue  # a file that is no part of any sample
             if image is None or label is None:
                 missing = f'image ({" ".join(self._image_endings)})' if image is None else f"label '{self._target_key}'"
-                raise UserError(f"sample '{sample['__key__']}' in shard '{self.files[shard]}' has no {missing}")
+                hint = f'; it has: {" ".join(key for key in sample if not key.startswith("__"))} (--input-key)' \
+                    if image is None else ''
+                raise UserError(f"sample '{sample['__key__']}' in shard '{self.files[shard]}' has no {missing}{hint}")
             if label != _SKIPPED:
                 yield image, self._index(label)
 
@@ -84,8 +87,20 @@ class WebdatasetShards:
         select = partial(_ends_with, ending='.cls' if self._target_key == 'cls' else '.json')
         for sample in self._samples(shard, select):
             label = self._label(sample)
-            if label not in (None, _SKIPPED):
+            if label is None:
+                self._check_dots(sample, shard)
+            elif label != _SKIPPED:
                 yield self._index(label)
+
+    def _check_dots(self, sample: dict, shard: int) -> None:
+        """Refuse names that webdataset takes to end at their first dot."""
+        endings = {*self._image_endings, 'cls', 'json'}
+        for name in sample:
+            stem, _, ending = name.rpartition('.')
+            if stem and ending in endings:
+                raise UserError(
+                    f"'{sample['__key__']}.{name}' in shard '{self.files[shard]}' has a dot in its name, where "
+                    'webdataset takes it to end: rename it')
 
     def _samples(self, shard: int, select=None) -> Iterator[dict]:
         from webdataset.tariterators import tarfile_samples

@@ -73,7 +73,7 @@ def _pictures(comparison: Comparison) -> dict[str, Picture]:
             f'what each class gains against {first}',
             'Above 0 the class is known better than by the first run. Of more than 100 classes the line is a running '
             f'mean.{left_out}',
-            f'{told_groups(shown)}',
+            told_groups(shown),
             partial(plot_difference, rows=shown, prior=comparison.prior))
     return pictures
 
