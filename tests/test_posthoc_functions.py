@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import timm_ltkd
 from timm_ltkd.posthoc import TAU_SWEEP, adjust_logits, tau_normalise
 from timm_ltkd.prior import ClassPrior
 
@@ -55,3 +56,7 @@ def test_half_precision_logits_keep_a_rare_class():
 
 def test_the_sweep():
     assert TAU_SWEEP[0] == 0 and TAU_SWEEP[-1] == 2 and len(TAU_SWEEP) == 21 and 0.3 in TAU_SWEEP
+
+
+def test_they_come_with_the_package():
+    assert timm_ltkd.posthoc.adjust_logits is adjust_logits

@@ -2,7 +2,9 @@
 import pytest
 import torch
 
+from timm_ltkd.distill import create_loss, create_method
 from timm_ltkd.errors import UserError
+from timm_ltkd.metrics import long_tail_report
 from timm_ltkd.prior import ClassPrior
 
 
@@ -59,6 +61,8 @@ def test_shot_groups_put_the_boundaries_in_medium():
 @pytest.mark.parametrize('counts, message', [
     ([], 'non-empty'), ([[1, 2]], 'non-empty'), ([1.5, 2], 'whole numbers'), ([-1, 2], 'whole numbers'),
     ([float('nan'), 1], 'whole numbers'), ([3, 0, 1], r"class 1 \('b'\) has no training image"),
+    (None, 'a number a class: .*NoneType'), ([3, None], 'a number a class: .*NoneType'),
+    ([3, 0, 1, 1], '4 class counts and 3 class names'),
 ])
 def test_bad_counts(counts, message):
     with pytest.raises(UserError, match=message):
@@ -72,3 +76,19 @@ def test_bad_arguments():
         ClassPrior([1, 2]).shot_groups(many=5, few=6)
     with pytest.raises(UserError, match='few=6 .--few-shot. and many=5'):
         ClassPrior([1, 2], many=5, few=6)
+
+
+def test_counts_alone_are_no_prior():
+    for call in (
+        lambda: create_method('bkd', prior=[3, 2]), lambda: create_loss('focal', prior=[3, 2]),
+        lambda: long_tail_report([0, 1], [0, 1], [3, 2]),
+    ):
+        with pytest.raises(UserError, match=r'prior cannot be a list: give a ClassPrior\(counts\)'):
+            call()
+
+
+def test_the_default_device_changes_nothing():
+    with torch.device('meta'):
+        prior = ClassPrior([5, 2, 1])
+        weights = prior.effective_number_weights()
+    assert torch.equal(weights, ClassPrior([5, 2, 1]).effective_number_weights())

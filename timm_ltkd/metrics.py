@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import confusion_matrix, recall_score
 
 from .errors import UserError
-from .prior import ClassPrior
+from .prior import ClassPrior, check_prior
 
 ECE_BINS = 15
 
@@ -78,8 +78,9 @@ def long_tail_report(
 
     Raises:
         UserError: Nothing to evaluate, lengths that differ, a class outside the prior's, logits of another number
-            of classes, or logits that are NaN or infinite.
+            of classes, or logits that are NaN or infinite; a prior that is no `ClassPrior`.
     """
+    check_prior(prior)
     num_classes = prior.num_classes
     targets = _classes(targets, num_classes, 'targets')
     columns = _columns(logits_or_predictions, targets, num_classes)

@@ -16,7 +16,7 @@ def tau_normalise(weight: torch.Tensor, tau: float) -> torch.Tensor:
     Returns:
         `[C, D]`, in the dtype of `weight`; computed in float64.
     """
-    rows = weight.detach().double()
+    rows = weight.detach().cpu().double()  # mps has no float64
     norms = rows.norm(dim=1, keepdim=True)
     return (rows / torch.where(norms == 0, 1., norms) ** tau).to(weight)
 

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .errors import UserError
+from .errors import UserError, last_line
 
 
 class ClassPrior:
@@ -23,8 +23,8 @@ class ClassPrior:
         many, few: The boundaries that `shot_groups`, and with it every figure and report, goes by.
 
     Raises:
-        UserError: No class, a count that is not a whole number, a class without an image (it is named), or boundaries
-            the wrong way round.
+        UserError: No class, a count that is not a whole number, a class without an image (it is named), more or fewer
+            names than classes, or boundaries the wrong way round.
     """
 
     def __init__(
@@ -35,11 +35,16 @@ class ClassPrior:
             many: int = 100,
             few: int = 20,
     ):
-        counts = torch.as_tensor(counts).detach().to('cpu', torch.float64)
+        try:
+            counts = torch.as_tensor(counts, dtype=torch.float64, device='cpu').detach()
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise UserError(f'class counts must be a list, a number a class: {last_line(e)}') from e
         if counts.ndim != 1 or not counts.numel():
             raise UserError(f'class counts must be a non-empty list, a number a class; got shape {list(counts.shape)}')
         if not torch.isfinite(counts).all() or (counts != counts.round()).any() or (counts < 0).any():
             raise UserError('class counts must be whole numbers of images, 0 or more')
+        if class_names is not None and len(class_names) != len(counts):
+            raise UserError(f'{len(counts)} class counts and {len(class_names)} class names: give a name for each')
         if (counts == 0).any():
             index = int((counts == 0).nonzero()[0])
             name = f" ('{class_names[index]}')" if class_names is not None else ''
@@ -76,7 +81,7 @@ class ClassPrior:
         """
         if not 0. <= beta < 1.:
             raise UserError(f'beta must be in [0, 1), got {beta}')
-        log_beta = torch.tensor(beta, dtype=torch.float64).log()
+        log_beta = torch.tensor(beta, dtype=torch.float64, device='cpu').log()
         weights = (1. - beta) / -torch.expm1(self.counts * log_beta)  # 1 - beta^n without cancellation
         return weights / weights.mean()
 
@@ -104,6 +109,12 @@ class ClassPrior:
     def __repr__(self) -> str:
         return (f'ClassPrior({self.num_classes} classes, {self.num_samples} images, '
                 f'imbalance factor {self.imbalance_factor:g})')
+
+
+def check_prior(prior: ClassPrior) -> None:
+    """A UserError if it is anything else than a `ClassPrior`, such as the counts alone."""
+    if not isinstance(prior, ClassPrior):
+        raise UserError(f'prior cannot be a {type(prior).__name__}: give a ClassPrior(counts)')
 
 
 def _check_boundaries(many: int, few: int) -> None:

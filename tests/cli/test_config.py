@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
-from timm_ltkd.cli.config import NOT_IN_CONFIG, all_teacher_args, dump_config, parse, teacher_args
+from timm_ltkd.cli.config import NOT_IN_CONFIG, all_teacher_args, dump_config, parse, teacher_args, use_run_of_stage
 from timm_ltkd.cli.defaults import CIFAR, DIGITS, OTHER
 from timm_ltkd.errors import UserError
 
@@ -97,11 +97,36 @@ class TestValues:
         assert train('-c', file).scale == [0.5, 1.]
         assert train('-c', file, '--decay-milestones', '7').decay_milestones == [7]
 
-    def test_mappings_are_replaced_not_merged(self, config):
+    def test_mappings_are_added_to_as_long_as_they_are_of_the_same(self, config):
         file = config('kd: kd\nkd_kwargs:\n  temperature: 2.0\n')
         assert distill('-c', file).kd_kwargs == {'temperature': 2.}
-        assert distill('-c', file, '--kd-kwargs', 'alpha=0.5').kd_kwargs == {'alpha': 0.5}
+        assert distill('-c', file, '--kd-kwargs', 'alpha=0.5').kd_kwargs == {'temperature': 2., 'alpha': 0.5}
+        assert distill('-c', file, '--kd-kwargs', 'temperature=3').kd_kwargs == {'temperature': 3}
+        assert distill('-c', file, '--kd-kwargs', 'alpha=1', '--kd-kwargs', 'temperature=3').kd_kwargs == {
+            'temperature': 3, 'alpha': 1}
         assert distill('-c', file, '--kd-kwargs').kd_kwargs == {}
+        assert distill('-c', file, '--kd', 'bkd', '--kd-kwargs', 'alpha=0.5').kd_kwargs == {'alpha': 0.5}
+        assert distill('-c', file, '--kd', 'bkd').kd_kwargs == {'temperature': 2.}
+        assert distill().kd_kwargs == {}, 'the default is nobody\'s to change'
+
+    def test_a_second_stage_takes_data_and_network_from_its_run(self, config, tmp_path):
+        run = tmp_path / 'run'
+        run.mkdir()
+        (run / 'args.yaml').write_text(
+            'student: resnet18\ndataset: lt/folder\ndata_dir: d\nimg_size: 64\nlr: 3.0\nsmall_image_stem: true\n')
+
+        def stage(*words):
+            parser = train_parser()
+            argv = ['--initial-checkpoint', str(run), *words]
+            use_run_of_stage(parser, argv)
+            return parse(parser, argv)
+        args = stage('--stage', 'crt')
+        assert (args.model, args.dataset, args.data_dir, args.img_size) == ('resnet18', 'lt/folder', 'd', 64)
+        assert args.small_image_stem and args.lr == 0.1
+        args = stage('--stage', 'crt', '--model', 'resnet20', '--dataset', 'lt/digits')
+        assert (args.model, args.dataset, args.data_dir, args.img_size) == ('resnet20', 'lt/digits', None, 64)
+        assert stage('-c', config('stage: lws\nimg_size: 32\n')).img_size == 32
+        assert stage().model == 'resnet32', 'which is no second stage'
 
     def test_key_values_of_the_command_line(self):
         kwargs = train('--model-kwargs', 'a=1', 'b=1e-3', 'c=True', 'd=None', 'e=text', 'f=[1,2]', 'g=x=y').model_kwargs

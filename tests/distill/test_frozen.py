@@ -205,6 +205,24 @@ def test_a_fast_teacher_that_is_moved_makes_new_copies():
     assert copies and teacher.to('cpu', torch.float64)._copies == copies, 'nothing has moved: a CUDA graph may use them'
 
 
+@pytest.mark.parametrize('through', ['network', 'teacher', 'copy'])
+def test_a_fast_teacher_answers_by_the_weights_that_are_loaded(through):
+    network, other = trained('resnet20'), trained('resnet20')
+    nn.init.normal_(other.fc.weight)
+    teacher, input = Teacher(network, fast=True), pixels(network)
+    before, first = teacher(input).logits, teacher
+    if through == 'copy':
+        teacher = copy.deepcopy(teacher)
+        assert torch.equal(teacher(input).logits, before)
+    if through == 'network':
+        network.load_state_dict(other.state_dict())
+    else:
+        teacher.load_state_dict(Teacher(other).state_dict())
+    loaded = teacher(input).logits
+    assert deviation([other(input)], [loaded]) < 1e-5 and not torch.allclose(loaded, before, rtol=1e-2)
+    assert through != 'copy' or torch.equal(first(input).logits, before)
+
+
 def test_what_is_compiled_or_in_half_precision_is_left_as_it_is():
     network = trained('resnet20')
     compiled = copy.deepcopy(network)

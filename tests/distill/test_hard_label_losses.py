@@ -18,7 +18,8 @@ from timm_ltkd.distill import (
     logit_adjusted_loss,
     weighted_cross_entropy_loss,
 )
-from timm_ltkd.distill.losses import HardLabelLoss, register_loss
+from timm_ltkd.distill.losses import HardLabelLoss, loss_class, register_loss
+from timm_ltkd.distill.losses import loss as loss_module
 from timm_ltkd.errors import UserError
 from timm_ltkd.prior import ClassPrior
 
@@ -256,6 +257,19 @@ def test_each_has_a_line_with_its_paper():
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="'ce' is registered already"):
         register_loss('ce')(HardLabelLoss)
+
+
+def test_a_cell_of_a_notebook_may_run_again(monkeypatch):
+    monkeypatch.setattr(loss_module, '_LOSSES', dict(loss_module._LOSSES))
+    cells = []
+    for _ in range(2):
+        @register_loss('mine')
+        class Mine(HardLabelLoss):
+            pass
+        cells.append(Mine)
+    assert loss_class('mine') is cells[1] and cells[0] is not cells[1]
+    with pytest.raises(UserError, match="'mine' is registered already, by .*test_hard_label_losses: choose another"):
+        register_loss('mine')(HardLabelLoss)
 
 
 @pytest.mark.parametrize('name, options, message', [

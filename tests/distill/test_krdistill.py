@@ -298,6 +298,19 @@ def test_class_means_are_in_the_state_dict():
     assert copy.deepcopy(method).means_known
 
 
+def test_a_checkpoint_without_class_means_makes_none_known():
+    student, teacher, target = outputs()
+    early = make().state_dict()
+    for state, strict in (({}, False), (early, True)):
+        method = make()
+        method.load_state_dict(state, strict=strict)
+        with pytest.raises(UserError, match='set_class_means'):
+            method(student, teacher, target)
+    method.set_class_means(class_means())
+    method.load_state_dict({}, strict=False)
+    assert method.means_known
+
+
 def test_set_class_means_draws_no_global_random_numbers():
     state = torch.get_rng_state()
     methods = [make(), make()]

@@ -227,3 +227,13 @@ def test_the_length_of_features_where_there_is_no_classifier_left():
     model.get_classifier = nn.Identity
     with pytest.raises(UserError, match='Plain does not say how long its features are'):
         feature_dim(model)
+
+
+@pytest.mark.parametrize('compiled', [
+    lambda model: torch.compile(model, backend='eager'), lambda model: model.compile(backend='eager') or model],
+    ids=['wrapped', 'in place'])
+def test_what_was_compiled_too_early_says_so(compiled):
+    model = compiled(Plain())
+    model(pixels(8))
+    with pytest.raises(UserError, match='Plain gives no features: it was compiled before'):
+        model_output(model, pixels(8), needs_features=True)

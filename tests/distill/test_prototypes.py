@@ -122,3 +122,10 @@ def test_class_directions_count_each_class_once():
 def test_bad_input(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+@pytest.mark.parametrize('classes, dim', [(4, 6), (9, 6), (14, 6)])
+def test_the_default_device_changes_nothing(classes, dim):
+    with torch.device('meta'):
+        prototypes = balanced_prototypes(classes, dim)
+    assert torch.equal(prototypes, balanced_prototypes(classes, dim))

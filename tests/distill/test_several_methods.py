@@ -188,12 +188,20 @@ def test_options_are_those_that_create_method_takes():
     (['kd', 'bkd'], {}, 3, 'methods: 2 for 3 teachers; name one for all, or one for each in the same order'),
     (['kd', 'bkd', 'dkd'], {}, 2, 'methods: 3 for 2 teachers'),
     ([], {}, 1, 'methods: 0 for 1 teachers'),
+    (['bkd'], {'prior': PRIOR}, 1, "'prior' is no option: it is an argument of its own"),
+    (['bkd', 'kd'], {'bkd.teacher_features': 3}, 2, "'bkd.teacher_features' is no option"),
     (['kd', 'bkd', 'kd'], {}, 1, "methods: 'kd' twice for one teacher; name it once, and give it a larger weight"),
 ])
 def test_what_does_not_fit_is_told(names, options, teachers, message):
     with pytest.raises(UserError) as told:
         create_methods(names, options, prior=PRIOR, student_features=4, teacher_features=[4] * teachers)
     assert message in str(told.value) and '\n' not in str(told.value)
+
+
+def test_one_name_and_one_length_need_no_list():
+    method = create_methods('feature', {'alpha': 2.}, student_features=3, teacher_features=4)
+    assert method.projector.weight.shape == (4, 3) and method.alpha == 2.
+    assert create_methods('kd', teacher_features=None).temperature == 4.
 
 
 def test_none_is_refused():

@@ -14,6 +14,7 @@ from timm_ltkd.distill import (
     DistillMethod,
     DistillTask,
     SeveralMethods,
+    StandardizedLogits,
     Teacher,
     TeacherEnsemble,
     create_method,
@@ -213,6 +214,82 @@ def test_deferred_balancing_begins_with_its_epoch(batch):
     assert not torch.allclose(losses[2], plain, rtol=1e-2)
 
 
+# --- what it refuses
+
+class Says(DistillMethod):
+    """Returns what it is made with."""
+
+    def __init__(self, terms, needs_hard_labels=False):
+        super().__init__()
+        self.terms, self.needs_hard_labels = terms, needs_hard_labels
+
+    def forward(self, student, teacher, target):
+        return self.terms
+
+
+@pytest.mark.parametrize('terms, message', [
+    *(({name: torch.ones(())}, f"Says calls a term '{name}'") for name in ('loss', 'output', 'task_loss')),
+    (torch.ones(()), 'Says returns a Tensor: give a dict'),
+    (None, 'Says returns a NoneType'),
+])
+def test_terms_that_are_none_or_called_as_what_is_there(batch, terms, message):
+    with pytest.raises(UserError, match=message):
+        make_task(Says(terms))(*batch)
+
+
+@pytest.mark.parametrize('target', [F.one_hot(torch.arange(6) % CLASSES, CLASSES).float(), torch.zeros(6, 1).long()])
+def test_a_method_that_needs_hard_labels_gets_no_others(batch, target):
+    terms = {'term': torch.ones(())}
+    for method in (Says(terms, True), StandardizedLogits(Says(terms, True))):
+        with pytest.raises(UserError, match=f'{type(method).__name__} needs one class index an image'):
+            make_task(method)(batch[0], target)
+        assert make_task(method)(batch[0], batch[1].int())['term'] == 1
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(method='bkd'), r"method cannot be a str: give what create_method\('kd'\) returns"),
+    (dict(method=None), 'method cannot be a NoneType'),
+    (dict(teacher=[Tiny()]), 'teacher cannot be a list: give a network, a Teacher, or a TeacherEnsemble'),
+    (dict(criterion='ce'), r"criterion cannot be a str: give what create_loss\('ce'\) returns"),
+    (dict(student='resnet20'), 'student cannot be a str: give a network'),
+])
+def test_arguments_of_another_kind_are_refused(wrong, message):
+    with pytest.raises(UserError, match=f'DistillTask: {message}') as error:
+        DistillTask(**dict(student=Tiny(), teacher=Tiny(seed=1), method=create_method('kd')) | wrong)
+    assert '\n' not in str(error.value)
+
+
+def test_a_student_that_is_its_own_teacher_is_refused():
+    student = Tiny()
+    for teacher in (student, nn.Sequential(student)):
+        with pytest.raises(UserError, match='share parameters'):
+            make_task(student=student, teacher=teacher)
+    make_task(student=student, teacher=copy.deepcopy(student))
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_ldam_wants_a_student_that_it_has_prepared(batch):
+    student, loss = timm.create_model('resnet20', num_classes=CLASSES), timm_ltkd.create_loss('ldam', prior=PRIOR)
+    with pytest.raises(UserError, match=r"that of CifarNet is a linear one still: call the loss's prepare\(student\)"):
+        make_task(student=student, criterion=loss)
+    loss.prepare(student)
+    assert make_task(student=student, criterion=loss)(*batch)['loss'].isfinite()
+
+
+def test_the_state_of_another_task_is_refused(matching):
+    with pytest.raises(UserError, match="holds foo and not 'method'"):
+        make_task(matching).load_task_state({'foo': 1})
+
+
+def test_a_pair_of_views_is_a_tuple_or_a_list(batch):
+    task = make_task(student=Tiny().eval())
+    task.get_eval_model().eval()
+    pair, target = (batch[0], batch[0].flip(3)), batch[1]
+    result = task(list(pair), target)
+    assert torch.equal(result['loss'], task(pair, target)['loss'])
+    assert not torch.equal(result['loss'], task(*batch)['loss'])
+
+
 # --- moving average, checkpoints, compile
 
 def test_the_moving_average(batch, matching):
@@ -323,10 +400,11 @@ def test_layer_decay_and_weight_decay_are_the_students_own(matching, make, layer
 # --- a loop of one's own
 
 def test_the_loop_of_the_readme():
-    dataset = timm_ltkd.create_dataset('lt/digits', split='train')
-    dataset.transform = timm.data.create_transform(32, is_training=True, hflip=0., scale=(0.7, 1.))
-    loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True)
     student, teacher = (timm.create_model(name, num_classes=10) for name in ('resnet20', 'resnet32'))
+    pixels = timm.data.resolve_data_config(model=student)
+    dataset = timm_ltkd.create_dataset('lt/digits', split='train')
+    dataset.transform = timm.data.create_transform(**pixels, is_training=True, hflip=0., scale=(0.7, 1.))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True)
     start = copy.deepcopy(student.state_dict())
     prior = timm_ltkd.ClassPrior(dataset.class_counts)
     task = timm_ltkd.DistillTask(student, teacher, timm_ltkd.create_method('bkd', prior=prior))

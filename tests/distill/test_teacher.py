@@ -122,6 +122,17 @@ def test_weights_of_ones_own_are_loaded_for_a_name(tmp_path, pixels):
     assert teacher.num_classes == 3
 
 
+@pytest.mark.parametrize('model, options, message', [
+    (Probe(), dict(num_classes=3), 'pretrained_path is for a model given by name, and this is a network'),
+    ('resnet20', {}, "'resnet20' with pretrained_path: give num_classes"),
+    ('resnet20', dict(num_classes=2, class_map=[0, 2]), 'with a class_map, make the network first'),
+])
+def test_weights_that_would_not_be_loaded_are_refused(model, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        Teacher(model, pretrained_path='weights.pth', **options)
+    assert '\n' not in str(error.value)
+
+
 def test_the_label_space_is_checked():
     teacher = Teacher(Probe())
     teacher.check_label_space(3)
@@ -145,6 +156,14 @@ def test_half_precision(pixels):
     half = teacher(pixels, needs_features=True)
     for got, wanted in zip(half, exact, strict=True):
         assert torch.allclose(got, wanted, atol=0.05 * float(wanted.abs().max())) and not torch.equal(got, wanted)
+
+
+def test_double_precision_takes_single_images(pixels):
+    network = timm.create_model('resnet20', num_classes=3).eval()
+    exact = network(pixels)
+    output = Teacher(network, dtype=torch.float64)(pixels, needs_features=True)
+    assert output.logits.dtype == output.features.dtype == torch.float64
+    assert torch.allclose(output.logits.float(), exact, atol=1e-5)
 
 
 def test_features_are_those_before_the_classifier(pixels):

@@ -42,7 +42,10 @@ STOPS = {'--push-to-hub': 'not logged in to the hub'}  # what ends a command wit
 FILLED = {  # what a page leaves open, or names without what it always needs
     'accelerate launch': 'accelerate launch train.py',
     'accelerate launch --mixed_precision bf16': 'accelerate launch --mixed_precision bf16 train.py',
-    'distill.py --dataset lt/imagenet … --teacher-bank BANK --bank-views 20 --bank-top-k 50 --bank-dtype float16':
+    'python distill.py … --teacher-checkpoint output/RUN --teacher-bank BANK --bank-views 10':
+        'distill.py --teacher-checkpoint output/RUN --teacher-bank VIEWS --bank-views 10',
+    'python distill.py --dataset lt/imagenet … --teacher-bank BANK --bank-views 20 --bank-top-k 50 --bank-dtype '
+    'float16':
         'distill.py --dataset lt/imagenet --data-dir IMAGENET --train-list ImageNet_LT_train.txt --teacher-bank OTHER '
         '--bank-views 20 --bank-top-k 2 --bank-dtype float16',
     'python -m timm_ltkd.compare OUT1 OUT2 …': 'python -m timm_ltkd.compare output/RUN output/OTHER_RUN',

@@ -6,7 +6,7 @@ import pytest
 
 from timm_ltkd.cli import run as scripts
 from timm_ltkd.errors import UserError
-from timm_ltkd.report.compare import compare_runs, comparison_text, read_run, write_comparison
+from timm_ltkd.report.compare import compare_runs, comparison_text, read_run, read_runs, write_comparison
 
 COUNTS = [500, 200, 90, 30, 9, 2]
 
@@ -143,6 +143,20 @@ def test_folders_that_hold_no_finished_run(write_run, tmp_path):
             'file': 'is a file', 'root': f'holds no run; there are runs in it: {tmp_path / "root" / "run"}'}.items():
         with pytest.raises(UserError, match=message):
             read_run(tmp_path / name)
+
+
+def test_folders_without_a_finished_run_are_left_out_beside_others(write_run, tmp_path, capsys):
+    run = write_run(tmp_path / 'run', COUNTS)
+    (tmp_path / 'new' / 'last').mkdir(parents=True)
+    (tmp_path / 'teachers').mkdir()
+    scripts.compare([str(tmp_path / name) for name in ('new', 'run', 'teachers')])
+    said = capsys.readouterr().out
+    assert f"left out: the run in '{tmp_path / 'new'}' is not finished" in said and said.count('left out') == 2
+    assert read_runs([run])[1] == []
+    with pytest.raises(UserError, match='not finished'):
+        read_runs([tmp_path / 'new', tmp_path / 'teachers'])
+    with pytest.raises(UserError, match='there is no folder'):
+        read_runs([run, tmp_path / 'typo'])
 
 
 @pytest.mark.parametrize('change', [

@@ -7,11 +7,13 @@ from typing import Any
 
 from ..errors import UserError
 from ..plain_yaml import dump_yaml, load_yaml
+from ..report.text import flag
 from .defaults import fill_defaults
 from .kinds import KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
 
 # where a run goes and how it is watched is no part of what it is
+_OPTIONS_OF = {'kd': 'kd_kwargs', 'loss': 'loss_kwargs', 'opt': 'opt_kwargs'}
 NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private')
 
 
@@ -34,16 +36,42 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
         parser.set_defaults(**read_config(parser, first.config))
     import_modules(vars(first)['import'] or parser.get_default('import'))  # before --list-kd, which ends the command
     args = parser.parse_args(argv)
+    for what, its_options in _OPTIONS_OF.items():  # those of the file are of what the file names
+        if what in args and getattr(args, what) != parser.get_default(what) \
+                and getattr(args, its_options) != parser.get_default(its_options):
+            parser.set_defaults(**{its_options: {}})
+            setattr(args, its_options, getattr(parser.parse_args(argv), its_options))
     fill_defaults(args, fill)
     return args
 
 
-def use_data_of_run(parser: Parser, folder: str) -> None:
+def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
+    """Make data, input and network of the run that a second stage begins with the defaults; before `parse`."""
+    finder, asked = Parser(add_help=False), ('stage', 'initial_checkpoint', 'dataset', 'train_list')
+    finder.add_argument('-c', '--config')
+    for dest in asked:
+        finder.add_argument(flag(dest))
+    given = {key: value for key, value in vars(finder.parse_known_args(argv)[0]).items() if value is not None}
+    if 'config' in given:
+        given = read_config(parser, given['config'], only={*asked}) | given
+    path = Path(given.get('initial_checkpoint') or '') / 'args.yaml'
+    if not (given.get('stage') and path.is_file()):
+        return
+    if not (given.get('dataset') or given.get('train_list')):
+        use_data_of_run(parser, path.parent)
+    pixels = _group_options(parser, 'input') - {'validation_batch_size'}
+    parser.set_defaults(**read_config(parser, path, only=pixels | {'model', 'small_image_stem', 'model_kwargs', 'gp'}))
+    named = load_yaml(path.read_text(encoding='utf-8'), str(path)).get('student')
+    if named is not None:  # it was distilled
+        parser.set_defaults(model=str(named))
+
+
+def use_data_of_run(parser: Parser, folder: str | Path) -> None:
     """Make the data options of a finished run the defaults, if the folder is one with an args.yaml."""
     path = Path(folder) / 'args.yaml'
     if path.is_file():
         data = _group_options(parser, 'data') - {'workers', 'pin_mem'}
-        parser.set_defaults(**read_config(parser, str(path), only=data))
+        parser.set_defaults(**read_config(parser, path, only=data))
 
 
 def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) -> None:
@@ -67,7 +95,7 @@ def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) 
             raise UserError(f'--predict needs no data set; leave out --{dest.replace("_", "-")}')
 
 
-def read_config(parser: Parser, path: str, only: set[str] | None = None) -> dict[str, Any]:
+def read_config(parser: Parser, path: str | Path, only: set[str] | None = None) -> dict[str, Any]:
     """A YAML file's options, checked as the parser would check them.
 
     Args:
@@ -82,7 +110,7 @@ def read_config(parser: Parser, path: str, only: set[str] | None = None) -> dict
         text = Path(path).read_text(encoding='utf-8')
     except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
         raise UserError(f'cannot read the config file {path}: {e}') from None
-    content = load_yaml(text, path)
+    content = load_yaml(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -1,6 +1,7 @@
 """What the value of an option can be: kinds of numbers, pairs, lists; and a parser that complains in one line."""
 import argparse
 import ast
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -18,6 +19,12 @@ _ELSEWHERE = {  # options of timm's scripts that these lack, or have in another 
     'bce_loss': '--list-losses names the losses there are',
     'sync_bn': 'statistics are averaged before evaluation, see --dist-bn',
 }
+_ELSEWHERE |= {
+    'model': '--student and --teacher name the networks of distill.py',
+    'stage': 'that is an option of train.py',
+}
+_ELSEWHERE |= dict.fromkeys(
+    ('student', 'teacher', 'kd', 'kd_kwargs', 'teacher_checkpoint', 'teacher_bank'), 'that is an option of distill.py')
 _ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
 
 
@@ -45,14 +52,18 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             if not unknown[0].startswith('-'):
-                raise UserError(f"unexpected argument '{unknown[0]}'")
+                folder = f'; the data folder is --data-dir {unknown[0]}' if os.path.isdir(unknown[0]) else ''
+                raise UserError(f"unexpected argument '{unknown[0]}'{folder}")
             name = unknown[0].split('=')[0]
             raise UserError(f"unknown option '{unknown[0]}'{hint(name, self._option_string_actions)}")
         return parsed
 
 
 class KeyValues(argparse.Action):
-    """`k=v k2=v2` as a dict; values are read as Python literals where they are one."""
+    """`k=v k2=v2` as a dict, added to what a config file or an earlier one says, or empty without any.
+
+    Values are read as Python literals where they are one.
+    """
     form = 'key=value'
 
     @staticmethod
@@ -66,7 +77,7 @@ class KeyValues(argparse.Action):
             if not equals or not self.is_key(key):
                 raise argparse.ArgumentError(self, f"'{pair}' is not of the form {self.form}")
             pairs[key] = _literal(value)
-        setattr(namespace, self.dest, pairs)
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), **pairs} if pairs else {})
 
 
 def _literal(text: str) -> Any:

@@ -6,7 +6,15 @@ from typing import NoReturn
 
 from ..errors import Fault, Terminated, UserError, fault, last_line, visible
 from .arguments import compare_parser, distill_parser, export_parser, train_parser, validate_parser
-from .config import all_teacher_args, check_prediction_options, dump_config, parse, read_config, use_data_of_run
+from .config import (
+    all_teacher_args,
+    check_prediction_options,
+    dump_config,
+    parse,
+    read_config,
+    use_data_of_run,
+    use_run_of_stage,
+)
 from .own_modules import import_modules
 from .stop import stoppable
 
@@ -16,7 +24,9 @@ _GO_ON = '; the checkpoint of the last whole epoch stands: the same command with
 def train(argv: Sequence[str] | None = None) -> None:
     """train.py"""
     with one_line_errors('train.py', _GO_ON):
-        args = parse(train_parser(), argv)
+        parser = train_parser()
+        use_run_of_stage(parser, argv)
+        args = parse(parser, argv)
         from ..engine import jobs  # not before the options are right: Accelerate takes seconds to import
         jobs.train(args, dump_config)
 
@@ -67,8 +77,8 @@ def compare(argv: Sequence[str] | None = None) -> None:
     """python -m timm_ltkd.compare"""
     with one_line_errors('timm_ltkd.compare'):
         args = compare_parser().parse_args(argv)
-        from ..report.compare import compare_runs, comparison_text, read_run, write_comparison
-        comparison = compare_runs([read_run(folder) for folder in args.runs])
+        from ..report.compare import compare_runs, comparison_text, read_runs, write_comparison
+        comparison = compare_runs(*read_runs(args.runs))
         print(comparison_text(comparison))
         if args.output:
             paths = write_comparison(args.output, comparison)

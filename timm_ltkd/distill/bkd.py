@@ -2,9 +2,10 @@
 import torch
 
 from ..prior import ClassPrior
+from .checks import check_class_count, check_number, check_temperature
 from .closed_form import softened_kl
 from .kd import kd_loss
-from .method import DistillMethod, Output, check_number, check_temperature, register_method
+from .method import DistillMethod, Output, register_method
 
 
 def balanced_kd_loss(
@@ -65,6 +66,7 @@ class BKD(DistillMethod):
         self.balanced = epoch >= self.deferred_epochs
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        check_class_count(len(self.class_weights), student.logits)  # deferred weights are told of at once
         if self.balanced:
             loss = balanced_kd_loss(student.logits, teacher.logits, self.class_weights, self.temperature)
         else:

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from ..errors import UserError
+from .checks import check_class_count, check_pair
 
 _AT_A_TIME = 2 ** 19  # numbers of a matrix that a CPU works on, 2 MB in float32; as fast as more, and fewer are slower
 _LOG2_E = 1 / math.log(2)
@@ -31,9 +32,17 @@ def softened_kl(
 
     Returns:
         `[B]`, in float32 at least.
+
+    Raises:
+        UserError: Shapes that don't belong together.
     """
+    check_pair(student_logits, teacher_logits)
     dtype = torch.promote_types(_full_precision(student_logits), _full_precision(teacher_logits))
-    shift = torch.zeros(1, dtype=dtype, device=student_logits.device) if log_weights is None else log_weights.to(dtype)
+    if log_weights is None:
+        shift = torch.zeros(1, dtype=dtype, device=student_logits.device)
+    else:
+        check_class_count(log_weights.numel(), student_logits)
+        shift = log_weights.to(student_logits.device, dtype)
     function = kl_parts_in_cache if student_logits.device.type == 'cpu' else kl_parts
     return _WithGradient.apply(
         partial(function, teacher_logits=teacher_logits.detach(), shift=shift, temperature=temperature), student_logits)

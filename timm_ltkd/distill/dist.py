@@ -1,8 +1,9 @@
 """Distillation of relations, DIST (Huang et al. 2022)."""
 import torch
 
+from .checks import check_number, check_pair, check_temperature
 from .kd import soft_log_probs
-from .method import DistillMethod, Output, check_number, check_temperature, register_method
+from .method import DistillMethod, Output, register_method
 
 _FLAT = 1e-10  # variance, relative to the largest value squared, under which a vector has no relations to tell
 
@@ -54,6 +55,7 @@ def dist_loss(
     Returns:
         Scalar, in float32 at least.
     """
+    check_pair(student_logits, teacher_logits)
     student, teacher = (soft_log_probs(logits, temperature) for logits in (student_logits, teacher_logits.detach()))
     inter, intra = (relation_distance(student, teacher, dim).mean() for dim in (1, 0))
     return (beta * inter + gamma * intra) * temperature ** 2

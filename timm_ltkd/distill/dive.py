@@ -1,8 +1,9 @@
 """Distillation of virtual examples, DiVE (He et al. 2021)."""
 import torch
 
+from .checks import check_number, check_temperature, full_precision
 from .kd import kd_loss
-from .method import DistillMethod, Output, check_number, check_temperature, full_precision, register_method
+from .method import DistillMethod, Output, register_method
 
 
 def dive_loss(

@@ -2,16 +2,9 @@
 import torch
 import torch.nn.functional as F
 
+from .checks import check_hard_labels, check_number, check_pair, check_temperature, full_precision
 from .kd import row_kl
-from .method import (
-    DistillMethod,
-    Output,
-    check_hard_labels,
-    check_number,
-    check_temperature,
-    full_precision,
-    register_method,
-)
+from .method import DistillMethod, Output, register_method
 
 
 def decoupled_kl(
@@ -35,9 +28,10 @@ def decoupled_kl(
         KL between the label's probability and the rest `[B]`, and KL among the other classes `[B]`; without T².
 
     Raises:
-        UserError: Labels that are not class indices.
+        UserError: Labels that are not class indices, or logits of different shapes.
     """
-    check_hard_labels('dkd', target)
+    check_pair(student_logits, teacher_logits)
+    target = check_hard_labels('dkd', target, len(student_logits))
     (student_binary, student_others), (teacher_binary, teacher_others) = (
         _split_target(full_precision(logits) / temperature, target)
         for logits in (student_logits, teacher_logits.detach()))

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .method import Output, full_precision
+from .checks import full_precision
+from .method import Output
 from .teacher import Teacher
 
 

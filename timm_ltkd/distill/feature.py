@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from .method import DistillMethod, Output, check_number, check_seed, full_precision, given_features, register_method
+from .checks import check_number, check_seed, full_precision
+from .method import DistillMethod, Output, given_features, register_method
 
 
 def feature_loss(student_features: torch.Tensor, teacher_features: torch.Tensor) -> torch.Tensor:
@@ -34,10 +35,10 @@ def linear_projector(in_features: int, out_features: int, *, seed: int = 0) -> n
 
     So it does not depend on what was made before it, e.g. on whether the teacher was trained in the same run.
     """
-    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    layer = nn.utils.skip_init(nn.Linear, in_features, out_features, device='cpu')  # whatever the default is
     nn.init.kaiming_uniform_(layer.weight, a=5 ** 0.5, generator=torch.Generator().manual_seed(seed))
     nn.init.zeros_(layer.bias)
-    return layer
+    return layer.to(torch.get_default_device())
 
 
 @register_method('feature')

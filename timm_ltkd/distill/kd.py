@@ -2,8 +2,9 @@
 import torch
 import torch.nn.functional as F
 
+from .checks import check_number, check_temperature, full_precision
 from .closed_form import softened_kl
-from .method import DistillMethod, Output, check_number, check_temperature, full_precision, register_method
+from .method import DistillMethod, Output, register_method
 
 
 def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 4.) -> torch.Tensor:

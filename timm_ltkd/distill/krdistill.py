@@ -7,20 +7,19 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 from ..prior import ClassPrior
-from .closed_form import softened_kl
-from .feature import linear_projector
-from .method import (
-    DistillMethod,
-    Output,
+from .checks import (
     check_choice,
+    check_class_count,
     check_hard_labels,
     check_number,
+    check_pair,
     check_seed,
     check_temperature,
     full_precision,
-    given_features,
-    register_method,
 )
+from .closed_form import softened_kl
+from .feature import linear_projector
+from .method import DistillMethod, Output, given_features, register_method
 from .prototypes import align_prototypes, balanced_prototypes, class_directions
 
 LRD = ('swap', 'swap_adjust', 'adjust', 'none')
@@ -58,13 +57,14 @@ def rectified_logits(
     check_choice('krdistill', 'lrd', mode, LRD)
     logits = full_precision(teacher_logits.detach())
     if mode in ('swap', 'swap_adjust'):
-        check_hard_labels('krdistill', target)
+        target = check_hard_labels('krdistill', target, len(logits))
         label = target.unsqueeze(1)
         top, place = logits.max(dim=1, keepdim=True)
         logits = logits.scatter(1, place, logits.gather(1, label)).scatter(1, label, top)
     if mode in ('adjust', 'swap_adjust'):
         if log_prior is None:
             raise UserError(f'krdistill: lrd={mode} frees logits of the class prior: pass log_prior')
+        check_class_count(log_prior.numel(), logits)
         logits = logits - (tau * log_prior).to(logits)
     return logits
 
@@ -109,6 +109,7 @@ def rectified_features(
     Returns:
         Unit vectors `[B, D]`, in float32 at least.
     """
+    target = check_hard_labels('krdistill', target, len(features))
     own = F.normalize(full_precision(features.detach()), dim=1)
     share = lam[target].to(own).unsqueeze(1)
     return F.normalize((1. - share) * own + share * prior_directions[target].to(own), dim=1)
@@ -256,7 +257,9 @@ class KRDistill(DistillMethod):
         self.means_known = True
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        check_hard_labels('krdistill', target)
+        target = check_hard_labels('krdistill', target, len(student.logits))
+        check_pair(student.logits, teacher.logits)
+        check_class_count(len(self.lam), student.logits)
         logits = rectified_logits(teacher.logits, target, self.lrd, self.log_prior, self.tau)
         loss = lrd_loss(student.logits, logits, self.class_weights[target], self.temperature)
         terms, figures = {'lrd_loss': self.alpha * loss}, {'images': torch.ones_like(target)}
@@ -295,8 +298,8 @@ class KRDistill(DistillMethod):
 
 
 def _know_means(method: KRDistill, incompatible_keys: Any) -> None:
-    """What is loaded from a checkpoint need not be computed again."""
-    method.means_known = True
+    """What is loaded from a checkpoint need not be computed again, unless it is from before it was."""
+    method.means_known = bool(method.prior_directions.any())
 
 
 def _class_weights(prior: ClassPrior, kind: str, beta: float) -> torch.Tensor:

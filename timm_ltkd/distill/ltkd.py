@@ -7,8 +7,9 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 from ..prior import ClassPrior
+from .checks import check_class_count, check_flag, check_number, check_pair, check_temperature
 from .kd import row_kl, soft_log_probs
-from .method import DistillMethod, Output, check_flag, check_number, check_temperature, register_method
+from .method import DistillMethod, Output, register_method
 
 
 def class_thirds(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,7 +59,12 @@ def grouped_kl(
 
     Returns:
         Two scalars, batch means without T²: across, and within.
+
+    Raises:
+        UserError: Logits of different shapes, or groups of more or fewer classes than they have.
     """
+    check_pair(student_logits, teacher_logits)
+    check_class_count(sum(len(group) for group in groups), student_logits)
     log_p, log_q = soft_log_probs(student_logits, temperature), soft_log_probs(teacher_logits.detach(), temperature)
     parts_p, parts_q = ([x[:, group] for group in groups] for x in (log_p, log_q))
     mass_p, mass_q = (torch.stack([part.logsumexp(dim=1) for part in x], dim=1) for x in (parts_p, parts_q))

@@ -1,7 +1,6 @@
 """What a distillation method is, and the register of all of them."""
 import inspect
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,13 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError, nearest
-from ..prior import ClassPrior
+from ..prior import ClassPrior, check_prior
+from .checks import check_flag, full_precision
 from .output import Output
-
-
-def full_precision(tensor: torch.Tensor) -> torch.Tensor:
-    """float32 for half and bfloat16 tensors, others as they are: losses are never computed in less."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+from .register import describe, enter, look_up
 
 
 def given_features(output: Output) -> torch.Tensor:
@@ -116,12 +112,7 @@ _METHODS: dict[str, type[DistillMethod]] = {}
 
 def register_method(name: str):
     """Class decorator: make a `DistillMethod` known under `name`."""
-    def register(cls: type[DistillMethod]) -> type[DistillMethod]:
-        if name in _METHODS and _METHODS[name] is not cls:
-            raise ValueError(f"a distillation method '{name}' is registered already")
-        _METHODS[name] = cls
-        return cls
-    return register
+    return enter(_METHODS, 'distillation method', name)
 
 
 def list_methods() -> list[str]:
@@ -131,7 +122,7 @@ def list_methods() -> list[str]:
 
 def describe_methods() -> dict[str, str]:
     """What each registered method is, in one line with the paper: the first line of its docstring; sorted by name."""
-    return {name: (inspect.getdoc(_METHODS[name]) or '').partition('\n')[0] for name in list_methods()}
+    return describe(_METHODS)
 
 
 def method_options(name: str) -> list[str]:
@@ -146,9 +137,7 @@ def method_options(name: str) -> list[str]:
 
 def method_class(name: str) -> type[DistillMethod]:
     """What is registered as the method `name`; a UserError (with the nearest) if nothing is."""
-    if name not in _METHODS:
-        raise UserError(f"unknown distillation method '{name}'{nearest(name, _METHODS)}")
-    return _METHODS[name]
+    return look_up(_METHODS, name, f"unknown distillation method '{name}'")
 
 
 def create_method(
@@ -183,7 +172,7 @@ def create_method(
     return StandardizedLogits(made) if standardize else made
 
 
-_MISSING = {
+CONTEXT = {  # what a factory may ask for, and what to say where that is missing
     'prior': 'balances by class: pass prior=ClassPrior(class counts of the training set)',
     'student_features': 'compares features: pass student_features=feature_dim(student)',
     'teacher_features': 'compares features: pass teacher_features=feature_dim(teacher)',
@@ -192,7 +181,7 @@ _MISSING = {
 
 def _options(factory, also: tuple[str, ...]) -> list[str]:
     """Parameters of a factory that are no context, and those that are handled by its caller."""
-    return [*(key for key in inspect.signature(factory).parameters if key not in _MISSING), *also]
+    return [*(key for key in inspect.signature(factory).parameters if key not in CONTEXT), *also]
 
 
 def call_with_known(
@@ -217,8 +206,10 @@ def call_with_known(
         also: Options that are handled by the caller, for the hint.
 
     Raises:
-        UserError: Unknown option, or something that the factory needs is None.
+        UserError: Unknown option, something that the factory needs is None, or a prior that is no `ClassPrior`.
     """
+    if prior is not None:
+        check_prior(prior)
     context = {'prior': prior, 'student_features': student_features, 'teacher_features': teacher_features}
     parameters, options = inspect.signature(factory).parameters, _options(factory, also)
     for key in kwargs:
@@ -227,73 +218,5 @@ def call_with_known(
     asked = {key: value for key, value in context.items() if key in parameters}
     for key, value in asked.items():
         if value is None and parameters[key].default is inspect.Parameter.empty:
-            raise UserError(f'{what} {_MISSING[key]}')
+            raise UserError(f'{what} {CONTEXT[key]}')
     return factory(**asked, **kwargs)
-
-
-_LARGEST = 1e30  # its inverse and products with it are float32 still
-_LARGEST_SEED = 2**31 - 1
-
-
-def _is_number(value) -> bool:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and value == value and abs(value) != float('inf')
-
-
-def check_number(
-        what: str,
-        name: str,
-        value,
-        *,
-        above: float | None = None,
-        least: float | None = None,
-        most: float | None = None,
-) -> float:
-    """An option as a float; a UserError if it is no number or out of range."""
-    if not _is_number(value):
-        raise UserError(f"{what}: {name} must be a number, got {value!r}")
-    if abs(value) > _LARGEST:
-        raise UserError(f'{what}: {name} cannot be larger than {_LARGEST:g}')
-    if above is not None and not value > above:
-        raise UserError(f'{what}: {name} must be above {above:g}, got {value}')
-    if least is not None and not value >= least:
-        raise UserError(f'{what}: {name} must be at least {least:g}, got {value}')
-    if most is not None and not value <= most:
-        raise UserError(f'{what}: {name} must be at most {most:g}, got {value}')
-    return float(value)
-
-
-def check_temperature(what: str, value) -> float:
-    """A temperature whose square and inverse are ordinary numbers; a UserError if it is none."""
-    check_number(what, 'temperature', value, above=0.)
-    return check_number(what, 'temperature', value, least=1e-6, most=1e6)
-
-
-def check_seed(what: str, value) -> int:
-    """A whole number from 0 to 2**31 - 1; a UserError if it is anything else."""
-    seed = check_number(what, 'seed', value, least=0, most=_LARGEST_SEED)
-    if seed != int(seed):
-        raise UserError(f'{what}: seed must be a whole number, got {value}')
-    return int(seed)
-
-
-def check_choice(what: str, name: str, value, choices: Sequence[str]) -> str:
-    """An option that is one of some names; a UserError (with the nearest) if it is none of them."""
-    if value not in choices:
-        raise UserError(f"{what}: {name} cannot be {value!r}{nearest(value, choices)}")
-    return value
-
-
-def check_flag(what: str, name: str, value) -> bool:
-    """An option that is on or off; a UserError if it is anything else."""
-    if not isinstance(value, bool):
-        raise UserError(f'{what}: {name} must be True or False, got {value!r}')
-    return value
-
-
-def check_hard_labels(what: str, target: torch.Tensor) -> None:
-    """A UserError if labels are not class indices `[B]`."""
-    if target.ndim != 1 or target.is_floating_point():
-        raise UserError(
-            f'{what} needs one class index an image, got labels of shape {list(target.shape)} and {target.dtype}: '
-            'leave out mixup and cutmix, or choose another method')

@@ -34,9 +34,11 @@ def model_output(model: nn.Module, input: torch.Tensor, needs_features: bool = F
     tap_features(model)  # here and not in what may be compiled
     logits, entered = getattr(model, '_compiled_tapped_run', _tapped_run)(model, input)
     if any(part is None for parts in entered for part in parts):
-        raise UserError(
-            f'{type(unwrap_model(model)).__name__} gives no features: it has a classifier, but nothing enters it; '
-            'choose another model, or a method that needs logits only')
+        reason = (
+            'it was compiled before it was asked for them; compile it after the task is made, by task.compile()'
+            if is_compiled(model) else
+            'it has a classifier, but nothing enters it; choose another model, or a method that needs logits only')
+        raise UserError(f'{type(unwrap_model(model)).__name__} gives no features: {reason}')
     features = [
         _joined([_pooled(*pair) for pair in zip(head, parts, strict=True)])
         for head, parts in zip(classifiers(model), entered, strict=True)]

@@ -30,7 +30,11 @@ def balanced_prototypes(num_classes: int, dim: int, seed: int = 0) -> torch.Tens
     """
     if num_classes < 2 or dim < 1:
         raise UserError(f'prototypes need at least 2 classes and 1 dimension, got {num_classes} and {dim}')
-    generator = torch.Generator().manual_seed(seed)
+    with torch.device('cpu'):  # whatever the default is
+        return _spread(num_classes, dim, torch.Generator().manual_seed(seed))
+
+
+def _spread(num_classes: int, dim: int, generator: torch.Generator) -> torch.Tensor:
     if num_classes > 2 * dim:
         start = torch.randn(num_classes, dim, generator=generator, dtype=torch.float64)
         return _minimise_repulsion(F.normalize(start))

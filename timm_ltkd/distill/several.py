@@ -1,5 +1,5 @@
 """Several methods at once: of several teachers each its own, or all from the same one."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import UserError, nearest
 from ..prior import ClassPrior
-from .method import DistillMethod, create_method, method_options
+from .method import CONTEXT, DistillMethod, create_method, method_options
 from .output import Output
 
 
@@ -91,12 +91,12 @@ class SeveralMethods(DistillMethod):
 
 
 def create_methods(
-        names: Sequence[str],
+        names: str | Sequence[str],
         options: Mapping[str, Any] | None = None,
         *,
         prior: ClassPrior | None = None,
         student_features: int | None = None,
-        teacher_features: Sequence[int | None] = (None,),
+        teacher_features: int | None | Sequence[int | None] = (None,),
 ) -> DistillMethod:
     """One method, for however many teachers; a method for each of several teachers; or several for one.
 
@@ -105,12 +105,14 @@ def create_methods(
         options: Of the methods, see `share_options`.
         prior: Class prior of the training set.
         student_features: Length of the student's pooled features, see `feature_dim`.
-        teacher_features: The same of each teacher, None where it is not known; says how many teachers there are.
+        teacher_features: The same of each teacher, None where it is not known; says how many teachers there are. A
+            number is that of one teacher.
 
     Raises:
         UserError: Numbers that don't match, a name that a teacher has twice, or what `create_method` refuses.
     """
-    names, teachers = list(names), list(teacher_features)
+    names = [names] if isinstance(names, str) else list(names)
+    teachers = list(teacher_features) if isinstance(teacher_features, Iterable) else [teacher_features]
     check_method_count(names, len(teachers))
     if len(names) > 1 and len(teachers) == 1:
         teachers *= len(names)
@@ -153,10 +155,14 @@ def share_options(names: Sequence[str], options: Mapping[str, Any]) -> list[dict
             it wins.
 
     Raises:
-        UserError: An option that none has, or one for a method that is not there (the nearest is named).
+        UserError: An option that none has, one for a method that is not there (the nearest is named), or what is
+            known of data and networks, which is no option.
     """
     shared = {key: value for key, value in options.items() if '.' not in key}
     addressed = {tuple(key.split('.', 1)): value for key, value in options.items() if '.' in key}
+    for key in options:
+        if key.rpartition('.')[2] in CONTEXT:
+            raise UserError(f"'{key}' is no option: it is an argument of its own, see create_methods")
     for name, key in addressed:
         if name not in names:
             raise UserError(f"'{name}.{key}': '{name}' is not among the methods{nearest(name, names)}")

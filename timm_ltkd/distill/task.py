@@ -1,5 +1,5 @@
 """Student, teacher and method as one timm training task."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,13 +10,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
+from .checks import check_hard_labels
 from .ensemble import TeacherEnsemble
-from .losses import CrossEntropy
+from .losses import CrossEntropy, HardLabelLoss
 from .method import DistillMethod
 from .output import Output, compile_output, model_output
 from .pixels import normalisation
 from .several import SeveralMethods
 from .teacher import Teacher
+
+_RESULT = ('loss', 'output', 'task_loss')
 
 
 class StudentWithMethod(nn.Module):
@@ -54,9 +57,9 @@ class DistillTask(TrainingTask):
 
     `task(input, target)` returns a dict: `loss` to call backward on, `output` (student logits `[B, C]`), `task_loss`
     (the hard-label criterion) and the method's terms by name; `loss` is the sum of `task_loss` and the terms. `input`
-    is a batch `[B, 3, H, W]`, or a pair of them: the same images for the student and, of another size, for the teacher,
-    both normalised for the student. `task(input, target, taught)` takes what the teacher says (see `ask_teacher`) and
-    does not ask it.
+    is a batch `[B, 3, H, W]`, or a pair of them (a tuple or a list): the same images for the student and, of another
+    size, for the teacher, both normalised for the student. `task(input, target, taught)` takes what the teacher says
+    (see `ask_teacher`) and does not ask it.
     Optimise `task.get_trainable_module()`: the student and what the method owns, never the teacher.
 
     Args:
@@ -72,8 +75,9 @@ class DistillTask(TrainingTask):
         verbose: Accepted for timm's interface.
 
     Raises:
-        UserError: Teacher and student have different numbers of classes; or methods for a teacher each, and another
-            number of teachers.
+        UserError: An argument of another kind; teacher and student that share parameters, or have different numbers
+            of classes; methods for a teacher each, and another number of teachers; a student that the hard-label loss
+            must prepare first, and has not.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class DistillTask(TrainingTask):
             dtype: torch.dtype | None = None,
             verbose: bool = True,
     ):
+        _check_kinds(student, teacher, method, criterion)
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.teacher = teacher if isinstance(teacher, Teacher | TeacherEnsemble) else Teacher(teacher)
         raw_student = unwrap_model(student)
@@ -98,6 +103,8 @@ class DistillTask(TrainingTask):
         own_mean, own_std = normalisation(raw_student)
         self.teacher.expect_input(own_mean if mean is None else mean, own_std if std is None else std)
         self.criterion = criterion if criterion is not None else CrossEntropy()
+        if isinstance(criterion, HardLabelLoss):
+            criterion.check_prepared(raw_student)
         self.trainable_module: nn.Module = StudentWithMethod(student, method)
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
@@ -124,13 +131,16 @@ class DistillTask(TrainingTask):
 
     def forward(
             self,
-            input: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+            input: torch.Tensor | Sequence[torch.Tensor],
             target: torch.Tensor,
             taught: Output | tuple[Output, ...] | None = None,
     ) -> dict[str, torch.Tensor]:
-        student_input, teacher_input = input if isinstance(input, tuple) else (input, input)
+        student_input, teacher_input = input if isinstance(input, tuple | list) else (input, input)
+        if self.method.needs_hard_labels:
+            target = check_hard_labels(type(self.method).__name__, target, len(student_input))
         taught = self.ask_teacher(teacher_input) if taught is None else taught
         logits, terms = self.trainable_module(student_input, taught, target)
+        _check_terms(self.method, terms)
         task_loss = self.criterion(logits, target)
         loss = task_loss + sum(terms.values())
         return {'loss': loss, 'output': logits, 'task_loss': task_loss, **terms}
@@ -186,7 +196,37 @@ class DistillTask(TrainingTask):
     ) -> None:
         module = module if module is not None else self.get_trainable_module(ema=ema)
         if state and module is not None:
+            if 'method' not in state:
+                raise UserError(
+                    f"this task state holds {', '.join(map(str, state))} and not 'method': it is of another task")
             unwrap_model(module).method.load_state_dict(state['method'], strict=strict)
+
+
+def _check_kinds(student: Any, teacher: Any, method: Any, criterion: Any) -> None:
+    """Raise a UserError for an argument that is none, and for a student that would be frozen with its teacher."""
+    for what, given, fits, instead in (
+        ('student', student, isinstance(student, nn.Module), 'a network'),
+        ('teacher', teacher, isinstance(teacher, nn.Module | str), 'a network, a Teacher, or a TeacherEnsemble([...])'),
+        ('method', method, isinstance(method, DistillMethod), "what create_method('kd') returns"),
+        ('criterion', criterion, criterion is None or callable(criterion), "what create_loss('ce') returns"),
+    ):
+        if not fits:
+            raise UserError(f'DistillTask: {what} cannot be a {type(given).__name__}: give {instead}')
+    taught = {id(parameter) for parameter in student.parameters()}
+    if not isinstance(teacher, str) and any(id(parameter) in taught for parameter in teacher.parameters()):
+        raise UserError(
+            'DistillTask: student and teacher share parameters, and those of a teacher are frozen: give it a '
+            'copy.deepcopy of the network')
+
+
+def _check_terms(method: DistillMethod, terms: Any) -> None:
+    """Raise a UserError if what a method returns are no terms by name, or have names that the result has itself."""
+    if not isinstance(terms, Mapping):
+        raise UserError(f'{type(method).__name__} returns a {type(terms).__name__}: give a dict, its terms by name')
+    for name in _RESULT:
+        if name in terms:
+            raise UserError(
+                f"{type(method).__name__} calls a term '{name}', which the task's result has already: rename it")
 
 
 def _check_pairs(teacher: Teacher | TeacherEnsemble, method: DistillMethod) -> None:

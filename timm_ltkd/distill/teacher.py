@@ -25,18 +25,20 @@ class Teacher(DistillationTeacher):
         img_size: Side in pixels, or (height, width), to resize inputs to, on their device and with the interpolation
             of the network's `pretrained_cfg`. Without it inputs are resized only for a network that takes no other
             size than its own.
-        pretrained_path: Weights for a model given by name, instead of its own.
+        pretrained_path: Weights for a model given by name, instead of its own; of a head with `num_classes`.
         device: Where to put it.
-        dtype: Precision of its weights; inputs are cast to it and outputs come back in float32.
+        dtype: Precision of its weights; inputs are cast to it and outputs come back in float32 at least.
         class_map: Where the head is of another label space: the index in it of each of the classes that are taught,
             `[C]`. The other logits are left out, so that a softmax is over the C alone.
         fast: Answer by copies of the network, made when they are first needed, whose batch norm is folded and whose
             weights are in autocast's dtype, see `fold_batch_norm` and `hold_weights`: the same but for rounding. The
-            network itself stays as it is, and must: the copies would not follow. Not where it is compiled.
+            network itself stays as it is, and must: the copies follow nothing but load_state_dict. Not where it is
+            compiled.
 
     Raises:
         UserError: A name that timm doesn't know or has no weights for, or whose pretrained head has another number of
-            classes: timm would give it a random head; a class map that points outside the head, or twice to one class.
+            classes: timm would give it a random head; a file of weights for a network that is made already, or without
+            `num_classes`; a class map that points outside the head, or twice to one class.
     """
     class_map: torch.Tensor | None
 
@@ -52,6 +54,7 @@ class Teacher(DistillationTeacher):
             fast: bool = False,
     ):
         head_classes = num_classes if class_map is None else None
+        _check_path(model, head_classes, pretrained_path)
         if isinstance(model, str) and not model.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
             _check_name(model, head_classes, bool(pretrained_path))
         super().__init__(model, num_classes=head_classes if pretrained_path else None, pretrained_path=pretrained_path)
@@ -68,7 +71,9 @@ class Teacher(DistillationTeacher):
             *normalisation(self.model), None if size is None else (size[0], size[1]),
             cfg.get('interpolation') or 'bicubic')
         self.fast = fast
-        self._copies: dict[torch.dtype | None, nn.Module] = {}  # of the network, by the dtype of autocast
+        self._copies = _Copies()
+        if fast:
+            unwrap_model(self.model).register_load_state_dict_post_hook(self._copies)
         self.to(device=device)
         self.model.to(dtype=dtype)
 
@@ -117,7 +122,7 @@ class Teacher(DistillationTeacher):
             self, input: torch.Tensor, needs_features: bool = False) -> Output:
         """Logits, and pooled features if asked for, of a batch `[B, 3, H, W]` normalised as `expect_input` was told."""
         input, dtype = self.pixels(input), self.dtype
-        if dtype in _HALF:
+        if dtype in _HALF or dtype == torch.float64:
             input = input.to(dtype)
         logits, features = model_output(self._network(input), input, needs_features)
         if dtype in _HALF:
@@ -143,7 +148,7 @@ class Teacher(DistillationTeacher):
         before = self._places()
         super()._apply(*args, **kwargs)
         if self._places() != before:
-            self._copies = {}
+            self._copies.clear()
         return self
 
     def _places(self) -> list[tuple]:
@@ -161,11 +166,33 @@ class Teacher(DistillationTeacher):
         return indices
 
 
+class _Copies(dict):
+    """Copies of a network by the dtype of autocast; as a hook of its load_state_dict it drops them."""
+
+    def __call__(self, network: nn.Module, incompatible_keys: Any) -> None:
+        self.clear()
+
+    def __reduce__(self):
+        return _Copies, ()  # a copy of the network has copies of its own, and none yet
+
+
 def _own_size(network: nn.Module, cfg: Mapping[str, Any]) -> tuple[int, int] | None:
     """(height, width) of a network that takes no other; its configuration may say another than it was made for."""
     if not cfg.get('fixed_input_size'):
         return None
     return getattr(getattr(network, 'patch_embed', None), 'img_size', None) or cfg['input_size'][-2:]
+
+
+def _check_path(model: str | nn.Module, num_classes: int | None, path: str | None) -> None:
+    """Refuse a file of weights that would not be loaded, or could not."""
+    if path and not isinstance(model, str):
+        raise UserError(
+            'pretrained_path is for a model given by name, and this is a network: load the weights into it, by its '
+            'load_state_dict')
+    if path and num_classes is None:
+        raise UserError(
+            f"'{model}' with pretrained_path: give num_classes, how many classes the head of these weights has; with a "
+            'class_map, make the network first and pass it')
 
 
 def _check_name(name: str, num_classes: int | None, has_weights: bool) -> None:

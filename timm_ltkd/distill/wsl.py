@@ -2,8 +2,9 @@
 import torch
 import torch.nn.functional as F
 
+from .checks import check_labels, check_number, check_pair, check_temperature, full_precision
 from .closed_form import softened_kl
-from .method import DistillMethod, Output, check_number, check_temperature, full_precision, register_method
+from .method import DistillMethod, Output, register_method
 
 
 def soft_label_weights(
@@ -24,6 +25,8 @@ def soft_label_weights(
     Returns:
         `[B]`, in float32 at least.
     """
+    check_pair(student_logits, teacher_logits)
+    target = check_labels(target, student_logits)
     student, teacher = (full_precision(logits.detach()) for logits in (student_logits, teacher_logits))
     target = target.to(student.dtype) if target.is_floating_point() else target
     student_ce, teacher_ce = (F.cross_entropy(logits, target, reduction='none') for logits in (student, teacher))

@@ -79,6 +79,9 @@ class Run:
                 if changed := tell_changed(args, folder.path / 'args.yaml', _MEASURING):
                     _logger.warning(f'figures of the epochs before were measured otherwise: {changed}')
             folder.made = on_main(accelerator, lambda: folder.claim(config))
+            if state is None:
+                nothing = 'nothing to resume with these settings; ' if args.resume == 'auto' else ''
+                _logger.info(f'{nothing}a new run in {folder.path}')
         except BaseException:
             folder.release()
             raise
@@ -110,12 +113,13 @@ class Run:
         """All epochs that are left, a checkpoint after each."""
         training, accelerator = self.training, self.accelerator
         while training.epoch < training.epochs:
-            training.run_epoch()
+            told = training.run_epoch()
             if accelerator.is_main_process:
                 write_summary(self.folder.summary, training.record.history)
             row = training.record.history[-1]
             accelerator.log({key: value for key, value in row.items() if key != 'epoch'}, step=row['epoch'])
             save_checkpoint(self.folder.last, training.epoch, training.state(), accelerator, training.rng_state())
+            _logger.info(told)  # now that it cannot be lost
 
     def finish(self) -> Result:
         """What comes after the last epoch: weights and report."""

@@ -18,8 +18,10 @@ def log_plan(training: Training) -> None:
     """Tell how long, how large and how fast a run is going to be, and what about it looks like a mistake."""
     args, accelerator, loader = training.args, training.accelerator, training.train_loader
     parameters = sum(p.numel() for p in eval_network(training.task).parameters())
+    name, (_, height, width) = args.model if 'model' in args else args.student, training.input_config['input_size']
     _logger.info(
-        f'{parameters / 1e6:.2f} M parameters; {training.epochs} epochs of {len(loader)} batches; global batch '
+        f'{name}, {parameters / 1e6:.2f} M parameters, images of {width}×{height}; '
+        f'{training.epochs} epoch{"s" if training.epochs > 1 else ""} of {len(loader)} batches; global batch '
         f'{global_batch(args, accelerator)} = {accelerator.num_processes} processes × {args.batch_size}'
         f'{f" × {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""}; learning rate {args.lr:g}; '
         f'{accelerator.device.type}, precision {accelerator.mixed_precision}')

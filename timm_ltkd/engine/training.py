@@ -217,8 +217,8 @@ class Training:
         """torch's schedule inside timm's plateau, whose own state leaves out the epochs that were no better."""
         return getattr(self.scheduler, 'lr_scheduler', None)
 
-    def run_epoch(self) -> None:
-        """Train one epoch, evaluate if it is due, and step the schedule."""
+    def run_epoch(self) -> str:
+        """Train one epoch, evaluate if it is due, and step the schedule; what to tell of it."""
         args, epoch = self.args, self.epoch
         epoch_plan(self.train_loader).set_epoch(epoch)
         task = self.task if isinstance(self.task, DistillTask) else self.task.criterion
@@ -248,9 +248,9 @@ class Training:
         if self.scheduler is not None:
             self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
         images = sum(epoch_plan(self.train_loader).batch_sizes()) * self.accelerator.num_processes
-        _logger.info(epoch_line(row, self.epochs, seconds, images / seconds))
         if self.bank is not None and self.epoch == self.epochs:
             self.bank.tell()
+        return epoch_line(row, self.epochs, seconds, images / seconds)
 
     def _also_watched(self) -> dict[str, torch.Tensor]:
         """What is read with the losses at the end of an epoch: the method's sums, and how many weights are ruined."""

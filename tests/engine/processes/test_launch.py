@@ -58,6 +58,7 @@ def test_a_precision_that_is_not_ours_is_told_before_accelerate_looks_for_it(mon
 def test_processes_that_nothing_connects_do_not_train_alone(monkeypatch):
     """As where Accelerate has no backend for the device: it takes each of them for the only one."""
     monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('LOCAL_RANK', '0')
     alone = SimpleNamespace(num_processes=1, device=SimpleNamespace(type='mps'))
     monkeypatch.setattr(launch, 'Accelerator', lambda **options: alone)
     with pytest.raises(UserError, match='2 processes were launched and each would train alone: .* on mps'):

@@ -2,7 +2,7 @@
 import torch
 
 from ...prior import ClassPrior
-from ..method import check_number
+from ..checks import check_number
 from .logit_adjust import logit_adjusted_loss
 from .loss import HardLabelLoss, register_loss
 

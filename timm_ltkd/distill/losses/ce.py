@@ -2,14 +2,14 @@
 import torch
 import torch.nn.functional as F
 
+from ..checks import check_labels, check_number, full_precision
 from ..closed_form import hard_cross_entropy
-from ..method import check_number, full_precision
 from .labels import soft_labels
 from .loss import HardLabelLoss, register_loss
 
 
 def cross_entropy_loss(logits: torch.Tensor, target: torch.Tensor, smoothing: float = 0.) -> torch.Tensor:
-    """torch's cross-entropy, mean over the batch, in float32 at least.
+    """Cross-entropy, mean over the batch, in float32 at least: torch's, but for its `ignore_index` (no -100 here).
 
     On a CPU that of class indices is computed with its gradient, in half the time; a GPU has kernels of its own for it.
 
@@ -17,7 +17,11 @@ def cross_entropy_loss(logits: torch.Tensor, target: torch.Tensor, smoothing: fl
         logits: `[B, C]`.
         target: Class indices `[B]`, or shares `[B, C]`.
         smoothing: Label smoothing.
+
+    Raises:
+        UserError: The labels are neither.
     """
+    target = check_labels(target, logits)
     if logits.device.type == 'cpu' and not smoothing and not target.is_floating_point():
         return hard_cross_entropy(logits, target).mean()
     logits = full_precision(logits)

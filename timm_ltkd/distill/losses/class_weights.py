@@ -4,7 +4,7 @@ from torch import nn
 
 from ...errors import UserError
 from ...prior import ClassPrior
-from ..method import check_choice, check_number
+from ..checks import check_choice, check_number
 
 _KINDS = ('effective', 'inverse', 'none')
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from ...prior import ClassPrior
-from ..method import check_number, full_precision
+from ..checks import check_number, full_precision
 from .class_weights import ClassWeights
 from .labels import mean_over_labels
 from .loss import HardLabelLoss, register_loss

@@ -1,6 +1,8 @@
 """Labels of both kinds, class indices and shares of classes, as one thing."""
 import torch
 
+from ..checks import check_class_count, check_labels
+
 
 def soft_labels(target: torch.Tensor, like: torch.Tensor, smoothing: float = 0.) -> torch.Tensor:
     """Labels as shares of the classes, (1 - ε) y + ε / C.
@@ -12,7 +14,11 @@ def soft_labels(target: torch.Tensor, like: torch.Tensor, smoothing: float = 0.)
 
     Returns:
         `[B, C]`; each row sums to 1 (if that of `target` does).
+
+    Raises:
+        UserError: The labels are neither.
     """
+    target = check_labels(target, like)
     if target.is_floating_point():
         shares = target.to(like)
     else:  # not F.one_hot, which may ask the device for the largest index
@@ -40,8 +46,12 @@ def mean_over_labels(
 
     Returns:
         Scalar.
+
+    Raises:
+        UserError: Labels that are neither, or weights of another number of classes.
     """
     shares = soft_labels(target, losses, smoothing)
     if class_weights is not None:
+        check_class_count(class_weights.numel(), losses)
         shares = shares * class_weights.to(losses)
     return (shares * losses).sum() / shares.sum()

@@ -5,9 +5,9 @@ from torch import nn
 
 from ...errors import UserError
 from ...prior import ClassPrior
-from ..method import check_number, full_precision
+from ..checks import check_class_count, check_labels, check_number, full_precision
 from .class_weights import ClassWeights
-from .cosine import cosine_classifier
+from .cosine import cosine_classifier, timm_classifier
 from .loss import HardLabelLoss, register_loss
 
 
@@ -43,11 +43,13 @@ def ldam_loss(
         Scalar, in float32 at least.
 
     Raises:
-        UserError: The labels are shares of classes.
+        UserError: The labels are no class indices, or the margins of another number of classes.
     """
     if target.is_floating_point():
         raise UserError("ldam's margin belongs to one class and not to a mix of them: leave out mixup, cutmix and soft "
                         'labels, or choose another loss')
+    target = check_labels(target, cosines)
+    check_class_count(margins.numel(), cosines)
     cosines = full_precision(cosines)
     own = target.unsqueeze(1)
     shifted = cosines.scatter_add(1, own, -margins.to(cosines)[own])
@@ -93,6 +95,12 @@ class LDAM(HardLabelLoss):
 
     def prepare(self, network: nn.Module) -> None:
         cosine_classifier(network, self.scale)
+
+    def check_prepared(self, network: nn.Module) -> None:
+        if isinstance(timm_classifier(network), nn.Linear):
+            raise UserError(
+                f'ldam trains a cosine classifier, and that of {type(network).__name__} is a linear one still: call '
+                "the loss's prepare(student) before the task and the optimizer are made")
 
     def set_epoch(self, epoch: int) -> None:
         self.class_weights.set_epoch(epoch)

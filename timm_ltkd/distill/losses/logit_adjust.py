@@ -2,7 +2,7 @@
 import torch
 
 from ...prior import ClassPrior
-from ..method import check_number, full_precision
+from ..checks import check_class_count, check_number, full_precision
 from .ce import cross_entropy_loss
 from .loss import HardLabelLoss, register_loss
 
@@ -27,7 +27,11 @@ def logit_adjusted_loss(
 
     Returns:
         Scalar, in float32 at least.
+
+    Raises:
+        UserError: Labels that are neither, or a prior of another number of classes.
     """
+    check_class_count(log_prior.numel(), logits)
     logits = full_precision(logits)
     return cross_entropy_loss(logits + (tau * log_prior).to(logits), target, smoothing)
 

@@ -1,12 +1,11 @@
 """What a hard-label loss is, and the register of all of them."""
-import inspect
-
 import torch
 from torch import nn
 
-from ...errors import UserError, nearest
+from ...errors import UserError
 from ...prior import ClassPrior
 from ..method import call_with_known
+from ..register import describe, enter, look_up
 
 
 class HardLabelLoss(nn.Module):
@@ -30,6 +29,9 @@ class HardLabelLoss(nn.Module):
             UserError: The loss cannot train this network.
         """
 
+    def check_prepared(self, network: nn.Module) -> None:
+        """Raise a UserError if the loss trains only a network that `prepare` has changed, and this is not one."""
+
     def set_epoch(self, epoch: int) -> None:
         """Told before each epoch, counted from 0; a loss with a schedule acts on it."""
 
@@ -42,12 +44,7 @@ _LOSSES: dict[str, type[HardLabelLoss]] = {}
 
 def register_loss(name: str):
     """Class decorator: make a `HardLabelLoss` known under `name`."""
-    def register(cls: type[HardLabelLoss]) -> type[HardLabelLoss]:
-        if name in _LOSSES and _LOSSES[name] is not cls:
-            raise ValueError(f"a loss '{name}' is registered already")
-        _LOSSES[name] = cls
-        return cls
-    return register
+    return enter(_LOSSES, 'loss', name)
 
 
 def list_losses() -> list[str]:
@@ -57,14 +54,12 @@ def list_losses() -> list[str]:
 
 def describe_losses() -> dict[str, str]:
     """What each loss is, in one line with the paper: the first line of its docstring; sorted by name."""
-    return {name: (inspect.getdoc(_LOSSES[name]) or '').partition('\n')[0] for name in list_losses()}
+    return describe(_LOSSES)
 
 
 def loss_class(name: str) -> type[HardLabelLoss]:
     """What is registered as the loss `name`; a UserError (with the nearest) if nothing is."""
-    if name not in _LOSSES:
-        raise UserError(f"unknown loss '{name}'{nearest(name, _LOSSES)}")
-    return _LOSSES[name]
+    return look_up(_LOSSES, name, f"unknown loss '{name}'")
 
 
 def create_loss(name: str, *, prior: ClassPrior | None = None, **kwargs) -> HardLabelLoss:

@@ -51,7 +51,7 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
         cpu=together_on_cpu,  # or newer versions leave each of several processes alone, to train the same as the others
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=_PATIENCE)])
-    if accelerator.num_processes < int(os.environ.get('WORLD_SIZE') or 1):
+    if 'LOCAL_RANK' in os.environ and accelerator.num_processes < int(os.environ.get('WORLD_SIZE') or 1):
         raise UserError(
             f'{os.environ["WORLD_SIZE"]} processes were launched and each would train alone: Accelerate cannot connect '
             f'them on {accelerator.device.type}; launch one, or set ACCELERATE_USE_CPU=true')

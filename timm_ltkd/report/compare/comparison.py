@@ -43,16 +43,17 @@ class Comparison(NamedTuple):
         return figure(self.rows[name].get(key)) + ('' if deviation is None else f' ± {deviation:.2f}')
 
 
-def compare_runs(runs: Sequence[FinishedRun]) -> Comparison:
+def compare_runs(runs: Sequence[FinishedRun], notes: Sequence[str] = ()) -> Comparison:
     """Put runs side by side.
 
     Args:
         runs: One at least, of `read_run`.
+        notes: What the reader should know of them.
 
     Raises:
         UserError: Runs on other data, or one that is named twice.
     """
-    notes = check_alike(runs)
+    notes = [*notes, *check_alike(runs)]
     recipes = find_recipes(runs)
     for recipe in recipes:
         seeds = [run.options.get('seed') for run in recipe.runs]

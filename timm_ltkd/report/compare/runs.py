@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import UserError
+from ...errors import UserError, last_line
 from ...prior import ClassPrior
 from ..profile import group_classes
 from ..table import COLUMNS
@@ -35,6 +35,30 @@ class FinishedRun(NamedTuple):
     facts: Mapping[str, Any]
 
 
+class NoRun(UserError):
+    """A folder that holds no finished run."""
+
+
+def read_runs(folders: Sequence[str | os.PathLike]) -> tuple[list[FinishedRun], list[str]]:
+    """`read_run` of each of several; folders without a finished run are left out, as long as there are others.
+
+    Returns:
+        The runs, and what was wrong with folders that are left out.
+
+    Raises:
+        UserError: As `read_run`; no folder with a finished run.
+    """
+    runs, without = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except NoRun as e:
+            without.append(e)
+    if not runs:
+        raise without[0]
+    return runs, [f'left out: {last_line(e)}' for e in without]
+
+
 def read_run(folder: str | os.PathLike) -> FinishedRun:
     """Read the report of a run.
 
@@ -45,7 +69,7 @@ def read_run(folder: str | os.PathLike) -> FinishedRun:
     try:
         document = json.loads((path / 'report.json').read_text(encoding='utf-8'))
     except FileNotFoundError:
-        raise UserError(_nothing_there(path)) from None
+        raise (NoRun if path.is_dir() else UserError)(_nothing_there(path)) from None
     except NotADirectoryError:
         raise UserError(f"'{path}' is a file; {_WANTED}") from None
     except (OSError, ValueError, RecursionError) as e:
