@@ -532,6 +532,8 @@ def test_validate_refuses_too(refuse, data, finished, tmp_path):
     assert 'say of which network with --model' in said(checkpoint=save_resnet20(tmp_path / 'w') / 'weights.pth')
     assert "unknown model 'resnet21'" in said('--model=resnet21', checkpoint=tmp_path / 'w' / 'weights.pth')
     assert "unexpected argument 'again'" in said('again')
+    assert f"unexpected argument '{data}'; the data folder is --data-dir {data}" in refuse(data, door=run.train)
+    assert "unknown option '--model=x'; --student and --teacher name the networks" in refuse('--model=x', door=run.distill)
     assert 'name a checkpoint' in refuse(door=run.validate)
     assert 'has 3 classes and the data 10' in refuse(finished, '--dataset=lt/digits', door=run.validate)
 

@@ -151,7 +151,8 @@ class TestRefusals:
         ('config: other.yaml', "unknown key 'config'"),
         ('amp_dtype: bfloat16', "unknown key 'amp_dtype'; precision is Accelerate's"),
         ('help: true', "unknown key 'help'"),
-        ('student: resnet20', "unknown key 'student'"),  # of distill.py
+        ('student: resnet20', "unknown key 'student'; that is an option of distill.py"),
+        ('lr_base: 0.1', "unknown key 'lr_base'; --lr is the rate as it is"),
         ('epochs: many', "epochs: invalid int value: 'many'"),
         ('epochs: 2.5', "epochs: invalid int value: '2.5'"),
         ('epochs: 0', 'epochs: must be at least 1, got 0'),

@@ -116,7 +116,7 @@ def test_what_other_runs_share(distil, tmp_path, log, more):
     (['--bank-dtype', 'float16'], 'holds all of 3 logits in float32'),
     (['--bank-top-k', '2'], 'and 2 of 3 logits in float32'),
     (['--bank-views', '18'], 'another view seed'),
-    (['--kd', 'feature'], 'and 64 features'),
+    (['--kd', 'feature'], 'holds no features'),
     (['--kd', 'kd', 'dist'], None),
 ], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
 def test_what_does_not_match_is_refused(distil, tmp_path, capsys, more, difference):

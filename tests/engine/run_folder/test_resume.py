@@ -139,6 +139,8 @@ def test_an_interrupted_teacher_resumes(script, interrupt, options, tmp_path, lo
     log.clear()
     script('distill', [*argv, 'resumed', '--resume', 'auto'], output=tmp_path / 'b')
     assert any('resuming' in line and 'after epoch 2 of 3' in line for line in log)
+    assert f'nothing to resume with these settings; a new run in {tmp_path / "b/resumed"}' in log
+    assert any(line.startswith('resnet20, 0.27 M parameters, images of 8×8; 3 epochs of') for line in log)
     teachers = [next((tmp_path / output / 'teachers').iterdir()) for output in 'ab']
     assert teachers[0].name == teachers[1].name
     for mine, other in (teachers, (tmp_path / 'a/whole', tmp_path / 'b/resumed')):
