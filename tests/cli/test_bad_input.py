@@ -402,7 +402,7 @@ def test_code_in_a_checkpoint_is_not_run(refuse_on, tmp_path, option, kind):
     ('config.json', '{"architecture": 3}', 'is no finished run or timm model folder'),
     ('config.json', '{"architecture": "resnet20", "model_args": [1]}', 'is no finished run or timm model folder'),
     ('config.json', '{"architecture": "resnet20", "pretrained_cfg": 1}', 'is no finished run or timm model folder'),
-    ('config.json', '{"architecture": "resnet21"}', "unknown model 'resnet21'"),
+    ('config.json', '{"architecture": "resnet21"}', "holds 'resnet21', which is no model of timm"),
     ('config.json', '{"architecture": "resnet20", "num_classes": "many"}', 'is no finished run or timm model folder'),
     ('config.json', '{"architecture": "resnet20", "num_classes": 3, "model_args": {"widht": 2}}', "no option 'widht'"),
 ])
@@ -533,7 +533,7 @@ def test_validate_refuses_too(refuse, data, finished, tmp_path):
     assert "unknown model 'resnet21'" in said('--model=resnet21', checkpoint=tmp_path / 'w' / 'weights.pth')
     assert "unexpected argument 'again'" in said('again')
     assert f"unexpected argument '{data}'; the data folder is --data-dir {data}" in refuse(data, door=run.train)
-    assert "unknown option '--model=x'; --student and --teacher name the networks" in refuse('--model=x', door=run.distill)
+    assert "unknown option '--model=x'; --student and --teacher name the networks" in refuse('--model=x')
     assert 'name a checkpoint' in refuse(door=run.validate)
     assert 'has 3 classes and the data 10' in refuse(finished, '--dataset=lt/digits', door=run.validate)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from timm.models import is_model
 from torch import nn
 
 from ...errors import UserError, last_line
@@ -178,6 +179,10 @@ def _check_label_names(source: str | Path, names: Sequence[str] | None, data: Da
 
 def _network_of_folder(folder: Path, what: str) -> nn.Module:
     config = _read_config(folder, what)
+    if not is_model(config['architecture']):
+        raise UserError(
+            f"{what}: {folder} holds '{config['architecture']}', which is no model of timm or of this package; give "
+            'the --import of its training')
     network = create_network(
         config['architecture'], config.get('num_classes'), option=what, model_kwargs=config.get('model_args'))
     load_weights(network, folder / 'model.safetensors', what)
