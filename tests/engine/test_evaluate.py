@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import nn
@@ -70,6 +71,81 @@ def test_shares_of_unequal_length_are_put_together(images, network, monkeypatch)
     assert [len(share.get('index', ())) for share in sent] == [9, 8, 0]
     monkeypatch.setattr(evaluate_module, 'gather_object', lambda share: sent)
     assert evaluate(network, DataLoader(images, 4, sampler=[]), Accelerator(cpu=True), PRIOR) == whole
+
+
+class Features(nn.Module):
+    """A body and a classifier; `num_classes` finds it, as timm's get_classifier would."""
+    num_classes = 6
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.body, self.fc = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU()), classifier
+
+    def forward(self, input):
+        return self.fc(self.body(input))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Logits of each batch of an evaluation, as they are measured."""
+    batches = []
+    per_sample = evaluate_module.per_sample
+
+    def look(logits, target):
+        batches.append(logits)
+        return per_sample(logits, target)
+    monkeypatch.setattr(evaluate_module, 'per_sample', look)
+    return batches
+
+
+def test_as_trained_is_bf16_up_to_the_classifier(images, seen):
+    torch.manual_seed(0)
+    network, loader = Features(nn.Linear(8, 6)), DataLoader(images, 17)
+    accelerator = Accelerator(cpu=True, mixed_precision='bf16')
+    evaluate(network, loader, accelerator, PRIOR, as_trained=True)
+    evaluate(network, loader, accelerator, PRIOR)
+    with torch.no_grad():
+        with torch.autocast('cpu', torch.bfloat16):
+            entered = network.body(images.tensors[0])
+        assert entered.dtype == torch.bfloat16
+        assert torch.equal(seen[0], network.fc(entered.float()))
+        assert torch.equal(seen[1], network(images.tensors[0]))
+    assert not torch.equal(*seen)
+    assert not network.fc._forward_hooks
+
+
+def test_as_trained_ties_no_classes(images, seen):
+    """Logits that bf16 cannot tell apart: 256 and 256.5."""
+    classifier = nn.Linear(8, 6)
+    with torch.no_grad():
+        classifier.weight.zero_()
+        classifier.bias.copy_(torch.tensor([256., 256.5, 0, 0, 0, 0]))
+    accelerator = Accelerator(cpu=True, mixed_precision='bf16')
+    report = evaluate(Features(classifier), DataLoader(images, 4), accelerator, PRIOR, as_trained=True)
+    share = (images.tensors[1] == 1).float().mean()
+    assert report['top1'] == pytest.approx(100 * float(share))
+
+
+def test_as_trained_is_float32_in_a_float32_run_and_without_a_classifier(images, network, seen):
+    for precision, model in (('no', Features(nn.Linear(8, 6))), ('bf16', network)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        seen.clear()
+        for as_trained in (False, True):
+            evaluate(model, DataLoader(images, 17), accelerator, PRIOR, as_trained=as_trained)
+        assert torch.equal(*seen) and seen[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize('name', ['test_vit', 'test_efficientnet', 'test_resnet', 'deit_tiny_distilled_patch16_224'])
+def test_as_trained_takes_networks_of_timm(name, seen):
+    network = timm.create_model(name, num_classes=6).eval()
+    side = network.pretrained_cfg['input_size'][-1]
+    data = TensorDataset(torch.randn(4, 3, side, side), torch.arange(4), torch.arange(4))
+    for as_trained in (True, False):
+        evaluate(network, DataLoader(data, 4), Accelerator(cpu=True, mixed_precision='bf16'), PRIOR,
+                 as_trained=as_trained)
+    assert seen[0].dtype == torch.float32 and not torch.equal(*seen)
+    torch.testing.assert_close(*seen, rtol=0.05, atol=0.05 * float(seen[1].abs().max()))
 
 
 @pytest.mark.parametrize('name', [

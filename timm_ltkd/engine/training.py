@@ -271,15 +271,19 @@ class Training:
             for name, figures in self.record.method_report.items() if isinstance(figures, dict)
             for group, value in figures.items()}
 
-    def evaluate(self) -> dict[str, Any]:
-        """Report of the network as it is now (its moving average where there is one)."""
+    def evaluate(self, as_trained: bool = False) -> dict[str, Any]:
+        """Report of the network as it is now (its moving average where there is one); in the run's precision or not."""
         return evaluate(
-            eval_network(self.task), self.val_loader, self.accelerator, self.data.prior, self.args.channels_last)
+            eval_network(self.task), self.val_loader, self.accelerator, self.data.prior, self.args.channels_last,
+            as_trained)
 
     def _evaluate_after(self, epoch: int) -> dict[str, Any]:
-        """`evaluate`, where an error says when: the epoch's last step may have ruined the weights."""
+        """`evaluate`, where an error says when: the epoch's last step may have ruined the weights.
+
+        What is reported of the last epoch is measured in float32, as `validate.py` and others would.
+        """
         try:
-            return self.evaluate()
+            return self.evaluate(as_trained=epoch + 1 < self.epochs)
         except UserError as e:
             raise UserError(f'after epoch {epoch + 1}, step {len(self.train_loader)}: {last_line(e)}') from e
 

@@ -77,6 +77,32 @@ def test_bf16_keeps_losses_and_weights_in_float32(script, options, teacher, loss
         assert json.loads((tmp_path / run / 'report.json').read_text())['run']['precision'] == precision
 
 
+@pytest.mark.parametrize('compiled', [[], ['--torchcompile', 'counting']])
+def test_epochs_but_the_last_are_evaluated_in_bf16(script, options, tmp_path, monkeypatch, compiled):
+    """And by a classifier in float32; what is reported, and what validate.py says, is all float32."""
+    inside = []
+    make = fit.Training.__init__
+
+    def init(training, *args, **kwargs):
+        make(training, *args, **kwargs)
+        network = fit.eval_network(training.task)
+        network.conv1.register_forward_hook(
+            lambda _, inputs, output: None if network.training else inside.append(output.dtype))
+    if not compiled:
+        monkeypatch.setattr(fit.Training, '__init__', init)
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
+    script('train', [*options, '--model', 'resnet20', '--epochs', '3', '--experiment', 'run', *compiled])
+    if not compiled:
+        batches = len(inside) // 4  # three epochs, and once more for the report
+        assert inside == [torch.bfloat16] * 2 * batches + [torch.float32] * 2 * batches
+    report = json.loads((tmp_path / 'run/report.json').read_text())['student']
+    assert read_summary(tmp_path / 'run/summary.csv')[-1]['eval_top1'] == report['top1']
+    script('validate', [*options[:4], '--workers', '0', str(tmp_path / 'run'),
+                        '--results-file', str(tmp_path / 'out.json')])
+    measured, = json.loads((tmp_path / 'out.json').read_text()).values()
+    assert measured['per_class'] == report['per_class']
+
+
 def test_other_precision_is_another_recipe(script, options, tmp_path, monkeypatch, capsys):
     argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
     script('train', argv)
