@@ -1,5 +1,7 @@
 """validate.py's post-hoc fixes: right figures, and a strength that is chosen on the holdout alone."""
 import json
+import shutil
+from argparse import Namespace
 
 import pytest
 import timm
@@ -9,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from timm_ltkd.data import create_eval_loader
-from timm_ltkd.engine import posthoc
+from timm_ltkd.engine import posthoc, recipe
 from timm_ltkd.engine.evaluate import evaluate
 from timm_ltkd.engine.networks.trained import trained_counts
 from timm_ltkd.errors import UserError
@@ -212,13 +214,29 @@ def test_what_is_refused(runs, script, capsys, argv, message):
     assert stopped.value.code == 2 and message in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize('first, unseen', [('held', True), ('whole', False), (None, None)])
+def test_a_second_stage_has_seen_what_its_first_has_seen(first, unseen, runs, tmp_path):
+    again = shutil.copytree(runs / 'held', tmp_path / 'second')
+    report = json.loads((again / 'report.json').read_text())
+    begun_with = tmp_path / 'elsewhere.safetensors' if first is None else runs / first / 'model.safetensors'
+    report['run']['args']['initial_checkpoint'] = str(begun_with)
+    (again / 'report.json').write_text(json.dumps(report))
+    data = Namespace(prior=ClassPrior(json.loads((again / 'config.json').read_text())['class_counts']))
+    args = Namespace(**{key: report['run']['args'].get(key) for key in recipe._SELECTION})
+    assert recipe.holdout_is_unseen(str(again), args, data) is unseen
+    report['run']['args']['initial_checkpoint'] = str(again)  # a run that began with the one that it took the place of
+    (again / 'report.json').write_text(json.dumps(report))
+    assert recipe.holdout_is_unseen(str(again), args, data)
+
+
 def test_one_value_needs_no_holdout(runs, script, capsys):
     script('validate', [str(runs / 'whole'), '--tau-norm', '0.5', '0.5', '--workers', '0'])
     assert 'tau-norm 0.5' in capsys.readouterr().out
 
 
-def test_weights_alone_are_measured_with_a_warning(runs, script, log, capsys):
-    argv = [str(runs / 'held/model.safetensors'), '--model', 'resnet20', '--dataset', '', '--workers', '0']
+def test_weights_alone_are_measured_with_a_warning(runs, script, log, capsys, tmp_path):
+    shutil.copy(runs / 'held/model.safetensors', tmp_path)
+    argv = [str(tmp_path / 'model.safetensors'), '--model', 'resnet20', '--dataset', '', '--workers', '0']
     data = json.loads((runs / 'held/report.json').read_text())['run']['args']['data_dir']
     script('validate', [*argv, '--data-dir', data, '--img-size', '8', '--holdout', '0.3', '--tau-norm', '0', '1'])
     assert any('does not say what it was trained on' in line for line in log)

@@ -151,16 +151,30 @@ def _hold_out(splits: Splits, args: Namespace) -> Splits:
 def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
     """Whether a run was trained on the same training images as these, without the held-out ones.
 
+    And the run whose weights it began with, if it was a second stage, and so on.
+
+    Args:
+        source: Its folder, or a file in it.
+        args: What selects the images.
+        data: These.
+
     Returns:
-        None where `source` is no finished run of ours, and nobody can tell.
+        None where one of them is no finished run of ours, and nobody can tell.
     """
-    try:
-        options = json.loads((Path(source) / 'report.json').read_text(encoding='utf-8'))['run']['args']
-        counts = json.loads((Path(source) / 'config.json').read_text(encoding='utf-8'))['class_counts']
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    alike = all(options.get(key) == getattr(args, key) for key in _SELECTION)
-    return alike and counts == [int(count) for count in data.prior.counts]
+    looked_at = set()
+    while source and source not in looked_at:
+        looked_at.add(source)
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        try:
+            options = json.loads((folder / 'report.json').read_text(encoding='utf-8'))['run']['args']
+            counts = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['class_counts']
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        if counts != [int(count) for count in data.prior.counts] or any(
+                options.get(key) != getattr(args, key) for key in _SELECTION):
+            return False
+        source = options.get('initial_checkpoint')
+    return True
 
 
 def open_data(args: Namespace, accelerator: Accelerator) -> Data:

@@ -123,7 +123,7 @@ class Training:
         with warnings.catch_warnings():  # newer torch has another name for the option that Accelerate passes to DDP
             warnings.filterwarnings('ignore', '.*broadcast_buffers', FutureWarning)
             task.trainable_module, optimizer = accelerator.prepare(task.get_trainable_module(), optimizer)
-        # the loop and not the module autocasts: evaluation is in float32
+        # the loop and not the module autocasts: evaluation has a precision of its own
         accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
         return optimizer
 

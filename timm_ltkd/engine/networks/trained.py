@@ -198,7 +198,7 @@ def load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
         if not args.new_head:
             _check_label_names(path, config.get('label_names'), data, what)
         if args.holdout:
-            warn_of_seen_holdout(str(path if path.is_dir() else path.parent), args, data)
+            warn_of_seen_holdout(args.initial_checkpoint, args, data)
     if path.is_dir():
         path /= 'model.safetensors'
     load_weights(network, path, what, keep=_classifiers(network) if args.new_head else ())
