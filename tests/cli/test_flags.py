@@ -435,7 +435,7 @@ class TestTeacher:
         assert names[1] != names[0] == names[2] == names[3] == names[4]
 
 
-@covers('distill', '--teacher-bank', '--bank-views', '--bank-top-k', '--bank-dtype')
+@covers('distill', '--teacher-bank', '--bank-views', '--bank-top-k', '--bank-dtype', '--bank-features')
 def test_teacher_bank(base, tmp_path):
     argv = [*base['distill'], '--loader', 'resident', '--train-crop-mode', 'pad', '--color-jitter', '0']
 
@@ -447,6 +447,8 @@ def test_teacher_bank(base, tmp_path):
     assert made('views', '--bank-views', '5') == (5, 'float32', None)
     assert made('top', '--bank-top-k', '2') == (162, 'float32', 2)
     assert made('half', '--bank-dtype', 'float16') == (162, 'float16', None)
+    bank = reach('distill', [*argv, '--teacher-bank', str(tmp_path / 'both'), '--bank-features']).training.bank.bank
+    assert bank.layout.needs_features == (True,) and not reach('distill', argv).training.task.method.needs_features
 
 
 class TestValidate:

@@ -315,7 +315,7 @@ class TestTeacherBank:
         answer = bank(rich).ask(None, None, views)
         assert torch.equal(answer.features, images_of(views).flatten(1))
         bank(folder='plain')
-        with pytest.raises(UserError, match='holds no features, and this run learns from them'):
+        with pytest.raises(UserError, match='holds no features, and this run wants them'):
             bank(rich, folder='plain')
 
     def test_gradients_do_not_reach_the_teacher(self, bank):

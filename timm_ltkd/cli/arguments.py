@@ -260,6 +260,7 @@ def add_distillation(parser: Parser) -> None:
         help='keep the K largest logits of an image, and spread the rest of the mass evenly (default: keep all)')
     add('--bank-dtype', choices=distill.BANK_DTYPES, default='float32',
         help='in which the bank keeps them; float16 takes half the room and rounds (default: %(default)s)')
+    _flag(group, '--bank-features', 'keep the teacher\'s features too, for later runs whose methods need them')
     add('--kd', metavar='NAME', action=OneOrMore, default='bkd',
         help=f'{", ".join(distill.list_methods())}; several teachers teach the mean of their logits by one method, or '
              'each by its own of as many, averaged; one teacher by several methods, added (default: %(default)s)')

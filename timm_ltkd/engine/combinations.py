@@ -164,6 +164,7 @@ def _check_bank(args: Namespace) -> None:
         '--bank-views': args.bank_views is not None,
         '--bank-top-k': args.bank_top_k is not None,
         '--bank-dtype': args.bank_dtype != 'float32',
+        '--bank-features': args.bank_features,
     }
     if not args.teacher_bank:
         for option, on in options.items():

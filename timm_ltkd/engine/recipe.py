@@ -38,8 +38,8 @@ NO_PART = frozenset((
     'dataset_download', 'many_shot', 'few_shot', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
     'holdout', 'holdout_type', 'on_bad_image', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained',
-    'teacher_seed', 'teacher_tune', 'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank', 'push_to_hub',
-    'hub_private', 'license',
+    'teacher_seed', 'teacher_tune', 'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank', 'bank_features',
+    'push_to_hub', 'hub_private', 'license',
 ))
 
 

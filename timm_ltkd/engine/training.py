@@ -137,8 +137,9 @@ class Training:
         batch = self.args.batch_size if self.args.torchcompile else 2  # compiled for batches of one size
         shape = (self.teacher_config or self.input_config)['input_size']
         noise = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(self.accelerator.device)
+        kept_too = self.args.bank_features  # whatever the methods need
         with self.accelerator.autocast():
-            said = self.task.ask_teacher(noise)
+            said = self.task.ask_teacher(noise, [True] * len(self.task.lessons) if kept_too else None)
         if not self.args.teacher_bank:
             return None
         bank = self.shared.once('teacher bank', partial(

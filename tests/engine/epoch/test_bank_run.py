@@ -106,6 +106,17 @@ def test_what_other_runs_share(distil, tmp_path, log, more):
     assert answered > 2 and views == 9 * 2 * 23
 
 
+def test_features_are_kept_for_later_runs(distil, tmp_path, log):
+    """The run that keeps them, and does not need them, ends as without; one that needs them finds them."""
+    plain = distil('plain')
+    assert distil('fill', '--bank-features', *bank(tmp_path)) == plain
+    log.clear()
+    distil('other', '--kd', 'feature', *bank(tmp_path))
+    line, = (line for line in log if 'showings' in line)
+    answered, shown = (int(figure) for figure in re.search(r'answered (\d+) of (\d+) showings', line).groups())
+    assert answered == EPOCHS * (BATCHES - 1) * 4 and shown == EPOCHS * 23
+
+
 @pytest.mark.parametrize('more, difference', [
     (['--teacher-img-size', '16'], "another teacher's pixels"),
     (['--hflip', '0'], r'another views \(18 there, 9 here\)'),
@@ -117,6 +128,7 @@ def test_what_other_runs_share(distil, tmp_path, log, more):
     (['--bank-top-k', '2'], 'and 2 of 3 logits in float32'),
     (['--bank-views', '18'], 'another view seed'),
     (['--kd', 'feature'], 'holds no features'),
+    (['--bank-features'], 'holds no features'),
     (['--kd', 'kd', 'dist'], None),
 ], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
 def test_what_does_not_match_is_refused(distil, tmp_path, capsys, more, difference):
@@ -227,6 +239,7 @@ def test_seeds_share_one(distil, script, tmp_path):
     (['--bank-views', '2'], '--bank-views is about a --teacher-bank'),
     (['--bank-top-k', '2'], '--bank-top-k is about a --teacher-bank'),
     (['--bank-dtype', 'float16'], '--bank-dtype is about a --teacher-bank'),
+    (['--bank-features'], '--bank-features is about a --teacher-bank'),
     (['--teacher-bank', 'b', '--mixup', '1'], 'not with --mixup: the teacher sees mixed images'),
     (['--teacher-bank', 'b', '--loader', 'timm'], 'cannot be numbered by --loader timm'),
     (['--teacher-bank', 'b', '--bank-top-k', '3'], '--bank-top-k 3: there are 3 logits'),

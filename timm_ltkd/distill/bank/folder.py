@@ -58,7 +58,7 @@ def open_bank(
     kept = RowLayout.from_json(entries['layout'])
     if any(asked and not there for asked, there in zip(layout.needs_features, kept.needs_features, strict=False)):
         raise UserError(
-            f'the teacher bank {path} holds no features, and this run learns from them; name another folder')
+            f'the teacher bank {path} holds no features, and this run wants them; name another folder')
     if not kept.holds(layout):
         raise UserError(
             f'the teacher bank {path} holds {_described(kept)}, and {_described(layout)} are asked for; name another '
