@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_loops_of_ones_own(code, capsys):
     if 'report' in names:
         assert set(NAMES) <= eval(capsys.readouterr().out).keys()
         assert names['report']['num_samples'] == 300
+
+
+def test_a_network_names_the_class_of_an_image(workplace, monkeypatch, tmp_path, capsys):
+    code, = programs('models.md')
+    (tmp_path / 'output').symlink_to(workplace / 'output')
+    shutil.copy(workplace / 'DATA/train/bee/00.png', tmp_path / 'image.png')
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, 'models.md', 'exec'), {})
+    assert capsys.readouterr().out.strip() in ('ant', 'bee', 'cat')
 
 
 @pytest.mark.slow
