@@ -76,6 +76,24 @@ def test_only_code_that_a_run_uses_is_in_its_key(own_module):
     assert list(own_code(parse(train_parser(), ['--loss', 'my_loss']), ['my_method'])) == ['my_losses', 'mine']
 
 
+@pytest.mark.parametrize('state', ['nn.Parameter(torch.zeros(3))', 'nn.BatchNorm1d(3)'])
+def test_a_loss_that_would_be_neither_trained_nor_saved(own_module, tmp_path, capsys, state):
+    own_module('mine', f'''
+import torch
+from torch import nn
+from timm_ltkd.distill import HardLabelLoss, register_loss
+
+@register_loss('my_loss')
+class MyLoss(HardLabelLoss):
+    def __init__(self):
+        super().__init__()
+        self.own = {state}
+''')
+    with pytest.raises(SystemExit):
+        run.train(['--import', 'mine', '--loss', 'my_loss', '--output', str(tmp_path / 'out')])
+    assert '--loss my_loss holds own' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
 def test_a_run_is_not_resumed_with_other_code(own_module, tmp_path, capsys):
     words = ['--import', 'mine', '--loss', 'my_loss', '--model', 'test_resnet', '--epochs', '1', '--imbalance-factor',
              '144', '--workers', '0', '--output', str(tmp_path / 'out'), '--experiment', 'run']

@@ -66,7 +66,7 @@ def test_held_weights_give_the_same_bits_under_autocast(name, layout):
     network = trained(name).to(memory_format=layout)
     input = pixels(network).contiguous(memory_format=layout)
     for model in {network, fold_batch_norm(network, input)}:
-        held = hold_weights(model, torch.bfloat16)
+        held = hold_weights(model, torch.bfloat16, input[:2])
         assert torch.bfloat16 in {parameter.dtype for parameter in held.parameters()}
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         with torch.autocast('cpu', torch.bfloat16):
@@ -159,6 +159,58 @@ def test_weights_that_are_made_anew_at_each_call_stay(wrap):
     assert torch.equal(teacher(input).logits, network(input))
     with torch.autocast('cpu', torch.bfloat16):
         assert torch.equal(teacher(input).logits, network(input))
+
+
+class Peculiar(nn.Module):
+    """A network whose forward does more with its layers than call them."""
+    num_classes = 4
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.conv, self.norm, self.fc = way, nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 4)
+
+    def forward(self, input):
+        map = self.conv(input)
+        if self.way == 'by name':
+            normed = self.norm(input=map)
+        elif self.way == 'looks at the norm':
+            normed = self.norm(map.to(self.norm.weight.dtype))
+        else:
+            normed = self.norm(map)
+        features = normed.mean((2, 3))
+        if self.way in ('leaves autocast', 'rounded'):
+            with torch.autocast('cpu', enabled=False):
+                weight = self.fc.weight if self.way == 'leaves autocast' else self.fc.weight.float() * 64
+                return nn.functional.linear(features.float(), weight)
+        return self.fc(features)
+
+
+@pytest.mark.parametrize('way', ['by name', 'looks at the norm', 'leaves autocast', 'rounded'])
+def test_a_network_that_a_copy_cannot_stand_for_answers_itself(way):
+    network, input = trained(Peculiar(way)), torch.randn(2, 3, 5, 5)
+    plain, fast = Teacher(network), Teacher(network, fast=True)
+    for autocast in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            given, expected = (teacher(input).logits for teacher in (fast, plain))
+        assert deviation([given.float()], [expected.float()]) < (0.02 if autocast else 1e-5)
+    if way in ('leaves autocast', 'rounded'):
+        folded = fast._copies[None]
+        assert not norms(folded) and fast._copies[torch.bfloat16] is folded
+
+
+def test_a_float64_teacher_is_not_rounded_by_autocast():
+    network, input = trained('resnet20', torch.float64), torch.randn(2, 3, 32, 32)
+    with torch.autocast('cpu', torch.bfloat16):
+        given, expected = (Teacher(network, fast=fast)(input).logits for fast in (True, False))
+    assert given.dtype == torch.float64 and deviation([given], [expected]) < 1e-12
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_inputs_are_cast_to_the_precision_of_the_weights(dtype):
+    network = trained('resnet20')
+    input = pixels(network)
+    said = Teacher(network)(input.to(dtype)).logits
+    assert said.dtype == torch.float32 and torch.equal(said, network(input.to(dtype).float()))
 
 
 @pytest.mark.parametrize('way', ['plain', 'tied', 'none of these'])

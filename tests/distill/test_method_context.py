@@ -23,6 +23,8 @@ from timm_ltkd.distill import (
     feature_dim,
     kd_loss,
     list_methods,
+    rectified_logits,
+    soft_label_weights,
     standardize_logits,
 )
 from timm_ltkd.distill.method import call_with_known
@@ -30,6 +32,7 @@ from timm_ltkd.errors import UserError
 from timm_ltkd.prior import ClassPrior
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+STEEP = ClassPrior([500, 300, 200, 100, 50, 20, 10, 5, 2, 1])
 VIT = dict(model_name='vit_tiny_patch16_224', img_size=32, patch_size=8, depth=1, num_classes=10)
 PAIRS = {
     'cnn-cnn': (dict(model_name='resnet20', num_classes=10), dict(model_name='resnet8x4', num_classes=10)),
@@ -187,11 +190,10 @@ def test_standardize_logits_is_the_z_score():
     assert torch.equal(z, torch.zeros(2, 5)) and torch.isfinite(constant.grad).all()
 
 
-@pytest.mark.parametrize('name', ['bkd', 'dist', 'dive', 'dkd', 'kd', 'ltkd', 'wsl'])
+@pytest.mark.parametrize('name', ['dist', 'dive', 'dkd', 'kd', 'ltkd'])
 def test_standardized_methods_ignore_scale_and_shift(name):
     (student, teacher), target = logits(), torch.arange(8)
-    prior = ClassPrior([500, 300, 200, 100, 50, 20, 10, 5, 2, 1])
-    plain, method = (create_method(name, prior=prior, standardize=on) for on in (False, True))
+    plain, method = (create_method(name, prior=STEEP, standardize=on) for on in (False, True))
     (term,) = method(Output(student), Output(teacher), target).values()
     (moved,) = method(Output(5. * student + 3.), Output(0.2 * teacher - 1.), target).values()
     assert torch.allclose(term, moved, rtol=1e-5)
@@ -207,6 +209,49 @@ def test_standardized_kd_by_hand():
     assert torch.equal(method(Output(student), Output(teacher), None)['kd_loss'], 9. * kd_loss(*z, 2.))
 
 
+@pytest.mark.parametrize('name, options', [
+    ('bkd', {}), ('bkd', {'beta': 0.5}), ('krdistill', {}),
+    ('krdistill', {'lrd': 'swap', 'sample_weights': 'inverse'})])
+def test_what_corrects_logits_does_so_before_they_are_standardized(name, options):
+    """In units of the plain logits: a student that has learnt what is taught without has nothing to learn with."""
+    student, teacher = logits()
+    target, rrd = torch.arange(8), {'rrd': 'none'} if name == 'krdistill' else {}
+    plain, method = (
+        create_method(name, prior=STEEP, standardize=on, temperature=2., **options, **rrd) for on in (False, True))
+    if name == 'bkd':
+        taught = teacher + 2. * plain.class_weights.log()
+    else:
+        taught = rectified_logits(teacher, target, plain.lrd, STEEP.log_prior(), 2.)
+    for each, learnt in ((plain, taught - 1.), (method, 3. * taught + 1.)):
+        (term,), (other,) = (each(Output(z), Output(teacher), target).values() for z in (learnt, student))
+        assert abs(float(term)) < 1e-7 < float(other)
+
+
+def test_standardized_wsl_weighs_by_plain_logits():
+    student, teacher = logits()
+    target = torch.arange(8)
+    method = create_method('wsl', standardize=True, temperature=2., alpha=1.)
+    z = [F.layer_norm(x, (10,), eps=1e-7) / 2. for x in (student, teacher)]
+    divergence = F.kl_div(z[0].log_softmax(1), z[1].log_softmax(1), reduction='none', log_target=True).sum(1)
+    expected = 4. * (soft_label_weights(student, teacher, target) * divergence).mean()
+    assert torch.isclose(method(Output(student), Output(teacher), target)['wsl_loss'], expected)
+
+
+def test_standardized_bkd_by_hand():
+    (student, teacher), target = logits(), torch.arange(8)
+
+    def term(name, prior=STEEP, **options):
+        method = create_method(name, prior=prior, standardize=True, temperature=2., **options)
+        return next(iter(method(Output(student), Output(teacher), target).values()))
+    weights = STEEP.effective_number_weights().log()
+    z = [F.layer_norm(x, (10,), eps=1e-7) for x in (student, teacher + (2. * weights).to(teacher))]
+    assert torch.isclose(term('bkd'), kd_loss(*z, 2.))
+    assert torch.isclose(term('bkd', ClassPrior([7] * 10)), term('kd'))
+    assert torch.isclose(term('krdistill', rrd='none', lrd='none'), term('kd'))
+    adjusted = z[1], F.layer_norm(teacher - (2. * STEEP.log_prior()).to(teacher), (10,), eps=1e-7)
+    assert torch.isclose(term('krdistill', rrd='none', lrd='adjust'), kd_loss(z[0], adjusted[1], 2.))
+
+
 def test_standardized_is_transparent():
     """Whatever the engine asks of a method is asked of the inner one."""
     public = {name for name in vars(DistillMethod) if not name.startswith('_')}
@@ -214,7 +259,7 @@ def test_standardized_is_transparent():
     assert isinstance(wrapper, StandardizedLogits) and wrapper.needs_hard_labels and not wrapper.needs_features
     wrapper.set_epoch(1)
     assert wrapper.method.scale == 0.5
-    assert public <= vars(StandardizedLogits).keys() | vars(wrapper).keys() | {'uses_logits'}
+    assert public <= vars(StandardizedLogits).keys() | vars(wrapper).keys() | {'uses_logits', 'standardized'}
 
 
 def test_standardized_passes_features_on():

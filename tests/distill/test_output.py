@@ -161,6 +161,15 @@ class Deaf(Plain):
         return F.linear(self.conv(input).mean((2, 3)), self.fc.weight)
 
 
+def test_a_classifier_that_is_called_by_name():
+    class ByName(Plain):
+        def forward(self, input):
+            return self.fc(input=self.conv(input).mean((2, 3)))
+    model = ByName()
+    said = model_output(model, pixels(8), needs_features=True)
+    assert torch.equal(model.fc(said.features), said.logits)
+
+
 def test_without_any_of_timms_interface():
     model = Plain()
     logits, features = model_output(model, pixels(8), needs_features=True)

@@ -7,6 +7,7 @@ from torch import nn
 import timm_ltkd.models  # noqa: F401 - registers networks
 from timm_ltkd.distill import (
     BKD,
+    DistillMethod,
     DistillTask,
     Output,
     SeveralMethods,
@@ -74,6 +75,19 @@ def test_terms_carry_the_name_of_their_method():
     method = create_methods(
         ['krdistill', 'kd'], {'rrd': 'none'}, prior=PRIOR, student_features=4, teacher_features=[7])
     assert method(STUDENT, TEACHERS[0], TARGET).keys() == {'krdistill_lrd_loss', 'kd_loss'}
+
+
+def test_terms_of_one_name_are_refused():
+    class Says(DistillMethod):
+        def __init__(self, term):
+            super().__init__()
+            self.term = term
+
+        def forward(self, student, teacher, target):
+            return {self.term: student.logits.sum()}
+    method = SeveralMethods({'a': Says('b_loss'), 'a_b': Says('loss')}, separate=False)
+    with pytest.raises(UserError, match="two methods return a term that would be called 'a_b_loss'"):
+        method(STUDENT, TEACHERS[0], TARGET)
 
 
 def test_one_name_is_that_method():

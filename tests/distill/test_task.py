@@ -344,6 +344,16 @@ def test_compiled_is_the_same_and_leaves_no_wrapper(batch, matching):
         assert compiled.get_eval_model()._compiled_call_impl is not None
 
 
+def test_a_compiled_moving_average_leaves_no_wrapper(batch, matching):
+    task = make_task(matching)
+    assert task.compile_ema(backend='eager') is None
+    task.setup_ema(decay=0.5)
+    keys = task.state_dict().keys()
+    average = task.compile_ema(backend='eager')
+    assert average is task.get_eval_model(ema=True) and average._compiled_call_impl is not None
+    assert task.state_dict().keys() == keys and task.get_eval_model()._compiled_call_impl is None
+
+
 def test_devices_and_dtypes_go_through(batch):
     task = make_task(dtype=torch.float64)
     assert task.get_eval_model().fc.weight.dtype == torch.float64 == task.dtype

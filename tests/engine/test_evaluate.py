@@ -114,6 +114,16 @@ def test_as_trained_is_bf16_up_to_the_classifier(images, seen):
     assert not network.fc._forward_hooks
 
 
+def test_as_trained_takes_a_classifier_that_is_called_by_name(images, seen):
+    class ByName(Features):
+        def forward(self, input):
+            return self.fc(input=self.body(input))
+    torch.manual_seed(0)
+    network = ByName(nn.Linear(8, 6))
+    evaluate(network, DataLoader(images, 17), Accelerator(cpu=True, mixed_precision='bf16'), PRIOR, as_trained=True)
+    assert seen[0].dtype == torch.float32
+
+
 def test_as_trained_ties_no_classes(images, seen):
     """Logits that bf16 cannot tell apart: 256 and 256.5."""
     classifier = nn.Linear(8, 6)

@@ -2,10 +2,10 @@
 import torch
 
 from ..prior import ClassPrior
-from .checks import check_class_count, check_number, check_temperature
+from .checks import check_class_count, check_number, check_temperature, full_precision
 from .closed_form import softened_kl
 from .kd import kd_loss
-from .method import DistillMethod, Output, register_method
+from .method import DistillMethod, Output, register_method, standardize_logits
 
 
 def balanced_kd_loss(
@@ -44,6 +44,7 @@ class BKD(DistillMethod):
     """
     class_weights: torch.Tensor
     corrects_prior = True
+    standardized = False
 
     def __init__(
             self,
@@ -67,7 +68,12 @@ class BKD(DistillMethod):
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
         check_class_count(len(self.class_weights), student.logits)  # deferred weights are told of at once
-        if self.balanced:
+        if self.standardized:
+            taught = full_precision(teacher.logits.detach())
+            if self.balanced:
+                taught = taught + (self.temperature * self.class_weights.log()).to(taught)
+            loss = kd_loss(standardize_logits(student.logits), standardize_logits(taught), self.temperature)
+        elif self.balanced:
             loss = balanced_kd_loss(student.logits, teacher.logits, self.class_weights, self.temperature)
         else:
             loss = kd_loss(student.logits, teacher.logits, self.temperature)

@@ -2,6 +2,7 @@
 import copy
 import logging
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UserError
+from ..errors import UserError, last_line
 from .output import Output, model_output
 
 _logger = logging.getLogger(__name__)
@@ -41,36 +42,57 @@ def fold_batch_norm(network: nn.Module, example: torch.Tensor) -> nn.Module:
         example: What it takes, on its device; two images will do.
 
     Returns:
-        The copy; the network itself where there is nothing to fold, or the copy answers otherwise.
+        The copy; the network itself where there is nothing to fold, or the copy answers otherwise or not at all.
     """
-    twin = share_weights(network)
-    with torch.autocast(example.device.type, enabled=False):
+    def fold() -> nn.Module:
+        twin = share_weights(network)
         pairs = _find_pairs(twin, example)
-        if not pairs:
-            return network
         for layer, name, norm in pairs:
             _fold(layer, norm)
             twin.set_submodule(name, getattr(norm, 'act', nn.Identity()))
-        before, after = (_answers(model, example) for model in (network, twin))
-    if not all(_alike(*parts) for parts in zip(before, after, strict=True) if parts[0] is not None):
-        _logger.debug(f'{type(network).__name__}: its batch norm cannot be folded')
-        return network
-    return twin
+        return twin if pairs and _answer_alike(network, twin, example) else network
+
+    with torch.autocast(example.device.type, enabled=False):
+        return _unless_it_fails(fold, network, 'its batch norm cannot be folded')
 
 
 @torch.no_grad()
-def hold_weights(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+def hold_weights(network: nn.Module, dtype: torch.dtype, example: torch.Tensor) -> nn.Module:
     """A copy of a network whose convolutions and linear layers hold their weights in the dtype of autocast.
 
     Autocast would make the same of them, but at every call: it remembers what it has cast only where gradients are
     wanted. The copy, which shares the rest with the network, gives the same bits there, and is for nothing else.
+
+    Args:
+        network: In eval mode.
+        dtype: Of autocast.
+        example: What it takes, on its device; two images will do.
+
+    Returns:
+        The copy; the network itself where the copy answers otherwise or not at all, as where a forward leaves autocast.
     """
-    twin = share_weights(network)
-    for module in twin.modules():
-        if type(module) in _LINEAR and _owns_weight(module):
-            for name, parameter in module.named_parameters(recurse=False):
-                setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
-    return twin
+    def hold() -> nn.Module:
+        twin = share_weights(network)
+        for module in twin.modules():
+            if type(module) in _LINEAR and _owns_weight(module):
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
+        return twin if all(_alike(*parts) for parts in _both(network, twin, example)) else network
+
+    with torch.autocast(example.device.type, dtype):
+        return _unless_it_fails(hold, network, f'its weights cannot be held in {dtype}')
+
+
+def _unless_it_fails(make: Callable[[], nn.Module], network: nn.Module, failure: str) -> nn.Module:
+    """What is made, or the network itself: its forward may ask more of a layer than to be called."""
+    try:
+        made = make()
+        reason = 'the copy answers otherwise'
+    except Exception as e:  # whatever a forward raises
+        made, reason = network, last_line(e)
+    if made is network:
+        _logger.debug(f'{type(network).__name__}: {failure} ({reason})')
+    return made
 
 
 def _owns_weight(layer: nn.Module) -> bool:
@@ -101,7 +123,7 @@ def _find_pairs(network: nn.Module, example: torch.Tensor) -> list[tuple[nn.Modu
 
     def before_norm(norm: nn.Module, inputs: tuple) -> None:
         calls[norm] += 1
-        if id(inputs[0]) in uses.watched:
+        if inputs and id(inputs[0]) in uses.watched:
             found.append((*uses.watched[id(inputs[0])], norm))
 
     hooks = [module.register_forward_hook(after_layer) for module in network.modules()
@@ -132,10 +154,20 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
         nn.Parameter(values.to(layer.weight), requires_grad=False) for values in (weight, shift))
 
 
-def _answers(network: nn.Module, example: torch.Tensor) -> Output:
-    """What a network says, in the full precision of a CPU: convolutions on a GPU may round their input (TF32)."""
+def _answer_alike(network: nn.Module, twin: nn.Module, example: torch.Tensor) -> bool:
+    """Whether two networks say the same in the full precision of a CPU: convolutions on a GPU may round their input."""
     if example.device.type != 'cpu':
-        network, example = copy.deepcopy(network).cpu(), example.cpu()
+        network, twin, example = copy.deepcopy(network).cpu(), copy.deepcopy(twin).cpu(), example.cpu()
+    return all(_alike(*parts) for parts in _both(network, twin, example))
+
+
+def _both(network: nn.Module, twin: nn.Module, example: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits of both, and features of both if there are any."""
+    pairs = zip(*(_answers(each, example) for each in (network, twin)), strict=True)
+    return [(own, its) for own, its in pairs if own is not None and its is not None]
+
+
+def _answers(network: nn.Module, example: torch.Tensor) -> Output:
     try:
         return model_output(network, example, needs_features=True)
     except UserError:  # it gives no features

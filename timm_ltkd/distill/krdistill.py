@@ -19,7 +19,7 @@ from .checks import (
 )
 from .closed_form import softened_kl
 from .feature import linear_projector
-from .method import DistillMethod, Output, given_features, register_method
+from .method import DistillMethod, Output, given_features, register_method, standardize_logits
 from .prototypes import align_prototypes, balanced_prototypes, class_directions
 
 LRD = ('swap', 'swap_adjust', 'adjust', 'none')
@@ -183,6 +183,7 @@ class KRDistill(DistillMethod):
     feature_centre: torch.Tensor
     prior_directions: torch.Tensor
     needs_hard_labels = True
+    standardized = False
 
     def __init__(
             self,
@@ -261,7 +262,10 @@ class KRDistill(DistillMethod):
         check_pair(student.logits, teacher.logits)
         check_class_count(len(self.lam), student.logits)
         logits = rectified_logits(teacher.logits, target, self.lrd, self.log_prior, self.tau)
-        loss = lrd_loss(student.logits, logits, self.class_weights[target], self.temperature)
+        compared = student.logits, logits
+        if self.standardized:
+            compared = standardize_logits(student.logits), standardize_logits(logits)
+        loss = lrd_loss(*compared, self.class_weights[target], self.temperature)
         terms, figures = {'lrd_loss': self.alpha * loss}, {'images': torch.ones_like(target)}
         if self.lrd != 'none':
             figures['swap_share'] = logits.argmax(dim=1) != teacher.logits.argmax(dim=1)

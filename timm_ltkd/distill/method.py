@@ -33,7 +33,11 @@ class DistillMethod(nn.Module):
         needs_hard_labels: Whether labels must be class indices, which mixup and cutmix don't give.
         corrects_prior: Whether it makes up for the class frequencies, as class-balanced sampling does.
         needs_class_means: Whether `set_class_means` must be called before training.
+        standardized: Of methods that correct logits, or weigh samples by them: whether they z-score what they compare,
+            which they do afterwards, since a correction is in units of the plain logits. None of all others, which
+            `StandardizedLogits` does it for.
     """
+    standardized: bool | None = None
     needs_features = False
     uses_logits = True
     needs_hard_labels = False
@@ -156,7 +160,7 @@ def create_method(
         prior: Class prior of the training set; methods that balance by class need it.
         student_features: Length of the student's pooled features, see `feature_dim`; methods on features need both.
         teacher_features: The same of the teacher.
-        standardize: Let the method see z-scored logits, see `StandardizedLogits`.
+        standardize: Let the method compare z-scored logits, see `StandardizedLogits`.
         **kwargs: Options of the method.
 
     Raises:
@@ -169,7 +173,12 @@ def create_method(
     made = call_with_known(
         method, what, prior, kwargs, student_features=student_features, teacher_features=teacher_features,
         also=('standardize',) if method.uses_logits else ())
-    return StandardizedLogits(made) if standardize else made
+    if not standardize:
+        return made
+    if made.standardized is None:
+        return StandardizedLogits(made)
+    made.standardized = True
+    return made
 
 
 CONTEXT = {  # what a factory may ask for, and what to say where that is missing

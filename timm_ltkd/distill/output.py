@@ -124,8 +124,8 @@ class FeatureTap:
     def __init__(self):
         self.entered: torch.Tensor | None = None
 
-    def __call__(self, classifier: nn.Module, inputs: tuple) -> None:
-        self.entered = inputs[0]
+    def __call__(self, classifier: nn.Module, inputs: tuple, named: dict[str, Any]) -> None:
+        self.entered = inputs[0] if inputs else next(iter(named.values()), None)
 
     def __reduce__(self):
         return FeatureTap, ()  # a copy of the network, e.g. its moving average, has a tap of its own, and it is empty
@@ -146,7 +146,7 @@ def _tap(classifier: nn.Module) -> FeatureTap:
         if isinstance(hook, FeatureTap):
             return hook
     tap = FeatureTap()
-    classifier.register_forward_pre_hook(tap)
+    classifier.register_forward_pre_hook(tap, with_kwargs=True)
     return tap
 
 

@@ -84,10 +84,14 @@ class SeveralMethods(DistillMethod):
     ) -> dict[str, torch.Tensor]:
         teachers = teacher if self.separate else (teacher,) * len(self.methods)
         share = 1. / len(self.methods) if self.separate else 1.
-        return {
-            f'{name}_{term.removeprefix(f"{name}_")}': share * value
-            for (name, method), output in zip(self.methods.items(), teachers, strict=True)
-            for term, value in method(student, output, target).items()}
+        terms: dict[str, torch.Tensor] = {}
+        for (name, method), output in zip(self.methods.items(), teachers, strict=True):
+            for term, value in method(student, output, target).items():
+                key = f'{name}_{term.removeprefix(f"{name}_")}'
+                if key in terms:
+                    raise UserError(f"two methods return a term that would be called '{key}': rename one of them")
+                terms[key] = share * value
+        return terms
 
 
 def create_methods(

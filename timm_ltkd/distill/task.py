@@ -171,6 +171,15 @@ class DistillTask(TrainingTask):
             compile_output(module, backend=backend, mode=mode, **compile_kwargs)
         return student
 
+    def compile_ema(
+            self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs) -> nn.Module | None:
+        """The same for the moving average, if there is one."""
+        if not self.has_ema():
+            return None
+        average = cast(nn.Module, self.get_eval_model(ema=True))
+        compile_output(average, backend=backend, mode=mode, **compile_kwargs)
+        return average
+
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The student (or its moving average) alone."""
         module = module if module is not None else self.get_trainable_module(ema=ema)

@@ -122,8 +122,7 @@ class Teacher(DistillationTeacher):
             self, input: torch.Tensor, needs_features: bool = False) -> Output:
         """Logits, and pooled features if asked for, of a batch `[B, 3, H, W]` normalised as `expect_input` was told."""
         input, dtype = self.pixels(input), self.dtype
-        if dtype in _HALF or dtype == torch.float64:
-            input = input.to(dtype)
+        input = input.to(dtype)
         logits, features = model_output(self._network(input), input, needs_features)
         if dtype in _HALF:
             logits, features = logits.float(), None if features is None else features.float()
@@ -140,7 +139,7 @@ class Teacher(DistillationTeacher):
         if None not in self._copies:
             self._copies[None] = fold_batch_norm(self.model, input[:2])
         if dtype is not None and dtype not in self._copies:
-            self._copies[dtype] = hold_weights(self._copies[None], dtype)
+            self._copies[dtype] = hold_weights(self._copies[None], dtype, input[:2])
         return self._copies[dtype]
 
     def _apply(self, *args, **kwargs) -> 'Teacher':

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from .checks import check_labels, check_number, check_pair, check_temperature, full_precision
 from .closed_form import softened_kl
-from .method import DistillMethod, Output, register_method
+from .method import DistillMethod, Output, register_method, standardize_logits
 
 
 def soft_label_weights(
@@ -38,6 +38,7 @@ def wsl_loss(
         teacher_logits: torch.Tensor,
         target: torch.Tensor,
         temperature: float = 2.,
+        standardize: bool = False,
 ) -> torch.Tensor:
     """T² · w_i · KL(softmax(z_t / T) ‖ softmax(z_s / T)) of sample i, batch mean; w: `soft_label_weights`.
 
@@ -49,11 +50,14 @@ def wsl_loss(
         teacher_logits: z_t `[B, C]`; the teacher gets no gradient.
         target: Class indices `[B]`, or probabilities `[B, C]`.
         temperature: T > 0.
+        standardize: Compare z-scored logits (Sun et al. 2024); the weights are those of the plain ones.
 
     Returns:
         Scalar, in float32 at least.
     """
     weights = soft_label_weights(student_logits, teacher_logits, target)
+    if standardize:
+        student_logits, teacher_logits = standardize_logits(student_logits), standardize_logits(teacher_logits)
     return (weights * softened_kl(student_logits, teacher_logits, temperature)).mean() * temperature
 
 
@@ -66,10 +70,13 @@ class WSL(DistillMethod):
         alpha: Weight of the term. The default is the paper's.
     """
 
+    standardized = False
+
     def __init__(self, *, temperature: float = 2., alpha: float = 2.5):
         super().__init__()
         self.temperature = check_temperature('wsl', temperature)
         self.alpha = check_number('wsl', 'alpha', alpha, least=0.)
 
     def forward(self, student: Output, teacher: Output, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {'wsl_loss': self.alpha * wsl_loss(student.logits, teacher.logits, target, self.temperature)}
+        return {'wsl_loss': self.alpha * wsl_loss(
+            student.logits, teacher.logits, target, self.temperature, bool(self.standardized))}

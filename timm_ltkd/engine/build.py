@@ -46,7 +46,12 @@ def create_criterion(args: Namespace, data: Data) -> HardLabelLoss:
     """The hard-label loss that the options name; the labels of mixed images are smoothed where they are mixed."""
     refuse_given('--loss-kwargs', args.loss_kwargs)
     smoothing = {'smoothing': args.smoothing} if args.smoothing and not mixing_options(args) else {}
-    return create_loss(args.loss, prior=data.prior, **{**smoothing, **args.loss_kwargs})
+    loss = create_loss(args.loss, prior=data.prior, **{**smoothing, **args.loss_kwargs})
+    if kept := [*loss.state_dict()]:
+        raise UserError(
+            f"--loss {args.loss} holds {', '.join(kept)}: a loss is neither trained nor saved; make it a method (--kd) "
+            'or a buffer with persistent=False if it never changes')
+    return loss
 
 
 def create_task(

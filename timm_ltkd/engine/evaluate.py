@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from ..distill import Teacher, TeacherEnsemble
@@ -75,14 +76,15 @@ def evaluate(
 @contextmanager
 def _classifying_in_float32(network: nn.Module) -> Iterator[bool]:
     """Inside, a network's classifier answers in float32 whatever autocast says; gives whether it has one."""
-    def again(classifier: nn.Module, inputs: tuple, _) -> torch.Tensor:
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            return classifier.forward(*(input.float() for input in inputs))
+    def again(classifier: nn.Module, inputs: tuple, named: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
+        inputs, named = tree_map_only(torch.Tensor, torch.Tensor.float, (inputs, named))
+        with torch.autocast(output.device.type, enabled=False):
+            return classifier.forward(*inputs, **named)
     try:
         parts = [part for head in classifiers(network) for part in head]
     except UserError:
         parts = []
-    hooks = [part.register_forward_hook(again) for part in parts]
+    hooks = [part.register_forward_hook(again, with_kwargs=True) for part in parts]
     try:
         yield bool(parts)
     finally:
