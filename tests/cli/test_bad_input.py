@@ -127,6 +127,9 @@ def refuse_on(refuse, data):
     (['--log-with=tensorbord'], "unknown tracker 'tensorbord'; did you mean 'tensorboard'?"),
     (['--aa=randm9'], "timm cannot read the auto-augment string 'randm9'"),
     (['--interpolation=bicubc'], "unknown interpolation 'bicubc'; did you mean 'bicubic'?"),
+    (['--torchcompile-mode=reduce-overhead'], '--torchcompile-mode is about --torchcompile; give that too'),
+    (['--model-kwargs', 'num_classes=5'], "--student: the data have 10 classes, and the model's options say 5"),
+    (['--opt=fusedadamw'], "--opt 'fusedadamw': "),
     (['--torchcompile=inductr'], "--torchcompile: unknown backend 'inductr'; did you mean 'inductor'?"),
 ])
 def test_an_unknown_name(refuse, options, message):
@@ -496,6 +499,11 @@ def test_fp16_on_a_cpu(refuse_on, monkeypatch):
 def test_an_unknown_precision(refuse_on, monkeypatch):
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'fp17')
     assert refuse_on() == "unknown precision 'fp17'; did you mean 'fp16'? Known: bf16, fp16, no"
+
+
+def test_a_loss_that_explodes_at_once_leaves_no_checkpoint_to_speak_of(refuse_on, finished):
+    said = refuse_on('--teacher-checkpoint', finished, '--lr=1e20', '--warmup-epochs=0', '--experiment=run')
+    assert 'NaN or infinite' in said and 'epoch 1, ' in said and 'checkpoint stands' not in said
 
 
 def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(refuse_on, tmp_path, finished):

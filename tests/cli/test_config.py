@@ -321,3 +321,18 @@ def test_help_shows_the_defaults_of_every_data_set():
     for defaults in (DIGITS, CIFAR, OTHER):
         for key, value in defaults._asdict().items():
             assert value is None or f'{key} {value}' in text
+
+
+@pytest.mark.parametrize('words, seed', [([], 7), (['--teacher-seed', '5'], 5)])
+def test_the_teachers_seed_on_the_command_line_wins(config, words, seed):
+    args = distill('--seed', '3', '--teacher-config', config('seed: 7\nseeds: [1, 2]\n'), *words)
+    own = teacher_args(args, train_parser())
+    assert own.seed == seed and own.seeds is None
+
+
+@pytest.mark.parametrize('words, sampling', [
+    ([], 'instance'), (['--stage', 'crt'], 'class'), (['--stage', 'lws'], 'class'), (['--stage', 'head'], 'instance'),
+    (['--stage', 'crt', '--class-sampling', 'instance'], 'instance'),
+    (['--stage', 'lws', '--class-sampling', 'sqrt'], 'sqrt')])
+def test_class_sampling_is_that_of_the_stage_unless_it_is_named(words, sampling):
+    assert train(*words).class_sampling == sampling

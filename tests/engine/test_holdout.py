@@ -22,8 +22,8 @@ def evaluations(monkeypatch):
         pretend = None
     seen, measure = Evaluations(), evaluate.evaluate
 
-    def note(network, loader, accelerator, prior, channels_last=False):
-        report = measure(network, loader, accelerator, prior, channels_last)
+    def note(network, loader, accelerator, prior, *how):
+        report = measure(network, loader, accelerator, prior, *how)
         if seen.pretend:
             report['top1'] = seen.pretend.pop(0)
         seen.append((len(loader.dataset), prior.counts.tolist()))

@@ -133,9 +133,10 @@ def add_optimisation(parser: Parser) -> None:
     add('-b', '--batch-size', metavar='N', type=NATURAL, help='per process (default: the data set\'s)')
     add('--lr', metavar='LR', type=POSITIVE, help='learning rate of the global batch (default: the data set\'s)')
     add('--weight-decay', metavar='W', type=NOT_NEGATIVE, help='(default: the data set\'s)')
-    add('--class-sampling', choices=CLASS_SAMPLINGS, default='instance',
+    add('--class-sampling', choices=CLASS_SAMPLINGS,
         help='an epoch shows each image once (instance), all classes equally often (class), classes by the square root '
-             'of their size (sqrt), or goes from the first to the second over the epochs (default: %(default)s)')
+             'of their size (sqrt), or goes from the first to the second over the epochs (default: instance; class in '
+             'the stages crt and lws of train.py)')
     add('--grad-accum-steps', metavar='N', type=NATURAL, default=1, help='batches per update (default: %(default)s)')
     add('--opt', metavar='NAME', default='sgd', help='any timm optimizer; sgd is Nesterov, momentum is not '
                                                      '(default: %(default)s)')

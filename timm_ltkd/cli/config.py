@@ -206,7 +206,6 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))
-    own.seed = args.seed if args.teacher_seed is None else args.teacher_seed
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     own.img_size = args.teacher_img_size or args.img_size
     if args.teacher_config:
@@ -216,7 +215,9 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
             raise UserError(
                 f"{args.teacher_config} trains '{recipe['model']}' but --teacher is '{args.teacher}'; make them agree")
         shared = _group_options(parser, 'data') | _group_options(parser, 'input') | _group_options(parser, 'run')
-        vars(own).update({key: value for key, value in recipe.items() if key not in shared})
+        vars(own).update({key: value for key, value in recipe.items() if key not in {*shared, 'seeds'}})
+    if args.teacher_seed is not None:
+        own.seed = args.teacher_seed
     if args.teacher_pretrained is not None:
         own.pretrained = args.teacher_pretrained
     own.small_image_stem = own.small_image_stem or args.teacher_small_image_stem

@@ -64,10 +64,5 @@ def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
     for key, value in dataset_defaults(args.dataset)._asdict().items():
         if key in args and getattr(args, key) is None and value is not None and (only is None or key in only):
             setattr(args, key, list(value) if isinstance(value, tuple) else value)
-    _fill_stage(args)
-
-
-def _fill_stage(args: Namespace) -> None:
-    """crt and lws show all classes equally often, unless another sampling than the usual one is named; in place."""
-    if getattr(args, 'stage', None) in ('crt', 'lws') and args.class_sampling == 'instance':
-        args.class_sampling = 'class'
+    if 'class_sampling' in args and args.class_sampling is None:
+        args.class_sampling = 'class' if getattr(args, 'stage', None) in ('crt', 'lws') else 'instance'

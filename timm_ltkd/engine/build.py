@@ -101,6 +101,8 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
         raise UserError(f"--sched '{args.sched}': {last_line(e)}") from e
     if args.cuda_graph:
         check_graphable(optimizer, args.opt)
+    if args.torchcompile_mode and not args.torchcompile:
+        raise UserError('--torchcompile-mode is about --torchcompile; give that too, or leave it out')
     if args.torchcompile:
         check_compile(args.torchcompile, args.torchcompile_mode, args.grad_accum_steps, accelerator.device)
 

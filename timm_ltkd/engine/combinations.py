@@ -171,6 +171,8 @@ def _check_bank(args: Namespace) -> None:
             if on:
                 raise UserError(f'{option} is about a --teacher-bank; name its folder, or leave it out')
         return
+    if args.bank_features and len(listed(args.teacher)) > len(listed(args.kd)):
+        raise UserError('--bank-features: teachers that teach by one method have no features in common; leave it out')
     hindrances = {
         f'with {mixing_options(args)}: the teacher sees mixed images, which never come again': mixing_options(args),
         f"of '{args.dataset}', a stream: its images have no numbers (hfds/ and folders have)":

@@ -78,7 +78,8 @@ class Run:
                 _logger.info(f'resuming {folder.path} after epoch {self.training.epoch} of {self.training.epochs}')
                 if changed := tell_changed(args, folder.path / 'args.yaml', _MEASURING):
                     _logger.warning(f'figures of the epochs before were measured otherwise: {changed}')
-            folder.made = on_main(accelerator, lambda: folder.claim(config))
+            folder.made, path = on_main(accelerator, lambda: folder.claim(config))
+            folder.place(path)
             if state is None:
                 nothing = 'nothing to resume with these settings; ' if args.resume == 'auto' else ''
                 _logger.info(f'{nothing}a new run in {folder.path}')

@@ -209,9 +209,9 @@ def _open_folder(
     def find():
         folder = find_folder(args, name, key)
         check_key(folder, args)
-        return folder.path, folder.resume, folder.replace
-    path, resume, replace = on_main(accelerator, find)
-    return RunFolder(path, key, resume, replace)
+        return folder.path, folder.resume, folder.replace, folder.fresh
+    path, *how = on_main(accelerator, find)
+    return RunFolder(path, key, *how)
 
 
 def _tell(

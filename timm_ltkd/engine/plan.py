@@ -25,8 +25,10 @@ def log_plan(training: Training) -> None:
         f'{global_batch(args, accelerator)} = {accelerator.num_processes} processes × {args.batch_size}'
         f'{f" × {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""}; learning rate {args.lr:g}; '
         f'{accelerator.device.type}, precision {accelerator.mixed_precision}')
-    if args.warmup_epochs >= training.epochs > 1:
-        _logger.warning(f'the learning rate is still rising after all {training.epochs} epochs: lower --warmup-epochs')
+    if args.warmup_epochs >= training.epochs:
+        _logger.warning(
+            f'the learning rate is still rising after {"the only epoch" if training.epochs == 1 else "all"}'
+            f'{"" if training.epochs == 1 else f" {training.epochs} epochs"}: lower --warmup-epochs')
     _warn_of_deferral(training)
     _logger.info(describe_loading(
         args, accelerator, training.data, training.input_config, (loader, training.val_loader)))

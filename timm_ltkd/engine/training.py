@@ -23,7 +23,7 @@ from .epoch.bank import BankedTeacher, open_run_bank
 from .epoch.graph import graph_step
 from .epoch.loop import eval_network, train_epoch
 from .epoch.step import TrainingStep
-from .epoch.watch import LossWatch
+from .epoch.watch import LossWatch, not_finite
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .loaders import create_full_loader, create_loaders, host_view
 from .networks.create import INPUT
@@ -281,10 +281,12 @@ class Training:
     def _evaluate_after(self, epoch: int) -> dict[str, Any]:
         """`evaluate`, where an error says when: the epoch's last step may have ruined the weights.
 
-        What is reported of the last epoch is measured in float32, as `validate.py` and others would.
+        What is reported of the last epoch is measured in float32, as `validate.py` and others would; and so is each
+        that chooses something, the epoch to export or when the learning rate falls.
         """
+        chooses = self.data.splits.holdout is not None or self.args.sched == 'plateau'
         try:
-            return self.evaluate(as_trained=epoch + 1 < self.epochs)
+            return self.evaluate(as_trained=epoch + 1 < self.epochs and not chooses)
         except UserError as e:
             raise UserError(f'after epoch {epoch + 1}, step {len(self.train_loader)}: {last_line(e)}') from e
 
@@ -327,9 +329,7 @@ class Training:
     def _check_weights(self, epoch: int) -> None:
         """Stop before a checkpoint is written of weights that the epoch's last step ruined."""
         if self.watch.sums.get(_RUINED):
-            raise UserError(
-                f'the weights are NaN or infinite after epoch {epoch + 1}, step {len(self.train_loader)}; the last '
-                'checkpoint stands. Lower --lr, raise --warmup-epochs, or set --clip-grad')
+            raise not_finite('the weights are', 'after', epoch + 1, len(self.train_loader))
 
     def _note_best(self, report: dict[str, Any], epoch: int) -> None:
         metric, network, name = self.args.eval_metric, None, self.data.splits.val_name

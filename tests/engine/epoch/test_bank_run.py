@@ -240,6 +240,8 @@ def test_seeds_share_one(distil, script, tmp_path):
     (['--bank-top-k', '2'], '--bank-top-k is about a --teacher-bank'),
     (['--bank-dtype', 'float16'], '--bank-dtype is about a --teacher-bank'),
     (['--bank-features'], '--bank-features is about a --teacher-bank'),
+    (['--teacher-bank', 'b', '--bank-features', '--teacher', 'resnet20', 'resnet20', '--teacher-checkpoint', 'x', 'y'],
+     '--bank-features: teachers that teach by one method'),
     (['--teacher-bank', 'b', '--mixup', '1'], 'not with --mixup: the teacher sees mixed images'),
     (['--teacher-bank', 'b', '--loader', 'timm'], 'cannot be numbered by --loader timm'),
     (['--teacher-bank', 'b', '--bank-top-k', '3'], '--bank-top-k 3: there are 3 logits'),

@@ -77,6 +77,19 @@ def test_bf16_keeps_losses_and_weights_in_float32(script, options, teacher, loss
         assert json.loads((tmp_path / run / 'report.json').read_text())['run']['precision'] == precision
 
 
+@pytest.mark.parametrize('chooses', [['--holdout', '0.3'], ['--sched', 'plateau']])
+def test_what_chooses_is_evaluated_in_float32(script, options, monkeypatch, chooses):
+    seen, evaluate = [], fit.Training.evaluate
+
+    def note(training, **how):
+        seen.append(how.get('as_trained', False))
+        return evaluate(training, **how)
+    monkeypatch.setattr(fit.Training, 'evaluate', note)
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
+    script('train', [*options, '--model', 'resnet20', '--epochs', '2', '--experiment', 'run', *chooses])
+    assert len(seen) >= 3 and not any(seen)
+
+
 @pytest.mark.parametrize('compiled', [[], ['--torchcompile', 'counting']])
 def test_epochs_but_the_last_are_evaluated_in_bf16(script, options, tmp_path, monkeypatch, compiled):
     """And by a classifier in float32; what is reported, and what validate.py says, is all float32."""

@@ -390,9 +390,9 @@ def test_an_honest_process_may_be_slow(pair):
 from timm_ltkd.engine import training
 import time
 evaluate = training.Training.evaluate
-def slowly(self):
+def slowly(*args, **how):
     time.sleep(3)
-    return evaluate(self)
+    return evaluate(*args, **how)
 training.Training.evaluate = slowly
 '''
     both = pair('--epochs', '2', before={1: late}, grace=0.2, slow='')

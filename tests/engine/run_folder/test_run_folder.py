@@ -49,6 +49,40 @@ def test_fresh_names_differ(tmp_path):
     assert len(names) == 4
 
 
+@pytest.mark.parametrize('ended', [False, True])
+def test_of_two_that_were_started_in_one_second_the_second_takes_the_next_name(tmp_path, ended):
+    first, second = ask(tmp_path), ask(tmp_path)
+    second.place(first.path)
+    first.claim('one')
+    if ended:
+        first.release()
+    made, path = second.claim('two')
+    assert made and path == second.path == first.path.with_name(f'{first.path.name}-2')
+    for folder, text in ((first, 'one'), (second, 'two')):
+        assert (folder.path / 'args.yaml').read_text() == text
+
+
+@pytest.mark.parametrize('output, experiment, message', [
+    ('output', '../mine', r'mine holds files that are no run of ours'),
+    ('new/../mine', 'sub', r'sub holds files that are no run of ours'),
+    ('output', '..', r'--experiment \.\.: .* is the folder of all runs, or one around it'),
+    ('output', '.', r'--experiment \.: .* is the folder of all runs'),
+])
+def test_a_way_back_leads_to_no_folder_of_the_user(tmp_path, monkeypatch, output, experiment, message):
+    """Though what it starts from is not there yet."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ('mine', 'mine/sub'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'file.txt').write_text('mine')
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=message):
+        ask(output, experiment)
+    folder = ask(output, '../mine/runs')
+    assert folder.path == tmp_path / 'mine/runs' and folder.hold()
+    folder.release()
+    assert tree(tmp_path) == before
+
+
 def test_an_experiment_is_a_new_or_an_empty_folder(tmp_path):
     (tmp_path / 'empty').mkdir()
     killed = tmp_path / 'killed/last'
@@ -204,7 +238,7 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
         second.release()
         assert tree(first.path) == before
     first.release()
-    assert second.claim('lr: 2\n') is False
+    assert second.claim('lr: 2\n') == (False, first.path)
     assert not list(first.last.glob('*.pt'))
 
 

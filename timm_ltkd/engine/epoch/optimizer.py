@@ -28,8 +28,10 @@ def create_optimizer(args: Namespace, module: nn.Module, precision: str | None =
         raise UserError('--opt-betas: give as many numbers as the optimizer has betas, two for most (0.9 0.999)')
     if twice := optimizer_kwargs(args).keys() & args.opt_kwargs:
         raise UserError(f"--opt-kwargs {min(twice)}: it has an option of its own, use that (see --help)")
-    fused = {'fused': True} if _can_be_fused(name, precision) and not set(_OTHER_WAYS) & args.opt_kwargs.keys() else {}
+    fused, chosen = {}, set(_OTHER_WAYS) & args.opt_kwargs.keys()
     try:
+        if not chosen and _can_be_fused(name, precision):
+            fused = {'fused': True}
         optimizer = create_optimizer_v2(
             module, **optimizer_kwargs(args), filter_bias_and_bn=args.filter_bias_and_bn, **args.opt_kwargs, **fused)
     except Exception as e:  # whatever an optimizer raises for options that it cannot use

@@ -123,6 +123,12 @@ class _LaggedCopy:
 
 def _check_finite(epoch: int, totals: list[float]) -> None:
     if totals[_GOOD] < totals[_STEPS]:
-        raise UserError(
-            f'the loss became NaN or infinite in epoch {epoch}, step {int(totals[_GOOD]) + 1}; the last checkpoint '
-            'stands. Lower --lr, raise --warmup-epochs, or set --clip-grad')
+        raise not_finite('the loss became', 'in', epoch, int(totals[_GOOD]) + 1)
+
+
+def not_finite(what: str, when: str, epoch: int, step: int) -> UserError:
+    """The error that says so; epochs and steps are counted from 1."""
+    stands = '; the last checkpoint stands' if epoch > 1 else ''
+    return UserError(
+        f'{what} NaN or infinite {when} epoch {epoch}, step {step}{stands}. Lower --lr, raise --warmup-epochs, or set '
+        '--clip-grad')

@@ -72,7 +72,10 @@ def create_network(
     if 'checkpoint_path' in kwargs:
         raise UserError(f'{option}: checkpoint_path is no option of a model; for its weights take --initial-checkpoint')
     if num_classes is not None:
-        kwargs['num_classes'] = num_classes
+        if kwargs.setdefault('num_classes', num_classes) != num_classes:
+            raise UserError(
+                f"{option}: the data have {num_classes} classes, and the model's options say {kwargs['num_classes']}; "
+                'leave num_classes out')
     if pretrained and cfg is not None and (reason := why_no_zoo_weights(name)):
         raise UserError(f"{option}: no pretrained weights for '{name}' ({reason})")
     made_by = name

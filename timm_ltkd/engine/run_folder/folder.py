@@ -27,14 +27,18 @@ class RunFolder:
         key: `recipe_key` of the settings.
         resume: Whether to continue what is there.
         replace: Whether to remove what is there.
+        fresh: Whether any other name would do as well, because the user gave none.
     """
 
-    def __init__(self, path: Path, key: str, resume: bool, replace: bool = False):
-        self.path, self.key, self.resume, self.replace = path, key, resume, replace
-        self.last = path / 'last'
-        self.summary = path / 'summary.csv'
+    def __init__(self, path: Path, key: str, resume: bool, replace: bool = False, fresh: bool = False):
+        self.key, self.resume, self.replace, self.fresh = key, resume, replace, fresh
         self.made = False
         self._lock = None
+        self.place(path)
+
+    def place(self, path: Path) -> None:
+        """Say where it is."""
+        self.path, self.last, self.summary = path, path / 'last', path / 'summary.csv'
 
     @property
     def finished(self) -> bool:
@@ -49,7 +53,11 @@ class RunFolder:
         """
         if self._lock is None:
             with self._writable():
-                self.made = not self.path.exists()
+                try:
+                    self.path.mkdir(parents=True)
+                    self.made = True
+                except FileExistsError:
+                    self.made = False
                 self.last.mkdir(parents=True, exist_ok=True)
                 self._lock = try_lock(self.last / LOCK, PATIENCE if patience is None else patience)
         return self._lock is not None
@@ -69,16 +77,18 @@ class RunFolder:
                 shutil.rmtree(self.path, ignore_errors=True)
             lock.release()
 
-    def claim(self, config: str) -> bool:
+    def claim(self, config: str) -> tuple[bool, Path]:
         """Make the folder this run's and write args.yaml and the mark into it; call on the main process, when all is
         checked. What killed processes left half-written, or did not come to remove, goes.
 
         Returns:
-            Whether the folder is new.
+            Whether the folder is new, and where it is: a name that is `fresh` may have been taken meanwhile.
 
         Raises:
             UserError: Another process trains here, or did since this run chose the folder; or nothing can be written.
         """
+        if self.fresh:
+            self._find_free()
         self.reserve()
         if not (self.resume or self.replace) and (self.last / MARK).exists():  # it was not when this run chose it
             raise UserError(f'{self.path} has become the folder of another run; choose another --experiment')
@@ -92,7 +102,15 @@ class RunFolder:
                 aside.write_text(json.dumps({'key': self.key}))
             with replace_file(self.path / 'args.yaml') as aside:
                 aside.write_text(config, encoding='utf-8')
-        return self.made
+        return self.made, self.path
+
+    def _find_free(self) -> None:
+        """Go to the next name if another run, started in the same second, was faster."""
+        first, count = self.path, 1
+        while not self.hold(patience=0) or (self.last / MARK).exists():
+            self.release()
+            count += 1
+            self.place(first.with_name(f'{first.name}-{count}'))
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
@@ -129,7 +147,7 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
         raise UserError(f'--output {root} is a file; name a folder')
     if args.resume == 'auto' and not args.experiment:
         found = _newest_run(root, key)
-        return RunFolder(found, key, True) if found else RunFolder(_fresh(root, name), key, False)
+        return RunFolder(found, key, True) if found else RunFolder(_fresh(root, name), key, False, fresh=True)
     if args.resume and args.resume != 'auto':
         path = Path(args.resume)
         if path.suffix == '.pt':
@@ -139,8 +157,8 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
             raise UserError(f'--resume {args.resume}: no checkpoint there; name the folder of a run, or use auto')
         return RunFolder(path, key, True)
     if not args.experiment:
-        return RunFolder(_fresh(root, name), key, False)
-    path = root / args.experiment
+        return RunFolder(_fresh(root, name), key, False, fresh=True)
+    path = _below(root, args.experiment)
     if path.is_file():
         raise UserError(f'{path} is a file; choose another --experiment')
     if _is_empty(path):
@@ -168,6 +186,15 @@ def check_key(folder: RunFolder, args: Namespace) -> None:
 def short_name(model: str) -> str:
     """A model name that can be part of a file name."""
     return model.replace('/', '_').replace(':', '_')
+
+
+def _below(root: Path, name: str) -> Path:
+    """The folder of that name, without the '..' that would lead elsewhere once what they follow is made."""
+    path = root / name
+    real, above = (Path(os.path.realpath(each)) for each in (path, root))
+    if real == above or real in above.parents:
+        raise UserError(f'--experiment {name}: {real} is the folder of all runs, or one around it; name one inside it')
+    return real if '..' in path.parts else path
 
 
 def _fresh(root: Path, name: str) -> Path:
