@@ -4,11 +4,13 @@
 
 Prints a table of ratios, each beside how far loss and gradient (of a teacher: logits) of the same batch and weights are
 from those of the baseline in float64. Then what distillation costs beside plain cross-entropy, online and with a full
-teacher bank.
+teacher bank; and how much of the cross-entropy step its convolutions take, were they alone, at which rate.
 """
 import argparse
 import copy
+import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -41,15 +43,14 @@ def main(argv: list[str] | None = None) -> None:
         args.network, args.classes, args.many_classes = 'resnet32', 100, 8142  # as CIFAR-100 and iNaturalist 2018
         args.batches = args.batches or (4 if args.device.type == 'cpu' else 80)
     torch.manual_seed(0)
-    rows = [row for part in args.parts if part != 'distillation' for row in PARTS[part](args)]
-    shares = distillation(args) if 'distillation' in args.parts else {}
+    rows = [row for part in args.parts if part in ROWS for row in PARTS[part](args)]
+    lines = [line for part in args.parts if part not in ROWS for line in PARTS[part](args)]
     if not args.quick:
         measure.refuse_if_busy(args.device)
     print(f'{measure.machine(args.device)}, ours in {args.precision}, medians of {args.repeats}\n')
     if rows:
         measure.print_ratios('ms', rows, 1e3)
-    for name, share in shares.items():
-        print(f'{name} ÷ cross-entropy step: {share:.3f}')
+    print(*lines, sep='\n')
 
 
 def student_step(args: argparse.Namespace) -> list[Row]:
@@ -161,7 +162,7 @@ def _graphed(call: Callable[[], object]) -> Callable[[], None]:
     return graph.replay
 
 
-def distillation(args: argparse.Namespace) -> dict[str, float]:
+def distillation(args: argparse.Namespace) -> list[str]:
     """Seconds of our step by BKD as a multiple of those of our step by cross-entropy."""
     accelerator, data, network = _setting(args)
     teacher = timm.create_model(args.network, num_classes=args.classes)
@@ -173,7 +174,60 @@ def distillation(args: argparse.Namespace) -> dict[str, float]:
             'distillation step, full bank': _ours(args, accelerator, data, network, teacher, bank)}
         times = measure.in_turns({name: each.run_epoch for name, each in trainings.items()}, args.repeats, args.device)
     base = times.pop('cross-entropy')
-    return {name: seconds / base for name, seconds in times.items()}
+    return [f'{name} ÷ cross-entropy step: {seconds / base:.3f}' for name, seconds in times.items()]
+
+
+def convolutions(args: argparse.Namespace) -> list[str]:
+    """What our step by cross-entropy cannot be faster than: its convolutions, each alone and as often as it occurs."""
+    accelerator, data, network = _setting(args)
+    training = _ours(args, accelerator, data, network)
+    found = Counter()
+
+    def note(layer: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
+        found[(tuple(inputs[0].shape), tuple(layer.weight.shape), layer.stride, layer.padding, layer.groups)] += 1
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(note)
+    with torch.no_grad():
+        network(_batch(args)[0])
+    dtype = torch.bfloat16 if args.precision == 'bf16' else torch.float32
+    calls = {kind: partial(_again, _convolution(*kind, dtype, args.device)) for kind in found}
+    side = 64 if args.quick else 2048
+    one, two = torch.randn(2, side, side, device=args.device).to(dtype)
+    calls |= {'product': partial(_again, lambda: one @ two), 'step': training.run_epoch}
+    times = measure.in_turns(calls, args.repeats, args.device)
+    step, product = times.pop('step') / args.batches, times.pop('product') / _TIMES
+    alone = sum(count * times[kind] / _TIMES for kind, count in found.items())
+    work = sum(count * _work(*kind) for kind, count in found.items())
+    return [
+        f'convolutions of a {args.network} alone ÷ its cross-entropy step: {alone / step:.2f} ({1e3 * alone:.0f} of '
+        f'{1e3 * step:.0f} ms)',
+        f'they do {work / alone / 1e9:.0f} GFLOP/s; a product of matrices of {side} x {side} does '
+        f'{2 * side ** 3 / product / 1e9:.0f}']
+
+
+def _convolution(shape, weight_shape, stride, padding, groups, dtype, device) -> Callable[[], object]:
+    """A convolution forward and backward, in channels_last; images get no gradient."""
+    def tensor(shape):
+        return torch.randn(shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, input = tensor(weight_shape), tensor(shape)
+    output = nn.functional.conv2d(input, weight, None, stride, padding, 1, groups)
+    gradient, wanted = tensor(output.shape), [shape[1] != 3, True, False]
+
+    def call() -> None:
+        nn.functional.conv2d(input, weight, None, stride, padding, 1, groups)
+        torch.ops.aten.convolution_backward(
+            gradient, input, weight, None, stride, padding, [1, 1], False, [0, 0], groups, wanted)
+    return call
+
+
+def _work(shape, weight_shape, stride, padding, groups) -> int:
+    """Floating-point operations of `_convolution`."""
+    (batch, channels, *sides), (_, _, *kernel) = shape, weight_shape
+    places = [
+        (side + 2 * pad - size) // step + 1
+        for side, pad, size, step in zip(sides, padding, kernel, stride, strict=True)]
+    return (3 if channels != 3 else 2) * 2 * batch * math.prod(places) * math.prod(weight_shape)
 
 
 def _setting(args: argparse.Namespace) -> tuple[Accelerator, Data, nn.Module]:
@@ -203,9 +257,8 @@ def _batch(args: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
         torch.randint(args.classes, (plain.BATCH,), device=args.device))
 
 
-PARTS = {
-    'student': student_step, 'memory': kept_memory, 'teacher': teacher_forward, 'loss': loss,
-    'distillation': distillation}
+ROWS = {'student': student_step, 'memory': kept_memory, 'teacher': teacher_forward, 'loss': loss}
+PARTS = {**ROWS, 'distillation': distillation, 'convolutions': convolutions}
 
 if __name__ == '__main__':
     main()

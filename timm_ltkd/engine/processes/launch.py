@@ -58,6 +58,8 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
     if accelerator.device.type == 'cuda' and accelerator.device.index is not None:
         # ACCELERATE_TORCH_DEVICE names one without choosing it
         torch.cuda.set_device(accelerator.device)
+    if accelerator.device.type == 'cuda':
+        torch.backends.cudnn.benchmark = True  # as timm's scripts: batches have one size
     if accelerator.distributed_type not in _DATA_PARALLEL:
         raise UserError(
             f'{accelerator.distributed_type.value}: networks are trained whole on each device here; configure '
