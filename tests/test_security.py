@@ -103,6 +103,14 @@ def test_a_pickled_list_of_images_beside_a_large_tar_file(tmp_path, touched, mon
     assert not touched.exists()
 
 
+def test_a_list_of_images_that_is_older_than_its_tar_file_is_not_used(tmp_path, monkeypatch):
+    write_tar(tmp_path / 'train.tar', ['ant/0.png', 'bee/0.png'])
+    (tmp_path / '_train_tarinfos.pickle').write_bytes(b'of another tar file')
+    os.utime(tmp_path / '_train_tarinfos.pickle', (0, 0))
+    monkeypatch.setattr(tar_reader.os.path, 'getsize', lambda path: 11 * GIGABYTES)
+    assert len(timm_ltkd.create_dataset('folder', tmp_path)) == 2
+
+
 def test_a_dataset_with_a_loading_script(tmp_path, touched, monkeypatch):
     monkeypatch.setattr('builtins.input', lambda *_: 'n')
     monkeypatch.setenv('HF_DATASETS_TRUST_REMOTE_CODE', '0')

@@ -18,7 +18,7 @@ from timm_ltkd.data import (
     fingerprint,
     skip_bad_images,
 )
-from timm_ltkd.data.reading import read_image
+from timm_ltkd.data.reading import read_image, read_sample
 from timm_ltkd.errors import UserError
 
 RNG = np.random.RandomState(0)
@@ -218,13 +218,17 @@ def test_rows_of_a_table_without_an_image(tmp_path):
     features = datasets.Features({'image': datasets.Image(), 'label': datasets.ClassLabel(names=['ant', 'bee'])})
     folder = tmp_path / 'table'
     folder.mkdir()
-    images = [{'bytes': encoded('PNG'), 'path': None}, None, {'bytes': b'no image', 'path': None}] * 2
+    images = [
+        {'bytes': encoded('PNG'), 'path': None}, None, {'bytes': b'no image', 'path': None},
+        {'bytes': encoded('PNG'), 'path': None}, {'bytes': b'', 'path': None}, {'bytes': b'no image', 'path': None}]
     for split in ('train', 'validation'):
         table = datasets.Dataset.from_dict({'image': images, 'label': [0, 0, 0, 1, 1, 1]}, features=features)
         table.to_parquet(str(folder / f'{split}.parquet'))
     splits = skip_bad_images(create_splits(f'hfds/{folder}', tmp_path / 'cache'))
     assert splits.train.indices.tolist() == splits.val.indices.tolist() == [0, 3]
     assert count_skipped(splits.skipped) == {'train': 4, 'val': 4}
+    with pytest.raises(UserError, match='cannot read image [14] of ImageDataset: it holds no image; repair'):
+        [read_sample(create_splits(f'hfds/{folder}', tmp_path / 'cache').train.base, i) for i in (1, 4)]
 
 
 @pytest.mark.parametrize('kind', ['tar', 'parquet'])

@@ -176,6 +176,30 @@ def test_lists_that_number_the_same_directories_otherwise(image_root, lists):
     assert said.startswith("by their directories, class 0 is 'ant' in") and "and 'bee' in" in said
 
 
+def test_a_validation_list_that_lacks_a_class_is_numbered_alike(image_root, lists):
+    lines = [line.split() for line in lists['val_list'].read_text().splitlines()]
+    left = [(path, int(label)) for path, label in lines if '/ant/' not in path]
+    lists['val_list'].write_text(''.join(f'{path} {label}\n' for path, label in left))
+    assert create_splits('list', image_root, **lists).val.class_counts.tolist() == [0, 4, 4]
+    lists['val_list'].write_text(''.join(f'{path} {label - 1}\n' for path, label in left))
+    said = refusal(create_splits, 'list', image_root, **lists)
+    assert "class 0 is 'ant' in" in said and "and 'bee' in" in said
+
+
+def test_directories_that_are_numbers_say_nothing_of_a_flat_list(image_root, tmp_path):
+    names = sorted(map(str, range(11)))  # 0, 1, 10, 2, …
+    for split, place in (('train', '{name}/{i}.png'), ('val', '{name}-{i}.png')):
+        with open(tmp_path / f'{split}.txt', 'w') as file:
+            for label, name in enumerate(names):
+                for i in range(2):
+                    path = tmp_path / split / place.format(name=name, i=i)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(image_root / 'train/ant/000.png', path)
+                    print(path.relative_to(tmp_path), label, file=file)
+    splits = create_splits('list', tmp_path, train_list=tmp_path / 'train.txt', val_list=tmp_path / 'val.txt')
+    assert splits.class_names == names and splits.val.class_counts.tolist() == [2] * 11
+
+
 def test_lists_and_names_must_fit(image_root, lists, tmp_path):
     train = lists['train_list']
     assert 'needs a list file: --train-list' in refusal(create_dataset, 'lt/list', image_root)

@@ -1,4 +1,6 @@
 """One class map for both splits, and the fingerprint."""
+import errno
+import os
 import shutil
 
 import numpy as np
@@ -39,6 +41,35 @@ def test_an_empty_training_class_is_named(image_root):
     for file in (image_root / 'train' / 'bee').iterdir():
         file.rename(file.with_suffix('.gif'))
     assert "class 'bee'" in refusal('lt/folder', image_root)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_a_class_folder_that_is_a_link_to_nothing_is_named(image_root, split):
+    """timm would pass over it, and the class would be missed by nobody."""
+    (image_root / split / 'dog').symlink_to(image_root / 'gone')
+    with pytest.raises(UserError, match=f"the link '.*{split}/dog' leads to nothing"):
+        create_splits('lt/folder', image_root)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_a_folder_that_cannot_be_read_is_named(image_root, split, monkeypatch):
+    scandir, closed = os.scandir, os.path.join(image_root, split, 'bee')
+
+    def refuse(path):
+        if os.fspath(path) == closed:
+            raise PermissionError(errno.EACCES, 'Permission denied', closed)
+        return scandir(path)
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(UserError, match=f"cannot read the folder '.*{split}/bee' .Permission denied"):
+        create_splits('lt/folder', image_root)
+
+
+def test_images_of_either_split_are_neither_hidden_nor_passed_over_in_silence(image_root, log):
+    (image_root / 'val/ant/other.webp').write_bytes(b'')
+    create_splits('lt/folder', image_root)
+    assert any('val' in line and 'not read for their endings (1 .webp)' in line for line in log)
+    shutil.copy(image_root / 'val/ant/000.png', image_root / 'val/ant/.000.png')
+    assert 'has hidden images' in refusal('lt/folder', image_root)
 
 
 def test_an_empty_validation_folder_is_allowed(image_root):

@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import UserError, first_few, nearest
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
-from .folders import check_class_folders, is_train_split
+from .folders import check_class_folders, check_folders, is_train_split
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import long_tail_counts, long_tail_indices, read_class_counts
 from .sources import create_whole, has_two_parts, load_class_map, torch_names
@@ -95,6 +95,8 @@ def create_dataset(
     training = is_train_split(split) if training is None else training
     base = create_whole(base_name, root, split, class_map, list_file, kwargs)
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
+    if base_name == 'folder' and (class_map is not None or not training):
+        check_folders(base)
     if not training:
         return dataset
     if base_name == 'folder' and class_map is None:

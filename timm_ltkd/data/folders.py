@@ -83,14 +83,10 @@ def check_class_folders(dataset: ImageDataset) -> None:
     Raises:
         UserError: Names the folder. Also for images that lie in no class folder.
     """
+    folders, class_folders = _look_through(dataset)
     path = dataset.reader.root
-    tar = os.path.isfile(path)
-    passed_over: Counter[str] = Counter()
-    folders = sorted(_folders_in_tar(path) if tar else _folders_below(path, passed_over))
-    class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
     if PurePosixPath('.') in class_folders:
         raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
-    _check_hidden(class_folders, (sample[0].path if tar else sample[0] for sample in dataset.reader.samples), path)
     _check_names(class_folders, path)
     class_names = {folder.name for folder in class_folders}
     above_class = {parent for folder in class_folders for parent in folder.parents}
@@ -100,11 +96,34 @@ def check_class_folders(dataset: ImageDataset) -> None:
         if not (folder.name in class_names or folder in above_class or in_class or hidden):
             extensions = ' '.join(get_img_extensions())
             raise UserError(f"class '{folder}' in '{path}' has no image ({extensions}): add some, or remove the folder")
+
+
+def check_folders(dataset: ImageDataset) -> None:
+    """Refuse any split with folders that cannot be read, links to nothing (timm passes over both) or hidden images;
+    images that are passed over for their endings are counted in the log.
+
+    Args:
+        dataset: timm's, of the folder or tar file of the split.
+
+    Raises:
+        UserError: Names the folder.
+    """
+    _look_through(dataset)
+
+
+def _look_through(dataset: ImageDataset) -> tuple[list[PurePosixPath], set[PurePosixPath]]:
+    """All folders of a split, and those in which timm found images; what `check_folders` does."""
+    path, passed_over = dataset.reader.root, Counter[str]()
+    tar = os.path.isfile(path)
+    folders = sorted(_folders_in_tar(path) if tar else _folders_below(path, passed_over))
+    class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
+    _check_hidden(class_folders, (sample[0].path if tar else sample[0] for sample in dataset.reader.samples), path)
     if passed_over:
         found = ', '.join(f'{count:,} {ending}' for ending, count in sorted(passed_over.items()))
         _logger.warning(
             f"'{path}' has images that are not read for their endings ({found}); those of class folders are "
             f"{' '.join(get_img_extensions())}: convert them, or list all images (--train-list)")
+    return folders, class_folders
 
 
 def _check_names(class_folders: set[PurePosixPath], path: str) -> None:
@@ -157,8 +176,14 @@ def _tar_class_folders(reader) -> set[PurePosixPath]:
 
 def _folders_below(path: str, passed_over: Counter[str]) -> Iterator[PurePosixPath]:
     """All folders; on the way, images are counted by the endings that are not read."""
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot read the folder '{error.filename}' ({error.strerror})") from error
+
     endings = {*_OTHER_ENDINGS} - {*get_img_extensions()}
-    for folder, below, files in os.walk(path, followlinks=True):
+    for folder, below, files in os.walk(path, followlinks=True, onerror=fail):
+        if folder == path and (lost := [name for name in files if not os.path.exists(os.path.join(path, name))]):
+            raise UserError(
+                f"the link '{os.path.join(path, lost[0])}' leads to nothing, where a class may have been: mend it")
         if back := [name for name in below if leads_back(os.path.join(folder, name))]:
             raise UserError(
                 f"the link '{os.path.join(folder, back[0])}' leads back to a folder that it lies in, whose images "

@@ -86,7 +86,7 @@ def read_list(path: str | os.PathLike, class_names: Sequence[str] | None = None)
         raise UserError(f"the list '{path}' names no image")
     targets = np.array(targets, np.int64)
     if class_names is None:
-        class_names = _directory_names(paths, targets) or [str(c) for c in range(targets.max() + 1)]
+        class_names = directory_names(paths, targets) or [str(c) for c in range(targets.max() + 1)]
     elif targets.max() >= len(class_names):
         at = int((targets >= len(class_names)).argmax())
         raise UserError(
@@ -100,7 +100,7 @@ def _shown(line: bytes) -> str:
     return ''.join(c if c.isprintable() else '?' for c in (text if len(text) <= 60 else f'{text[:60]}…'))
 
 
-def _directory_names(paths: PackedPaths, targets: np.ndarray) -> list[str] | None:
+def directory_names(paths: PackedPaths, targets: np.ndarray) -> list[str] | None:
     """The directory of every class's images by class index; None unless each class has one, and to itself."""
     directories: dict[int, str] = {}
     for path, target in zip(paths, targets.tolist(), strict=True):

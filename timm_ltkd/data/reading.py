@@ -38,7 +38,9 @@ def _read_timm_sample(dataset: ImageDataset, index: int) -> tuple:
         stream, target = dataset.reader[index][:2]
         with closing(stream):
             image = stream.read() if dataset.load_bytes else decode_image(stream, dataset.input_img_mode)
-    except (*_BROKEN_FILE, ValueError, TypeError) as e:  # the last of a row of a table without an image
+    except (TypeError, AssertionError) as e:  # of a row of a table without an image, or with an empty one
+        raise _broken_image(dataset, index, ValueError('it holds no image')) from e
+    except (*_BROKEN_FILE, ValueError) as e:
         raise _broken_image(dataset, index, e) from e
     if dataset.transform is not None:
         image = dataset.transform(image)

@@ -2,6 +2,7 @@
 import os
 from functools import partial
 from numbers import Integral
+from pathlib import Path
 from pickle import Unpickler, UnpicklingError
 from tarfile import TarError
 
@@ -159,7 +160,7 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
     tar = os.path.isfile(path)
     if tar and not path.endswith('.tar'):
         raise UserError(f"'{path}' is neither a folder nor a tar file")
-    reader_options = _tar_options() if tar else {}
+    reader_options = _tar_options(path) if tar else {}
     try:
         base = timm.data.create_dataset(
             'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
@@ -170,7 +171,7 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
     except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
         raise UserError(
             f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}' ({last_line(e)})") from e
-    except (OSError, TarError, UnpicklingError) as e:  # the last of a list of a tar file's images
+    except (OSError, EOFError, TarError, UnpicklingError) as e:  # the last of a list of a tar file's images
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
     if tar:
         check_members(base, path)
@@ -183,11 +184,15 @@ def _fixed_order(class_to_idx: dict[str, int]) -> dict[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
-def _tar_options() -> dict[str, bool]:
+def _tar_options(path: str) -> dict[str, bool]:
     """How timm reads tar files: opened for each image, since an open one can neither be pickled nor shared with forked
-    workers, and with a pickled list of their images only where timm reads it without the code that may be in it."""
+    workers. A pickled list of a large one's images, which timm keeps beside it, is used only where timm reads it
+    without the code that may be in it, and if it was made after the tar file; it is never made here, where several
+    processes would write it at once."""
     safe = hasattr(reader_image_in_tar, '_TarInfoUnpickler')
-    return dict(cache_tarfiles=False) | ({} if safe else dict(cache_tarinfo=False))
+    kept = Path(path).with_name(f'_{Path(path).stem}{reader_image_in_tar.CACHE_FILENAME_SUFFIX}')
+    fresh = kept.is_file() and kept.stat().st_mtime > os.path.getmtime(path)
+    return dict(cache_tarfiles=False) | ({} if safe and fresh else dict(cache_tarinfo=False))
 
 
 class _NoGlobals(Unpickler):

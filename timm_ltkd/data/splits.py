@@ -12,7 +12,7 @@ from ..errors import UserError, first_few
 from .dataset import LongTailedDataset
 from .factory import create_dataset, published_split
 from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, split_folder
-from .lists import ReaderImageList, read_list
+from .lists import ReaderImageList, directory_names, read_list
 from .streams import StreamDataset, is_stream_name
 
 _IMAGES_READ = 16
@@ -118,9 +118,10 @@ def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None
 
 def _check_numbering(train_list, val_list, class_names: Sequence[str]) -> None:
     """Refuse a list whose images lie in the directories of the training classes, but under other numbers."""
-    own = read_list(val_list).class_names
-    if set(own) == set(class_names) and own != class_names:
-        c = next(c for c, names in enumerate(zip(class_names, own, strict=True)) if names[0] != names[1])
+    own = directory_names(*read_list(val_list)[:2])
+    if own is None or not set(own) <= set(class_names):
+        return
+    for c in (c for c, name in enumerate(own) if class_names[c] != name):
         raise UserError(
             f"by their directories, class {c} is '{class_names[c]}' in '{train_list}' and '{own[c]}' in '{val_list}': "
             'number both alike')
