@@ -26,9 +26,8 @@ def log_plan(training: Training) -> None:
         f'{f" × {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""}; learning rate {args.lr:g}; '
         f'{accelerator.device.type}, precision {accelerator.mixed_precision}')
     if args.warmup_epochs >= training.epochs:
-        _logger.warning(
-            f'the learning rate is still rising after {"the only epoch" if training.epochs == 1 else "all"}'
-            f'{"" if training.epochs == 1 else f" {training.epochs} epochs"}: lower --warmup-epochs')
+        epochs = f'all {training.epochs} epochs' if training.epochs > 1 else 'the only epoch'
+        _logger.warning(f'the learning rate is still rising after {epochs}: lower --warmup-epochs')
     _warn_of_deferral(training)
     _logger.info(describe_loading(
         args, accelerator, training.data, training.input_config, (loader, training.val_loader)))

@@ -329,7 +329,7 @@ class Training:
     def _check_weights(self, epoch: int) -> None:
         """Stop before a checkpoint is written of weights that the epoch's last step ruined."""
         if self.watch.sums.get(_RUINED):
-            raise not_finite('the weights are', 'after', epoch + 1, len(self.train_loader))
+            raise not_finite('the weights are NaN or infinite after', epoch + 1, len(self.train_loader))
 
     def _note_best(self, report: dict[str, Any], epoch: int) -> None:
         metric, network, name = self.args.eval_metric, None, self.data.splits.val_name

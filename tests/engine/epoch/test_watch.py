@@ -73,7 +73,7 @@ def test_several_processes_are_told_at_the_end_alone(accelerator, monkeypatch):
     watch.check(1)
     other = torch.tensor([[2., 4., 1., 1.]], dtype=torch.float64)
     monkeypatch.setattr(Accelerator, 'gather', lambda self, rows: torch.cat([other, rows]))
-    with pytest.raises(UserError, match='step 1;'):
+    with pytest.raises(UserError, match='in epoch 1, step 1'):
         watch.read(1)
 
 

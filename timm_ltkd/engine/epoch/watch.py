@@ -123,12 +123,16 @@ class _LaggedCopy:
 
 def _check_finite(epoch: int, totals: list[float]) -> None:
     if totals[_GOOD] < totals[_STEPS]:
-        raise not_finite('the loss became', 'in', epoch, int(totals[_GOOD]) + 1)
+        raise not_finite('the loss became NaN or infinite in', epoch, int(totals[_GOOD]) + 1)
 
 
-def not_finite(what: str, when: str, epoch: int, step: int) -> UserError:
-    """The error that says so; epochs and steps are counted from 1."""
+def not_finite(what: str, epoch: int, step: int) -> UserError:
+    """The error that says so.
+
+    Args:
+        what: That it is not finite, and when.
+        epoch, step: Counted from 1.
+    """
     stands = '; the last checkpoint stands' if epoch > 1 else ''
     return UserError(
-        f'{what} NaN or infinite {when} epoch {epoch}, step {step}{stands}. Lower --lr, raise --warmup-epochs, or set '
-        '--clip-grad')
+        f'{what} epoch {epoch}, step {step}{stands}. Lower --lr, raise --warmup-epochs, or set --clip-grad')
