@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f'{measure.machine(args.device)}, ours in {args.precision}, medians of {args.repeats}\n')
     if rows:
         measure.print_ratios('ms', rows, 1e3)
-    print(*lines, sep='\n')
+    if lines:
+        print(*lines, sep='\n')
 
 
 def student_step(args: argparse.Namespace) -> list[Row]:

@@ -121,7 +121,8 @@ def _check_numbering(train_list, val_list, class_names: Sequence[str]) -> None:
     own = directory_names(*read_list(val_list)[:2])
     if own is None or not set(own) <= set(class_names):
         return
-    for c in (c for c, name in enumerate(own) if class_names[c] != name):
+    c = next((c for c, name in enumerate(own) if class_names[c] != name), None)
+    if c is not None:
         raise UserError(
             f"by their directories, class {c} is '{class_names[c]}' in '{train_list}' and '{own[c]}' in '{val_list}': "
             'number both alike')

@@ -87,7 +87,7 @@ def _unless_it_fails(make: Callable[[], nn.Module], network: nn.Module, failure:
     """What is made, or the network itself: its forward may ask more of a layer than to be called."""
     try:
         made = make()
-        reason = 'the copy answers otherwise'
+        reason = 'there is nothing to change, or the copy answers otherwise'
     except Exception as e:  # whatever a forward raises
         made, reason = network, last_line(e)
     if made is network:
