@@ -219,16 +219,26 @@ def test_rows_of_a_table_without_an_image(tmp_path):
     folder = tmp_path / 'table'
     folder.mkdir()
     images = [
-        {'bytes': encoded('PNG'), 'path': None}, None, {'bytes': b'no image', 'path': None},
+        None, {'bytes': encoded('PNG'), 'path': None}, {'bytes': b'no image', 'path': None},
         {'bytes': encoded('PNG'), 'path': None}, {'bytes': b'', 'path': None}, {'bytes': b'no image', 'path': None}]
     for split in ('train', 'validation'):
         table = datasets.Dataset.from_dict({'image': images, 'label': [0, 0, 0, 1, 1, 1]}, features=features)
         table.to_parquet(str(folder / f'{split}.parquet'))
     splits = skip_bad_images(create_splits(f'hfds/{folder}', tmp_path / 'cache'))
-    assert splits.train.indices.tolist() == splits.val.indices.tolist() == [0, 3]
+    assert splits.train.indices.tolist() == splits.val.indices.tolist() == [1, 3]
     assert count_skipped(splits.skipped) == {'train': 4, 'val': 4}
-    with pytest.raises(UserError, match='cannot read image [14] of ImageDataset: it holds no image; repair'):
-        [read_sample(create_splits(f'hfds/{folder}', tmp_path / 'cache').train.base, i) for i in (1, 4)]
+    base = create_splits(f'hfds/{folder}', tmp_path / 'cache').train.base
+    for i in (0, 4):
+        with pytest.raises(UserError, match=f'cannot read image {i} of ImageDataset: it holds no image; repair'):
+            read_sample(base, i)
+
+    stream = create_splits(f'hfids/{folder}')
+    with pytest.raises(UserError, match='cannot read image 0 of shard .*train.parquet.: it holds no image'):
+        list(stream.train)
+    splits = skip_bad_images(stream)
+    assert [target for _, target in splits.train] == [0, 1]
+    assert [image.why for image in splits.skipped][0].endswith('it holds no image')
+    assert count_skipped(splits.skipped) == {'train': 4, 'val': 4}
 
 
 @pytest.mark.parametrize('kind', ['tar', 'parquet'])

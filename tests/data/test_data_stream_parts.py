@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from timm_ltkd.data import create_eval_loader, create_train_loader, epoch_plan, stop_workers
+from timm_ltkd.data import create_eval_loader, create_splits, create_train_loader, epoch_plan, stop_workers
 from timm_ltkd.data.streams import EvalStream, StreamDataset, TrainStream, parts
 from timm_ltkd.data.streams.counts import count_images
+from timm_ltkd.data.streams.shuffle import SHUFFLED_AT_ONCE, ClassesAtOnce, if_mixed, shuffled
 from timm_ltkd.errors import UserError
 
 MANY, ONE = (5, 1, 8, 3, 4, 6, 2, 9, 7), (45,)
@@ -201,7 +202,49 @@ def test_class_sampling_is_refused():
 
 
 def test_images_are_held_back_at_random():
-    items = list(parts._shuffled(iter(range(100)), 4, random.Random(0)))
+    items = list(shuffled(iter(range(100)), 4, random.Random(0)))
     assert sorted(items) == list(range(100)) and items != list(range(100))
     assert all(place >= item - 4 for place, item in enumerate(items)), 'none comes before it was read'
-    assert items != list(parts._shuffled(iter(range(100)), 4, random.Random(1)))
+    assert items != list(shuffled(iter(range(100)), 4, random.Random(1)))
+
+
+def at_once(*shards):
+    """Classes that are shuffled at once in shards of these labels, and in the same images mixed."""
+    counted = ClassesAtOnce()
+    for labels in shards:
+        counted.add(np.asarray(labels))
+    counts = np.bincount(np.concatenate(shards))
+    return counted.mean(counts), if_mixed(counts)
+
+
+def test_classes_that_are_shuffled_at_once():
+    labels = np.repeat(np.arange(100), SHUFFLED_AT_ONCE)
+    mixed = np.random.RandomState(0).permutation(labels)
+    assert at_once(labels) == (1, pytest.approx(100, abs=1e-6)), 'sorted by class'
+    assert at_once(labels[:-5])[0] == pytest.approx(1.01, abs=1e-4), 'the last are held beside five of the class before'
+    assert at_once(mixed)[0] == pytest.approx(100, abs=1e-6)
+    assert at_once(*np.split(mixed, 4096))[0] == pytest.approx(100, abs=1e-6), 'short shards are held beside others'
+    assert at_once(*np.split(labels, 100 * SHUFFLED_AT_ONCE // 16))[0] == pytest.approx(100), 'each of one class'
+    assert at_once(np.sort(mixed[:100]))[0] == at_once(mixed[:100])[1], 'all are held'
+
+    few = np.random.RandomState(0).choice(8142, (100, SHUFFLED_AT_ONCE))
+    got, expected = at_once(few.ravel())
+    assert expected == pytest.approx(np.mean([len(np.unique(some)) for some in few]), rel=0.01)
+    assert got == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize('order', ['sorted', 'mixed', 'short'])
+def test_a_stream_that_is_sorted_by_class_is_warned_of(tmp_path, monkeypatch, caplog, order):
+    import datasets
+    size = 100 if order == 'short' else 2 * SHUFFLED_AT_ONCE
+    labels = np.arange(size) * 4 // size if order != 'mixed' else np.arange(size) % 4
+    features = datasets.Features({'image': datasets.Image(), 'label': datasets.Value('int64')})
+    table = {'image': [None] * size, 'label': labels.tolist()}
+    for split in ('train', 'validation'):
+        datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / f'{split}.parquet')
+    for _ in range(2):  # from the labels, and from the file of counts
+        caplog.clear()
+        create_splits(f'hfids/{tmp_path}')
+        told = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+        assert len(told) == (order == 'sorted'), 'of the training split alone'
+        assert all('2,048 images in a row, which are shuffled at once, have 2.0 classes on' in one for one in told)

@@ -12,7 +12,7 @@ from .folders import check_class_folders, check_folders, is_train_split
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import long_tail_counts, long_tail_indices, read_class_counts
 from .sources import create_whole, has_two_parts, load_class_map, torch_names
-from .streams import StreamDataset, check_no_selection, create_stream, is_stream_name
+from .streams import StreamDataset, check_no_selection, create_stream, is_stream_name, warn_if_sorted
 
 _PREFIX = 'lt/'
 _SHORT_NAMES = {
@@ -76,8 +76,11 @@ def create_dataset(
     _check_list_file(name, list_file)
     if is_stream_name(name):
         check_no_selection(name, imbalance_factor, max_per_class, class_counts)
-        return create_stream(
+        stream = create_stream(
             name, root, split, class_counts=class_counts, class_map=load_class_map(class_map, root), **kwargs)
+        if is_train_split(split) if training is None else training:
+            warn_if_sorted(f"'{name}'", stream.classes_at_once, stream.class_counts)
+        return stream
     selects = imbalance_factor is not None or max_per_class is not None or class_counts is not None
     long_tailed = name.lower().startswith(_PREFIX)
     if selects and not long_tailed:

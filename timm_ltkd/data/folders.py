@@ -2,8 +2,8 @@
 import logging
 import os
 import tarfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from timm.data import ImageDataset
@@ -100,7 +100,7 @@ def check_class_folders(dataset: ImageDataset) -> None:
 
 def check_folders(dataset: ImageDataset) -> None:
     """Refuse any split with folders that cannot be read, links to nothing (timm passes over both) or hidden images;
-    images that are passed over for their endings are counted in the log.
+    images that are passed over for their endings, or since their class is not in the class map, are counted in the log.
 
     Args:
         dataset: timm's, of the folder or tar file of the split.
@@ -113,17 +113,37 @@ def check_folders(dataset: ImageDataset) -> None:
 
 def _look_through(dataset: ImageDataset) -> tuple[list[PurePosixPath], set[PurePosixPath]]:
     """All folders of a split, and those in which timm found images; what `check_folders` does."""
-    path, passed_over = dataset.reader.root, Counter[str]()
+    path = dataset.reader.root
     tar = os.path.isfile(path)
-    folders = sorted(_folders_in_tar(path) if tar else _folders_below(path, passed_over))
+    folders = dict(_folders_in_tar(path) if tar else _folders_below(path))
     class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
     _check_hidden(class_folders, (sample[0].path if tar else sample[0] for sample in dataset.reader.samples), path)
-    if passed_over:
-        found = ', '.join(f'{count:,} {ending}' for ending, count in sorted(passed_over.items()))
+    warn_of_endings(path, sum(folders.values(), Counter()), 'or list all images (--train-list)')
+    read = get_img_extensions(as_set=True)
+    not_mapped = {
+        folder: count for folder, endings in folders.items()
+        if folder not in class_folders and (count := sum(endings[ending] for ending in read))}
+    if not_mapped:
+        names = first_few([f"'{folder}'" for folder in sorted(not_mapped)])
         _logger.warning(
-            f"'{path}' has images that are not read for their endings ({found}); those of class folders are "
-            f"{' '.join(get_img_extensions())}: convert them, or list all images (--train-list)")
-    return folders, class_folders
+            f"'{path}' has {sum(not_mapped.values()):,} images in folders that the class map does not name, which are "
+            f'left out: {names}')
+    return sorted(folders), class_folders
+
+
+def warn_of_endings(path: str, endings: Mapping[str, int], else_do: str) -> None:
+    """Log a warning if there are images among files that are passed over for their endings.
+
+    Args:
+        path: Where they lie.
+        endings: How many files there are of each ending, in small letters.
+        else_do: What else than converting them can be done.
+    """
+    others = {*_OTHER_ENDINGS} - get_img_extensions(as_set=True)
+    if found := ', '.join(f'{endings[ending]:,} {ending}' for ending in sorted(others) if endings.get(ending)):
+        _logger.warning(
+            f"'{path}' has images that are not read for their endings ({found}); those that are have "
+            f"{' '.join(get_img_extensions())}: convert them, {else_do}")
 
 
 def _check_names(class_folders: set[PurePosixPath], path: str) -> None:
@@ -174,12 +194,11 @@ def _tar_class_folders(reader) -> set[PurePosixPath]:
         for image, _, inner_tar in reader.samples}
 
 
-def _folders_below(path: str, passed_over: Counter[str]) -> Iterator[PurePosixPath]:
-    """All folders; on the way, images are counted by the endings that are not read."""
+def _folders_below(path: str) -> Iterator[tuple[PurePosixPath, Counter[str]]]:
+    """All folders, and how many files of each ending lie in them."""
     def fail(error: OSError) -> None:
         raise UserError(f"cannot read the folder '{error.filename}' ({error.strerror})") from error
 
-    endings = {*_OTHER_ENDINGS} - {*get_img_extensions()}
     for folder, below, files in os.walk(path, followlinks=True, onerror=fail):
         if folder == path and (lost := [name for name in files if not os.path.exists(os.path.join(path, name))]):
             raise UserError(
@@ -188,8 +207,12 @@ def _folders_below(path: str, passed_over: Counter[str]) -> Iterator[PurePosixPa
             raise UserError(
                 f"the link '{os.path.join(folder, back[0])}' leads back to a folder that it lies in, whose images "
                 'would come again and again: remove it')
-        passed_over.update(ending for file in files if (ending := os.path.splitext(file)[1].lower()) in endings)
-        yield _posix(os.path.relpath(folder, path))
+        yield _posix(os.path.relpath(folder, path)), count_endings(files)
+
+
+def count_endings(files: Iterable[str]) -> Counter[str]:
+    """How many files there are of each ending, in small letters; hidden ones are no data to anyone."""
+    return Counter(os.path.splitext(file)[1].lower() for file in files if not file.startswith('.'))
 
 
 def leads_back(folder: str) -> bool:
@@ -201,9 +224,16 @@ def leads_back(folder: str) -> bool:
     return os.path.realpath(folder) in above.union(lies_in)
 
 
-def _folders_in_tar(path: str) -> Iterator[PurePosixPath]:
+def _folders_in_tar(path: str) -> dict[PurePosixPath, Counter[str]]:
+    folders = defaultdict[PurePosixPath, Counter[str]](Counter)
     with tarfile.open(path) as archive:
-        yield from (PurePosixPath(member.name) for member in archive if member.isdir())
+        for member in archive:
+            name = PurePosixPath(member.name)
+            if member.isdir():
+                folders[name]  # is there now, if without files
+            elif member.isfile():
+                folders[name.parent] += count_endings([name.name])
+    return folders
 
 
 def _posix(path: str) -> PurePosixPath:

@@ -1,5 +1,6 @@
 """A user's own images, without labels: a folder of them, or one file."""
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from timm.data.readers import get_img_extensions
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import UserError, last_line
-from .folders import leads_back
+from .folders import count_endings, leads_back, warn_of_endings
 from .reading import read_image
 from .sampler import ShardSampler
 from .workers import process_options
@@ -31,6 +32,8 @@ class ImageBatch(NamedTuple):
 def find_images(path: str | os.PathLike) -> list[str]:
     """The image files below a folder, links followed and hidden files left out, sorted; or the one file itself.
 
+    Images that are passed over for their endings are counted in the log.
+
     Raises:
         UserError: Nothing there, or a folder without images.
     """
@@ -40,12 +43,14 @@ def find_images(path: str | os.PathLike) -> list[str]:
     if not os.path.isdir(path):
         raise UserError(f"there is no image file or folder '{path}'")
     extensions = tuple(get_img_extensions())
-    found = []
+    found, endings = [], Counter[str]()
     for folder, below, files in os.walk(path, followlinks=True):
         below[:] = [name for name in below if not (name.startswith('.') or leads_back(os.path.join(folder, name)))]
         found += [
             os.path.join(folder, name) for name in files
             if name.lower().endswith(extensions) and not name.startswith('.')]
+        endings += count_endings(files)
+    warn_of_endings(path, endings, 'or name a file itself')
     if not found:
         raise UserError(f"there are no images ({' '.join(extensions)}) in '{path}'")
     return sorted(found, key=lambda file: Path(file).parts)

@@ -118,7 +118,8 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
 def _broken_image(dataset: Dataset, index: int, error: Exception) -> UserError:
     name = sample_name(dataset, index, absolute=True)
     if isinstance(error, FileNotFoundError) and name:
-        return UserError(f"there is no image '{name}'; put it there, or check the data folder and what lists it")
+        hint = ' (between folders it wants slashes, and has backslashes)' if '\\' in name and os.sep == '/' else ''
+        return UserError(f"there is no image '{name}'{hint}; put it there, or check the data folder and what lists it")
     what = f"image '{name}'" if name else f'image {index} of {type(dataset).__name__}'
     return UserError(f"cannot read {what}: {' '.join(str(error).split())}; repair or remove it")
 

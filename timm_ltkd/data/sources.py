@@ -146,7 +146,8 @@ def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: di
 
 def _check_image_column(reader, name: str) -> None:
     """Refuse a table that has no such column: it is given one, without images."""
-    if len(reader) and reader.dataset.select_columns([reader.image_key])[0][reader.image_key] is None:
+    images = reader.dataset.data.column(reader.image_key)
+    if len(images) and images.null_count == len(images):
         columns = reader.dataset.features.items()
         images = [key for key, kind in columns if type(kind).__name__ == 'Image' and key != reader.image_key]
         known = ', '.join(images or [key for key, _ in columns if key != reader.image_key])

@@ -3,8 +3,9 @@ from .create import check_no_selection, create_stream, is_stream_name
 from .dataset import StreamDataset, StreamSample
 from .parts import EvalStream, TrainStream
 from .scan import StreamScan, without_images
+from .shuffle import warn_if_sorted
 
 __all__ = [
     'EvalStream', 'StreamDataset', 'StreamSample', 'StreamScan', 'TrainStream', 'check_no_selection', 'create_stream',
-    'is_stream_name', 'without_images',
+    'is_stream_name', 'warn_if_sorted', 'without_images',
 ]

@@ -13,14 +13,17 @@ from tqdm import tqdm
 from ...errors import UserError
 from ...files import replace_file
 from .shards import Shards
+from .shuffle import ClassesAtOnce
 
 _logger = logging.getLogger(__name__)
 
 
 class StreamCounts(NamedTuple):
-    """Images of each class, int64 [C], and of each shard, int64 [S]; None where nobody has counted these."""
+    """Images of each class, int64 [C], and of each shard, int64 [S]; how many classes are shuffled at once, see
+    `ClassesAtOnce`. The last two are None where nobody has counted."""
     classes: np.ndarray
     shards: np.ndarray | None
+    at_once: float | None = None
 
 
 def count_images(shards: Shards) -> StreamCounts:
@@ -29,18 +32,19 @@ def count_images(shards: Shards) -> StreamCounts:
     Raises:
         UserError: A label that is no class index or has no class name; no image at all.
     """
-    classes, lengths = np.zeros(len(shards.class_names or ()), np.int64), []
+    classes, lengths, at_once = np.zeros(len(shards.class_names or ()), np.int64), [], ClassesAtOnce()
     what = f"'{shards.name}'"
     for shard in tqdm(range(len(shards)), desc=f'counting {what}', unit=' shards', leave=False, disable=None):
         labels = np.fromiter(shards.labels(shard), np.int64)
         lengths.append(len(labels))
+        at_once.add(labels)
         found = np.bincount(labels, minlength=len(classes))
         if shards.class_names is not None and len(found) > len(classes):
             raise UserError(f'{what}: label {len(found) - 1} has no class name: there are {len(classes)} classes')
         classes = found + np.pad(classes, (0, len(found) - len(classes)))
     if not classes.any():
         raise UserError(f"split '{shards.split}' of {what} has no images")
-    return StreamCounts(classes, np.array(lengths, np.int64))
+    return StreamCounts(classes, np.array(lengths, np.int64), at_once.mean(classes))
 
 
 def kept_counts(shards: Shards) -> tuple[StreamCounts, Path | None]:
@@ -63,8 +67,8 @@ def kept_counts(shards: Shards) -> tuple[StreamCounts, Path | None]:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replace_file(file) as aside:
                 aside.write_text(json.dumps({
-                    'name': shards.name, 'split': shards.split,
-                    'classes': counts.classes.tolist(), 'shards': counts.shards.tolist()}) + '\n', encoding='utf-8')
+                    'name': shards.name, 'split': shards.split, 'classes': counts.classes.tolist(),
+                    'shards': counts.shards.tolist(), 'at_once': counts.at_once}) + '\n', encoding='utf-8')
         except OSError:
             continue
         _logger.info(f'the counts are kept in {file}')
@@ -85,7 +89,8 @@ def _places(shards: Shards) -> Iterator[Path]:
 def _read(file: Path, num_shards: int) -> StreamCounts | None:
     try:
         kept = json.loads(file.read_text(encoding='utf-8'))
-        counts = StreamCounts(np.array(kept['classes'], np.int64), np.array(kept['shards'], np.int64))
+        counts = StreamCounts(
+            np.array(kept['classes'], np.int64), np.array(kept['shards'], np.int64), float(kept['at_once']))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     whole = len(counts.shards) == num_shards and counts.classes.sum() == counts.shards.sum() > 0

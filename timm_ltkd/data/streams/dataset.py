@@ -42,6 +42,7 @@ class StreamDataset(IterableDataset):
         shards: What is read.
         class_counts: Images of each class, int64 [C].
         shard_lengths: Images of each shard, int64 [S]; None where only the classes were counted.
+        classes_at_once: As `StreamCounts` has it.
         class_names: [C].
         transform: May be set.
         left_out: Positions in each shard of images that are passed over.
@@ -60,6 +61,7 @@ class StreamDataset(IterableDataset):
         self.shards = shards
         self.class_counts = _padded(counts.classes, len(class_names))
         self.shard_lengths = counts.shards
+        self.classes_at_once = counts.at_once
         self.class_names = list(class_names)
         self.transform = transform
         self.image_mode = image_mode
@@ -135,8 +137,11 @@ class StreamDataset(IterableDataset):
         Raises:
             UserError: It cannot be decoded.
         """
-        with reading(f'image {sample.index} of shard {self.shard_name(sample.shard)}'), _opened(sample.image) as file:
-            image = decode_image(file, self.image_mode)
+        with reading(f'image {sample.index} of shard {self.shard_name(sample.shard)}'):
+            if not sample.image:
+                raise OSError('it holds no image')
+            with _opened(sample.image) as file:
+                image = decode_image(file, self.image_mode)
         return image if self.transform is None else self.transform(image), sample.target
 
     def first_images(self, number: int) -> Iterator[Any]:

@@ -78,9 +78,7 @@ class HuggingFaceShards:
 
     def read(self, shard: int) -> Iterator[tuple[Encoded, int]]:
         for image, label in self._iterate(self._rows, shard, _IMAGES_AT_ONCE, self.input_key, self.target_key):
-            if not isinstance(image, dict) or not (image.get('bytes') or image.get('path')):
-                raise UserError(f"column '{self.input_key}' of '{self.name}' lacks an image in shard {shard}")
-            yield image['bytes'] or image['path'], self._index(label)
+            yield image and (image['bytes'] or image['path']) or b'', self._index(label)
 
     def labels(self, shard: int) -> Iterator[int]:
         for label, in self._iterate(self._labels, shard, _LABELS_AT_ONCE, self.target_key):

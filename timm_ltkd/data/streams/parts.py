@@ -1,7 +1,7 @@
 """Which images of a stream go to which process and loader worker: to train on, shuffled, and to evaluate, once each."""
 import random
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
@@ -9,9 +9,7 @@ from torch.utils.data import IterableDataset
 from ..sampler import EpochBatchSampler
 from ..seeded import derive_seed, seeded_call
 from .dataset import StreamDataset, loader_worker
-
-T = TypeVar('T')
-SHUFFLED_AT_ONCE = 2048  # undecoded images in the memory of each loader worker
+from .shuffle import SHUFFLED_AT_ONCE, shuffled
 
 
 class TrainStream(IterableDataset):
@@ -64,7 +62,7 @@ class TrainStream(IterableDataset):
         order = torch.randperm(len(self.stream.shards), generator=generator).numpy()
         samples = self.stream.read(order, *self._piece(*worker))
         draws = random.Random(derive_seed(self.seed, epoch, self.rank, *worker))
-        for sample in _shuffled(samples, SHUFFLED_AT_ONCE, draws):
+        for sample in shuffled(samples, SHUFFLED_AT_ONCE, draws):
             key = (self.seed, epoch, sample.shard, sample.index, sample.again)
             yield seeded_call(lambda sample=sample: self.stream.load(sample), *key)
 
@@ -107,17 +105,3 @@ class EvalStream(IterableDataset):
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         worker, workers = loader_worker()
         yield from self.stream.part(self.rank * workers + worker, self.world_size * workers)
-
-
-def _shuffled(items: Iterator[T], at_once: int, generator: random.Random) -> Iterator[T]:
-    """The items in another order: each comes out at random from among those that are held at a time."""
-    held: list[T] = []
-    for item in items:
-        if len(held) < at_once:
-            held.append(item)
-            continue
-        place = generator.randrange(at_once)
-        yield held[place]
-        held[place] = item
-    generator.shuffle(held)
-    yield from held

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ...errors import UserError, last_line
 
-Encoded = bytes | str  # an image file, or where it lies
+Encoded = bytes | str  # an image file, or where it lies; empty if there is none
 
 
 class Shards(Protocol):
