@@ -99,7 +99,7 @@ def compare(
     times = measure.in_turns(
         {'plain': plain_epoch, 'timm': timm_epoch, 'ours': training.run_epoch}, args.repeats, args.device)
     if not args.quick:
-        measure.refuse_if_busy(args.device)
+        measure.refuse_if_busy()
     print(f'{measure.machine(args.device)}, {args.workers} workers, ours in {args.precision}, '
           f'{len(train)} + {len(test)} images, medians of {args.repeats}\n')
     measure.print_ratios('s', [

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
             if epoch:  # the first starts the workers, and decodes what stays resident
                 rates[name].append(rate)
     if not args.quick:
-        measure.refuse_if_busy(args.device)
+        measure.refuse_if_busy()
     print(f'{measure.machine(args.device)}, {args.workers} workers, {args.images} images, {args.repeats} epochs\n')
     medians = {name: statistics.median(values) for name, values in rates.items()}
     first = next(iter(medians.values()))

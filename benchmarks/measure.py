@@ -51,14 +51,22 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None, pair: bool = 
     if args.threads:
         torch.set_num_threads(args.threads)
     if not args.quick:
-        refuse_if_busy(args.device)
+        if args.device.type == 'cuda':  # now, when nothing of ours is there
+            _refuse_if_taken(args.device)
+        refuse_if_busy()
         if pair:
             _Pair.start()
     return args
 
 
-def refuse_if_busy(device: torch.device | str = 'cpu') -> None:
-    """End with a message if other programs keep the processor or the GPU busy."""
+def _refuse_if_taken(device: torch.device) -> None:
+    free, total = torch.cuda.mem_get_info(device)
+    if free < (1 - TAKEN) * total:
+        sys.exit(f'{100 * (1 - free / total):.0f} % of the GPU is taken by something else: figures would mean nothing')
+
+
+def refuse_if_busy() -> None:
+    """End with a message if other programs keep the processor busy."""
     if _Pair.baselines:  # the other process looks; what comes after the timing is for it alone
         if _Pair.other:
             _Pair.hear()
@@ -67,11 +75,6 @@ def refuse_if_busy(device: torch.device | str = 'cpu') -> None:
     busy = psutil.cpu_percent(interval=2)
     if busy > BUSY:
         sys.exit(f'the processor is {busy:.0f} % busy with something else: figures would mean nothing')
-    if torch.device(device).type == 'cuda':
-        free, total = torch.cuda.mem_get_info(device)
-        taken = 1 - (free + torch.cuda.memory_reserved(device)) / total
-        if taken > TAKEN:
-            sys.exit(f'{100 * taken:.0f} % of the GPU is taken by something else: figures would mean nothing')
     _Pair.tell(0.)
 
 

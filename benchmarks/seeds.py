@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         run(trainings, 1, together, args.device)  # images are decoded, kernels chosen, graphs recorded
         seconds[name] = run(trainings, args.epochs, together, args.device)
     if not args.quick:
-        refuse_if_busy(args.device)
+        refuse_if_busy()
     print(f'{machine(args.device)}; {count} students of {args.model}, {args.epochs} epochs each, '
           f'{at_once(count, args.device)} at a time\n')
     print('| | runs of 200 epochs an hour | ratio |\n|---|---|---|')

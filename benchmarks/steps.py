@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = [row for part in args.parts if part in ROWS for row in PARTS[part](args)]
     lines = [line for part in args.parts if part not in ROWS for line in PARTS[part](args)]
     if not args.quick:
-        measure.refuse_if_busy(args.device)
+        measure.refuse_if_busy()
     print(f'{measure.machine(args.device)}, ours in {args.precision}, medians of {args.repeats}\n')
     if rows:
         measure.print_ratios('ms', rows, 1e3)
@@ -190,7 +190,7 @@ def convolutions(args: argparse.Namespace) -> list[str]:
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_pre_hook(note)
     with torch.no_grad():
-        network(_batch(args)[0])
+        network.to(args.device)(_batch(args)[0])
     dtype = torch.bfloat16 if args.precision == 'bf16' else torch.float32
     calls = {kind: partial(_again, _convolution(*kind, dtype, args.device)) for kind in found}
     side = 64 if args.quick else 2048

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
-from timm_ltkd.distill import Teacher, TeacherEnsemble, model_output
+from timm_ltkd.distill import Teacher, TeacherEnsemble, model_output, share_teacher
 from timm_ltkd.distill.frozen import fold_batch_norm, hold_weights, share_weights
 
 # how many batch norms there are, and how many cannot be folded: they follow a sum, or a convolution that also goes past
@@ -255,6 +255,27 @@ def test_a_fast_teacher_that_is_moved_makes_new_copies():
     assert {parameter.dtype for parameter in teacher.model.parameters()} == {torch.float64}
     copies = dict(teacher._copies)
     assert copies and teacher.to('cpu', torch.float64)._copies == copies, 'nothing has moved: a CUDA graph may use them'
+
+
+@pytest.mark.parametrize('dtype', [None, torch.bfloat16])
+@pytest.mark.parametrize('name', ['resnet20', 'test_vit'])
+def test_a_shared_teacher_shares_its_copies(name, dtype, monkeypatch):
+    network = trained(name)
+    teacher, input = Teacher(network, fast=True), pixels(network)
+    autocast = torch.autocast('cpu', dtype, enabled=dtype is not None)
+    with autocast:
+        expected = teacher(input, True)
+    ensemble = TeacherEnsemble([teacher, teacher])
+    for make in ('fold_batch_norm', 'hold_weights'):
+        monkeypatch.setattr(f'timm_ltkd.distill.teacher.{make}', lambda *_: pytest.fail('a copy was made anew'))
+    for other in (share_teacher(teacher), *share_teacher(ensemble).teachers):
+        with autocast:
+            given = other(input, True)
+        assert torch.equal(given.logits, expected.logits) and torch.equal(given.features, expected.features)
+        assert other.model is not network
+        for key, held in teacher._copies.items():
+            pairs = zip(other._copies[key].parameters(), held.parameters(), strict=True)
+            assert other._copies[key] is not held and all(mine.data_ptr() == its.data_ptr() for mine, its in pairs)
 
 
 @pytest.mark.parametrize('through', ['network', 'teacher', 'copy'])

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from timm_ltkd.data import GENERATORS
-from timm_ltkd.engine import together, training
+from timm_ltkd.distill import TeacherBank
+from timm_ltkd.engine import build, jobs, together, training
+from timm_ltkd.engine.epoch import graph
 from timm_ltkd.engine.together import Stopped, Turn
 from timm_ltkd.report.summary import read_summary
 
@@ -180,3 +182,26 @@ def test_so_many_at_a_time(monkeypatch):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 3)
     assert [together.at_once(count, torch.device('cpu')) for count in (2, 5)] == [2, 3]
     assert [together.at_once(count, torch.device('cuda')) for count in (5, 40)] == [5, 16]
+
+
+def test_nothing_that_may_wait_is_done_beside_a_recording(script, options, tmp_path, monkeypatch):
+    """On a GPU an evaluation, or a teacher that is asked, may wait for the device, and spoil what another records."""
+    seen, evaluate, ask = [], training.evaluate, TeacherBank.rows
+
+    def look(name, function):
+        def call(*args, **kwargs):
+            seen.append((name, graph.RECORDING.locked()))
+            return function(*args, **kwargs)
+        return call
+    monkeypatch.setattr(training, 'evaluate', look('evaluation', evaluate))
+    monkeypatch.setattr(TeacherBank, 'rows', look('teacher', ask))
+    for module in (build, jobs):
+        monkeypatch.setattr(module, 'check_cuda_graph', lambda args, accelerator: None)
+    monkeypatch.setattr(graph, 'record_cuda_graph', lambda function, *where: function)
+    argv = [*options, '--student', 'resnet20', '--teacher', 'resnet20', '--color-jitter', '0', '--loader', 'resident']
+    argv += ['--teacher-bank', str(tmp_path / 'bank'), '--seeds', '0', '1']
+    script('distill', [*argv, '--experiment', 'plain', '--epochs', '1', '--warmup-epochs', '0'])
+    assert {name for name, _ in seen} == {'evaluation', 'teacher'} and not all(locked for _, locked in seen)
+    seen.clear()
+    script('distill', [*argv, '--experiment', 'graphed', '--epochs', '1', '--warmup-epochs', '0', '--cuda-graph'])
+    assert {name for name, _ in seen} == {'evaluation', 'teacher'} and all(locked for _, locked in seen)

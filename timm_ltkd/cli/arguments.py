@@ -74,7 +74,8 @@ def add_data(parser: Parser) -> None:
              'training, and those that cannot be are left out and listed in the report (skip) (default: %(default)s)')
     add('-j', '--workers', metavar='N', type=COUNT,
         help='loader workers per process, at most one a core (default: the data set\'s; see below)')
-    _flag(group, '--pin-mem', 'page-locked host memory for faster transfer to a GPU')
+    _flag(group, '--pin-mem', 'batches in page-locked memory, which a GPU fetches while the host goes on (default: if '
+          'there is one)', default=None)
 
 
 def add_loading(parser: Parser) -> None:

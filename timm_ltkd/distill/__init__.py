@@ -7,7 +7,6 @@ from .dive import DiVE, dive_loss
 from .dkd import DKD, decoupled_kl, dkd_loss
 from .ensemble import TeacherEnsemble
 from .feature import Feature, feature_loss
-from .frozen import share_weights
 from .kd import KD, kd_loss
 from .krdistill import (
     KRDistill,
@@ -59,7 +58,7 @@ from .pixels import PixelAdapter, normalisation
 from .prototypes import align_prototypes, balanced_prototypes, class_directions
 from .several import SeveralMethods, check_method_count, create_methods, share_options
 from .task import DistillTask
-from .teacher import Teacher
+from .teacher import Teacher, share_teacher
 from .wsl import WSL, soft_label_weights, wsl_loss
 
 __all__ = [
@@ -73,6 +72,6 @@ __all__ = [
     'feature_loss', 'focal_loss', 'grouped_kl', 'kd_loss', 'ldam_loss', 'ldam_margins', 'list_losses', 'list_methods',
     'logit_adjusted_loss', 'loss_class', 'lrd_loss', 'ltkd_loss', 'method_class', 'method_options', 'model_output',
     'normalisation', 'open_bank', 'plain_classifier', 'rectification_report', 'rectified_features', 'rectified_logits',
-    'register_loss', 'register_method', 'rrd_loss', 'share_options', 'share_weights', 'soft_label_weights',
+    'register_loss', 'register_method', 'rrd_loss', 'share_options', 'share_teacher', 'soft_label_weights',
     'standardize_logits', 'weighted_cross_entropy_loss', 'wsl_loss',
 ]

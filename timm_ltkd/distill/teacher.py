@@ -9,7 +9,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..errors import UserError, nearest
-from .frozen import fold_batch_norm, hold_weights
+from .frozen import fold_batch_norm, hold_weights, share_weights
 from .output import Output, is_compiled, model_output
 from .pixels import PixelAdapter, normalisation
 
@@ -142,6 +142,11 @@ class Teacher(DistillationTeacher):
             self._copies[dtype] = hold_weights(self._copies[None], dtype, input[:2])
         return self._copies[dtype]
 
+    def share_copies(self, other: 'Teacher') -> None:
+        """Answer by copies around the weights of another's copies; the networks of both have the same weights."""
+        for dtype, network in other._copies.items():
+            self._copies[dtype] = self.model if network is other.model else share_weights(network)
+
     def _apply(self, *args, **kwargs) -> 'Teacher':
         """Whatever moves or casts the network; then, and only then, its copies are to be made anew."""
         before = self._places()
@@ -163,6 +168,21 @@ class Teacher(DistillationTeacher):
                 f"the class map goes from {int(indices.min())} to {int(indices.max())} and the teacher's head has "
                 f'{head} classes')
         return indices
+
+
+def share_teacher(teacher: nn.Module) -> nn.Module:
+    """A teacher, or several, around the very weights of another, and of its copies that answer faster.
+
+    For a thread of its own: modules hold state while they run.
+
+    Args:
+        teacher: A `Teacher`, or what holds some.
+    """
+    other = share_weights(teacher)
+    for old, new in zip(teacher.modules(), other.modules(), strict=True):
+        if isinstance(old, Teacher) and isinstance(new, Teacher):
+            new.share_copies(old)
+    return other
 
 
 class _Copies(dict):

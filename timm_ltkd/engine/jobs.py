@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data import seeded_generators
-from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, feature_dim, share_weights
+from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, feature_dim, share_teacher
 from ..errors import UserError
 from ..report import format_table, spread
 from .build import refuse_given
@@ -154,10 +154,11 @@ def _fit_all(
     if teacher is not None:
         teacher.to(accelerator.device)  # before it is shared
     shared, together = Shared(), Together()
-    for (own, network, folder), method in zip_longest(plans, methods):
+    for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
         together.add(_seed_name(own), Run(
             own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
-            teacher=teacher and share_weights(teacher), method=method, shared=shared))
+            teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what the others share
+            method=method, shared=shared))
     results = together.fit()
     return [results[_seed_name(own)] for own, _, _ in plans]
 

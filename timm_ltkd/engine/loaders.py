@@ -18,7 +18,7 @@ from ..data import (
 )
 from ..distill import Teacher
 from ..errors import UserError
-from .processes.launch import exchange, loader_workers, on_main
+from .processes.launch import exchange, loader_workers, on_main, pins_memory
 from .recipe import Data
 from .shared import Shared
 
@@ -172,7 +172,7 @@ def _common(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """What both loaders are told."""
     return dict(
         rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
-        pin_memory=args.pin_mem)
+        pin_memory=pins_memory(args, accelerator))
 
 
 def _resident_options(accelerator: Accelerator) -> dict[str, Any]:

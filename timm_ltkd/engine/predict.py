@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..report.summary import write_csv
 from .networks.create import check_takes_images, resolve_input
 from .networks.trained import label_names, load_network
-from .processes.launch import create_accelerator, loader_workers, set_up_logging
+from .processes.launch import create_accelerator, loader_workers, pins_memory, set_up_logging
 from .processes.peers import share_fate
 
 _logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def _create_loader(
     return create_image_loader(
         files, transform, mode=_MODES[channels], batch_size=args.validation_batch_size or args.batch_size,
         rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
-        pin_memory=args.pin_mem)
+        pin_memory=pins_memory(args, accelerator))
 
 
 def _shown_name(file: str, root: str) -> str:

@@ -2,6 +2,7 @@
 import logging
 import warnings
 from argparse import Namespace
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..errors import UserError, last_line
 from .build import compile_in_place, create_mixing, create_optimizer, create_task
 from .class_means import teacher_class_means
 from .epoch.bank import BankedTeacher, open_run_bank
-from .epoch.graph import graph_step
+from .epoch.graph import RECORDING, graph_step
 from .epoch.loop import eval_network, train_epoch
 from .epoch.step import TrainingStep
 from .epoch.watch import LossWatch, not_finite
@@ -67,6 +68,7 @@ class Training:
             shared: Shared | None = None,
     ):
         self.shared, self.turn = shared or Shared(), None
+        self.apart = RECORDING if args.cuda_graph else nullcontext()  # for what is done beside the steps
         set_seed(args.seed, device_specific=True)
         self.args, self.accelerator, self.data = args, accelerator, data
         accelerator.gradient_accumulation_steps = args.grad_accum_steps
@@ -145,7 +147,8 @@ class Training:
         bank = self.shared.once('teacher bank', partial(
             open_run_bank, self.args, self.accelerator, self.data, self.task, said, self.train_loader,
             self.input_config, self.teacher_config))
-        return BankedTeacher(bank, self.task, self.accelerator, self.train_loader, self.args.channels_last)
+        return BankedTeacher(
+            bank, self.task, self.accelerator, self.train_loader, self.args.channels_last, self.apart)
 
     def decode(self) -> None:
         """Decode images that stay in memory now, and not when the first batch is asked for."""
@@ -274,9 +277,10 @@ class Training:
 
     def evaluate(self, as_trained: bool = False) -> dict[str, Any]:
         """Report of the network as it is now (its moving average where there is one); in the run's precision or not."""
-        return evaluate(
-            eval_network(self.task), self.val_loader, self.accelerator, self.data.prior, self.args.channels_last,
-            as_trained)
+        with self.apart:
+            return evaluate(
+                eval_network(self.task), self.val_loader, self.accelerator, self.data.prior, self.args.channels_last,
+                as_trained)
 
     def _evaluate_after(self, epoch: int) -> dict[str, Any]:
         """`evaluate`, where an error says when: the epoch's last step may have ruined the weights.

@@ -95,11 +95,29 @@ def test_a_state_of_another_layout_and_of_a_plain_optimizer_is_taken_over(opt):
         torch.testing.assert_close(mine, its, rtol=0, atol=5e-6 * float(its.detach().abs().max()) + 1e-6)
 
 
-@pytest.mark.parametrize('opt, fused', [('momentum', False), ('adamw', True)])
-def test_sgd_is_not_fused_under_fp16(opt, fused):
-    """A skipped first update would leave its momentum as the memory was."""
-    optimizer = create_optimizer(options(opt), network(), 'fp16')
-    assert all(bool(group.get('fused')) == fused for group in optimizer.param_groups)
+@pytest.mark.parametrize('opt, fused, kwargs', [
+    ('sgd', True, {}), ('momentum', True, {}), ('adamw', True, {}), ('momentum', False, {'dampening': 0.5})])
+def test_skipped_updates_of_fp16(opt, fused, kwargs):
+    """The first is, until the loss scale fits; a fused update must not begin with whatever memory held."""
+    ends = []
+    for more in ({}, {'fused': False}):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(1000))
+        optimizer = create_optimizer(options(opt, **kwargs, **more), torch.nn.ParameterList([weight]), 'fp16')
+        assert all(bool(group.get('fused')) == (fused and not more) for group in optimizer.param_groups)
+        scaler, start = torch.amp.GradScaler('cpu', init_scale=4.), weight.detach().clone()
+        for factor in (torch.inf, torch.inf, 1., torch.nan, 2.):
+            for held in [torch.full((1000,), 1e30) for _ in range(20)]:  # what freed memory may hold
+                del held
+            scaler.scale((weight ** 2).sum() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            if factor == torch.inf:
+                assert torch.equal(weight, start)
+        ends.append(weight.detach())
+    assert not torch.equal(ends[0], start)
+    torch.testing.assert_close(*ends)
 
 
 @pytest.mark.parametrize('opt', ['sgd', 'momentum', 'adamw'])

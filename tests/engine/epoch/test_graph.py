@@ -1,5 +1,6 @@
 """CUDA graphs of a training step: what a recording holds on to, on a CPU that replays operations as a graph does."""
 from argparse import Namespace
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ class Recorder(TorchDispatchMode):
                     old.copy_(new)
 
 
-def record_on_cpu(function, stream=None):
+def record_on_cpu(function, stream=None, pool=None):
     with Recorder() as recorder:
         function()
     recorder.undo()
@@ -89,7 +90,7 @@ def train(graphed, kind='sgd', epochs=3, clip_grad=None, **options):
     step = TrainingStep(task, accelerator.prepare(optimizer), accelerator, args, watch)
     records = []
 
-    def record(function, stream):
+    def record(function, *where):
         records.append(function)
         return record_on_cpu(function)
     if graphed:
@@ -125,6 +126,45 @@ def test_a_method_that_changes_is_recorded_anew():
     assert records == 2
     assert means == plain_means
     assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
+
+
+def test_the_last_batch_of_an_epoch_has_a_recording_of_its_own():
+    plain, plain_means, _, _ = train(False, epochs=6)
+    graphed, means, records, _ = train(True, epochs=6)
+    assert records == 2
+    assert means == plain_means
+    assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
+
+
+def test_a_term_that_comes_later_is_added_up():
+    """The watch makes room for it in a step that is not recorded."""
+    module, means = nn.Linear(1, 1), []
+    for graphed in (False, True):
+        watch = LossWatch(Accelerator())
+
+        def step(values, watch=watch):
+            later = {'later': values.sum()} if module.late else {}
+            watch.add({'loss': values.mean(), **later}, len(values))
+        if graphed:
+            step = GraphedStep(step, torch.optim.SGD(module.parameters(), lr=1., fused=True), [module], record_on_cpu)
+        watch.start()
+        for i in range(12):
+            module.late = i >= 6
+            step(torch.full((4,), float(i)))
+        means.append(watch.read(1))
+    assert means[0] == means[1]
+    assert means[0]['loss'] == 5.5 and means[0]['later'] == 17.
+
+
+def test_no_room_for_a_recording_is_told_as_such(monkeypatch):
+    def fail(error):
+        raise error
+    monkeypatch.setattr(torch.cuda, 'CUDAGraph', Namespace)
+    monkeypatch.setattr(torch.cuda, 'graph', lambda *args, **kwargs: nullcontext())
+    for error, raised in ((torch.OutOfMemoryError('CUDA out of memory'), torch.OutOfMemoryError),
+                          (RuntimeError('waits'), UserError)):
+        with pytest.raises(raised):
+            graph.record_cuda_graph(lambda error=error: fail(error), None, None)
 
 
 def test_clipped_gradients():
@@ -200,7 +240,7 @@ def test_on_a_gpu():
         if graphed:
             step = GraphedStep(step, optimizer, [each.method], record_cuda_graph)
         each.train()
-        for batch in batches:
+        for batch in batches + [(images[:3], labels[:3]) for images, labels in batches]:
             step(*batch)
     for name, value in task.state_dict().items():
         torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-5)

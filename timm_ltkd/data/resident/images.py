@@ -16,7 +16,7 @@ class ResidentImages:
     """All images of a data set as bytes, and what turns some of them into a batch.
 
     Given the same draws, a batch is what the transform makes of the images, to the last bit on a CPU. The images are
-    decoded when the first batch is asked for; they stay on `device` if a quarter of its memory holds them, else in
+    decoded when the first batch is asked for; they stay on `device` if a quarter of its free memory holds them, else in
     that of the host, and batches then travel as bytes.
 
     What a batch shows is said by `rows`, whole numbers int64 `[B, K]`: the position of each image, then what is drawn
@@ -104,7 +104,7 @@ class ResidentImages:
 
     def _decode(self) -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = decode(self._dataset, self.steps.fixed, self.layout, **self._options)
-        if self.device.type == 'cuda' and images.nbytes <= torch.cuda.mem_get_info(self.device)[1] / 4:
+        if self.device.type == 'cuda' and images.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 4:
             images, targets = images.to(self.device), targets.to(self.device)
         return images, targets
 

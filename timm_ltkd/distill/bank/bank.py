@@ -27,8 +27,8 @@ class TeacherBank:
     last bit. So the teacher is asked about multiples of `at_once` images, with known ones among them; a batch that is
     no such multiple (the last of an epoch, perhaps) goes past the bank.
 
-    Rows are kept on a GPU if a quarter of its memory holds them; else they are read from the file, which the system
-    keeps in memory as long as there is room.
+    Rows are kept on a GPU if a quarter of its free memory holds them; else they are read from the file, which the
+    system keeps in memory as long as there is room.
 
     Args:
         file: Where the rows are.
@@ -66,7 +66,7 @@ class TeacherBank:
     def _belongs_on_device(self, asked: bool | None) -> bool:
         if asked is not None or self.device.type != 'cuda':
             return bool(asked)
-        return self.file.nbytes <= torch.cuda.mem_get_info(self.device)[1] / 4
+        return self.file.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 4
 
     def ask(
             self,

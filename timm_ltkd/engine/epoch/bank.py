@@ -4,6 +4,7 @@ import json
 import logging
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from ..recipe import Data
 Images = torch.Tensor | Views
 
 _logger = logging.getLogger(__name__)
-_AT_ONCE = 16  # our choice: multiples of it gave the same bits on a CPU as any larger batch, for all networks tried
+# our choice: multiples of it gave the same bits on a CPU as any larger batch, for all networks tried; on a GPU so few
+# sizes that cuDNN can try its kernels for each
+_AT_ONCE = 16
 
 # options that say what a view is
 VIEW_OPTIONS = (
@@ -54,6 +57,7 @@ class BankedTeacher:
         accelerator: Device and precision.
         loader: What is trained on.
         channels_last: Memory layout of the images that the teacher is asked about.
+        apart: Held meanwhile, see `RECORDING`.
     """
 
     def __init__(
@@ -63,8 +67,9 @@ class BankedTeacher:
             accelerator: Accelerator,
             loader: DataLoader,
             channels_last: bool,
+            apart: AbstractContextManager,
     ):
-        self.bank, self.task, self.accelerator, self.loader = bank, task, accelerator, loader
+        self.bank, self.task, self.accelerator, self.loader, self.apart = bank, task, accelerator, loader, apart
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.views: tuple[torch.Tensor, ...] = ()
 
@@ -82,7 +87,7 @@ class BankedTeacher:
         def images() -> Images:
             return (input() if callable(input) else input).contiguous(memory_format=self.layout)
 
-        with self.accelerator.autocast():
+        with self.apart, self.accelerator.autocast():
             return self.bank.rows(self.task.ask_teacher, images, self.views[step])
 
     def flush(self) -> None:
@@ -158,9 +163,9 @@ def open_run_bank(
 
 def _at_once(args: Namespace, device: torch.device) -> int:
     """Images that a teacher is asked about are a multiple of this."""
-    if args.torchcompile or device.type == 'cpu' and args.batch_size % _AT_ONCE:
-        return args.batch_size
-    return _AT_ONCE if device.type == 'cpu' else 1
+    if args.batch_size % _AT_ONCE == 0 and not args.torchcompile:
+        return _AT_ONCE
+    return args.batch_size if args.torchcompile or device.type == 'cpu' else 1
 
 
 def _teachers(task: DistillTask) -> list[Teacher]:

@@ -14,23 +14,30 @@ from ...errors import UserError, last_line
 from .step import TrainingStep
 
 _WARM_UP = 3  # steps before one is recorded: libraries choose their kernels, the optimizer makes its state
-_RECORDING = threading.Lock()  # one of several runs at a time
 _PLAIN = (bool, int, float, str, type(None))
+RECORDING = threading.Lock()
+"""Held while one of several runs records, or does what may make its device wait, which would spoil a recording."""
+
+
+class _Recording:
+    """Of batches of one shape: what `replay` reads and took for granted; and how many steps come before it is made."""
+
+    def __init__(self):
+        self.eager, self.constants, self.inputs, self.replay = _WARM_UP, None, None, None
 
 
 class GraphedStep:
     """Calls `step(*batch)` for its effects, replaying what it recorded.
 
     A recording holds for batches of one shape, and as long as nothing changes that is not in tensors: a method with a
-    schedule, or a weight decay, makes a new one. (The learning rate is handed over in a tensor.) A batch of a shape
-    that is seldom met, as the last of an epoch, is stepped without.
+    schedule, or a weight decay, makes a new one, after a step without. (The learning rate is handed over in a tensor.)
+    The last batch of an epoch, which is smaller, has a recording of its own.
 
     Args:
         step: What to do with a batch; it must not wait for the device.
         optimizer: What `step` updates by; one of torch's own, fused, whose learning rate may be a tensor.
         modules: What may change from epoch to epoch: criterion and method.
-        record: From a function without arguments, and the stream for it, to one that repeats what that did on the
-            device, without having done it once; tests have one for the CPU.
+        record: As `record_cuda_graph`; tests have one for the CPU.
     """
 
     def __init__(
@@ -43,11 +50,12 @@ class GraphedStep:
         self.step, self.optimizer, self.modules = step, optimizer, modules
         self.record = record or record_cuda_graph
         self.device = next(p.device for group in optimizer.param_groups for p in group['params'])
+        on_gpu = self.device.type == 'cuda'
         # one of its own for all but replays: libraries keep a workspace for each stream that they see
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
+        self.stream = torch.cuda.Stream(self.device) if on_gpu else None
+        self.pool = torch.cuda.graph_pool_handle() if on_gpu else None  # of all recordings: one is replayed at a time
         self.rates = [torch.zeros((), device=self.device) for _ in optimizer.param_groups]
-        self.shape, self.steps = None, 0
-        self._forget()
+        self.recordings: dict[tuple, _Recording] = {}
         for group in optimizer.param_groups:
             if 'capturable' in group:
                 group['capturable'] = True
@@ -56,30 +64,26 @@ class GraphedStep:
     def __call__(self, *batch, share: float = 1., update: bool = True) -> None:
         """Step with a batch: tensors on the device, or tuples of them; each is an update of its own."""
         tensors, spec = tree_flatten(batch)
-        shape = spec, tuple((t.shape, t.dtype, t.stride()) for t in tensors)
-        if shape != self.shape and self.steps:  # of another shape than the usual
+        shape = str(spec), tuple((t.shape, t.dtype, t.stride()) for t in tensors)
+        one, constants = self.recordings.setdefault(shape, _Recording()), self._constants()
+        if constants != one.constants:  # what is new may be done for the first time
+            one.constants, one.inputs, one.replay, one.eager = constants, None, None, max(one.eager, 1)
+        if one.eager:
+            one.eager -= 1
             return self._eagerly(batch)
-        self.shape, self.steps = shape, self.steps + 1
-        if self.steps <= _WARM_UP:
-            return self._eagerly(batch)
-        constants = self._constants()
-        if self.replay is None or constants != self.constants:
-            self._forget()
-            self.inputs = [tensor.clone() for tensor in tensors]
-            self.constants = constants
-            with self._rates_in_tensors(), _RECORDING:
-                self.replay = self.record(lambda: self.step(*tree_unflatten(self.inputs, spec)), self.stream)
-        for kept, tensor in zip(self.inputs, tensors, strict=True):
+        if one.replay is None:
+            one.inputs = [tensor.clone() for tensor in tensors]
+            with self._rates_in_tensors(), RECORDING:
+                one.replay = self.record(
+                    lambda: self.step(*tree_unflatten(one.inputs, spec)), self.stream, self.pool)
+        for kept, tensor in zip(one.inputs, tensors, strict=True):
             kept.copy_(tensor)
         self._hand_over_rates()
-        self.replay()
+        one.replay()
 
     def _eagerly(self, batch: tuple) -> None:
-        with self._rates_in_tensors(), _RECORDING, _on(self.stream):  # what is done first may be refused beside another
+        with self._rates_in_tensors(), RECORDING, _on(self.stream):  # what is done first may be refused beside another
             self.step(*batch)
-
-    def _forget(self) -> None:
-        self.replay = self.inputs = self.constants = None
 
     def _constants(self) -> list:
         """All that a recording takes for granted beside the batch: plain values, and where tensors are."""
@@ -134,16 +138,27 @@ def check_graphable(optimizer: torch.optim.Optimizer, name: str) -> None:
             'adam or adamw')
 
 
-def record_cuda_graph(function: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
-    """Record on a stream what a function does on the current CUDA device; nothing is done yet.
+def record_cuda_graph(function: Callable[[], None], stream: torch.cuda.Stream, pool: tuple) -> Callable[[], None]:
+    """Record what a function does on the current CUDA device; nothing is done yet.
+
+    Args:
+        function: Called once.
+        stream: To record on.
+        pool: Of the memory that it takes, from `torch.cuda.graph_pool_handle`.
+
+    Returns:
+        What does it, whenever it is called, on the current stream.
 
     Raises:
         UserError: It does what cannot be recorded, such as waiting for the device.
+        torch.OutOfMemoryError: There is no room for it.
     """
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode='thread_local'):
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode='thread_local'):
             function()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as e:
         why = last_line(e.__context__ or e)[:160]  # a step's own error comes before that of the recording's end
         raise UserError(f'--cuda-graph: this training step cannot be recorded ({why}); leave it out') from e

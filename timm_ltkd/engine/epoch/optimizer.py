@@ -1,6 +1,7 @@
 """The optimizer of a run: timm's, fused where torch has it fused."""
 import inspect
 from argparse import Namespace
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
@@ -15,8 +16,8 @@ _OTHER_WAYS = ('fused', 'foreach', 'differentiable')  # options of an update tha
 def create_optimizer(args: Namespace, module: nn.Module, precision: str | None = None) -> torch.optim.Optimizer:
     """timm's optimizer for a module, its update fused where torch's own can be and `--opt-kwargs` leaves it open.
 
-    Not SGD's under fp16: where the first update is skipped, as it nearly always is until the loss scale fits, its
-    momentum would be left as the memory was.
+    Not that of SGD with dampening under fp16: where the first update is skipped, as it nearly always is until the loss
+    scale fits, its momentum would be left as the memory was.
 
     Raises:
         UserError: An unknown optimizer or option (the nearest is named).
@@ -30,7 +31,7 @@ def create_optimizer(args: Namespace, module: nn.Module, precision: str | None =
         raise UserError(f"--opt-kwargs {min(twice)}: it has an option of its own, use that (see --help)")
     fused, chosen = {}, set(_OTHER_WAYS) & args.opt_kwargs.keys()
     try:
-        if not chosen and _can_be_fused(name, precision):
+        if not chosen and _can_be_fused(name, precision, args.opt_kwargs):
             fused = {'fused': True}
         optimizer = create_optimizer_v2(
             module, **optimizer_kwargs(args), filter_bias_and_bn=args.filter_bias_and_bn, **args.opt_kwargs, **fused)
@@ -48,15 +49,18 @@ def create_optimizer(args: Namespace, module: nn.Module, precision: str | None =
     return optimizer
 
 
-def _can_be_fused(name: str, precision: str | None) -> bool:
+def _can_be_fused(name: str, precision: str | None, options: dict[str, Any]) -> bool:
     """Whether an optimizer is one of those of which torch has a fused update, itself and not as a part of another."""
     made_of = get_optimizer_class(name.removeprefix('lookahead_'), bind_defaults=False)
-    skipped = made_of is torch.optim.SGD and precision == 'fp16'
+    skipped = made_of is torch.optim.SGD and precision == 'fp16' and options.get('dampening')
     return not name.startswith('lookahead_') and made_of in _FUSED and not skipped
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
-    """Give parameters whose first gradient comes after others' their momentum, which fused SGD makes for all at once.
+    """Give parameters with a first gradient their momentum, where fused SGD would not.
+
+    It makes that of all at once, so not of parameters whose first gradient comes after others'; and what it makes is
+    whatever the memory held, if this update is skipped under fp16. From zero it comes to the same, but for dampening.
 
     Raises:
         UserError: Within a CUDA graph, which would make it anew at every step.
@@ -64,7 +68,7 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, *_) -> None:
     for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
         trained = [p for p in group['params'] if p.grad is not None] if group['momentum'] else []
         late = [p for p in trained if optimizer.state[p].get('momentum_buffer') is None]
-        if 0 < len(late) < len(trained):
+        if late and (len(late) < len(trained) or not group['dampening']):
             if late[0].is_cuda and torch.cuda.is_current_stream_capturing():
                 raise UserError('--cuda-graph: a parameter gets its first gradient later than others; leave it out')
             for parameter in late:

@@ -2,6 +2,7 @@
 import logging
 import os
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -113,6 +114,11 @@ def loader_workers(asked: int) -> int:
     """How many loader workers a process gets: as many as asked for, but no more than there are cores for it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return min(asked, cores)
+
+
+def pins_memory(args: Namespace, accelerator: Accelerator) -> bool:
+    """Whether loaders give page-locked batches: as `--pin-mem` says, else for a CUDA GPU."""
+    return accelerator.device.type == 'cuda' if args.pin_mem is None else args.pin_mem
 
 
 def set_up_logging(main_process: bool) -> None:

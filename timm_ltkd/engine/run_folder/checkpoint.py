@@ -104,7 +104,7 @@ def rng_state() -> dict[str, Any]:
         'python': [version, list(internal), gauss],
         'numpy': [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
         'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        'cuda': torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 
