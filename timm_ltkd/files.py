@@ -1,8 +1,8 @@
 """Files that are written whole or not at all, and folders that belong to one process at a time."""
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,13 +25,10 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
         OSError: Whatever writes raised for want of room or rights, this names `path`.
     """
     path = Path(path)
-    handle, aside = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=f'.tmp{path.suffix}', dir=path.parent)
-    os.close(handle)
+    aside = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}')
+    open(aside, 'xb').close()  # not by tempfile, whose files are private
     try:
-        yield Path(aside)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(aside, 0o666 & ~mask)  # mkstemp makes private files
+        yield aside
         with open(aside, 'rb+') as f:
             os.fsync(f.fileno())
         os.replace(aside, path)

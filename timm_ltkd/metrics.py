@@ -181,11 +181,7 @@ def calibration(confidence: Any, correct: Any) -> dict[str, list]:
 
 def _columns(source: Any, targets: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
     """The `per_sample` columns that logits, predictions or the columns themselves hold."""
-    if isinstance(source, Mapping):
-        if 'prediction' not in source:
-            raise UserError(f"per-sample columns need 'prediction', got {', '.join(map(repr, source)) or 'none'}")
-        columns = {name: _array(source[name]) for name in ('prediction', 'top5', 'confidence') if name in source}
-    else:
+    if not isinstance(source, Mapping):
         if not isinstance(source, torch.Tensor):
             source = torch.from_numpy(np.array(source, order='C'))
         if source.ndim != 2:
@@ -195,7 +191,9 @@ def _columns(source: Any, targets: np.ndarray, num_classes: int) -> dict[str, np
                             'evaluate a model with the head of this data set')
         _check_length(source, targets, 'logits')
         source = per_sample(source, torch.from_numpy(targets).to(source.device))
-        columns = {name: _array(source[name]) for name in ('prediction', 'top5', 'confidence') if name in source}
+    elif 'prediction' not in source:
+        raise UserError(f"per-sample columns need 'prediction', got {', '.join(map(repr, source)) or 'none'}")
+    columns = {name: _array(source[name]) for name in ('prediction', 'top5', 'confidence') if name in source}
     if 'confidence' in columns:
         _check_finite(columns['confidence'])
     return columns

@@ -127,6 +127,19 @@ class TestValues:
         assert (args.model, args.dataset, args.data_dir, args.img_size) == ('resnet20', 'lt/digits', None, 64)
         assert stage('-c', config('stage: lws\nimg_size: 32\n')).img_size == 32
         assert stage().model == 'resnet32', 'which is no second stage'
+        (run / 'args.yaml').write_text('model: resnet18\nhflip: 0.0\nscale: [0.5, 1.0]\nmixup: 0.5\n')
+        args = stage('--stage', 'crt')
+        assert (args.hflip, args.scale, args.mixup) == (0., [0.5, 1.], 0.), 'views are as they were, mixing is not'
+        assert stage('--stage', 'crt', '--hflip', '0.5').hflip == 0.5
+        (run / 'args.yaml').write_text('')
+        assert stage('--stage', 'crt').model == 'resnet32', 'of a run of which nothing is known'
+
+    def test_pretrained_weights_keep_their_normalisation(self):
+        given = ['--dataset', 'lt/cifar100']
+        assert train(*given).mean == list(CIFAR.mean) and train(*given).img_size == 32
+        args = train(*given, '--pretrained')
+        assert (args.mean, args.std, args.img_size) == (None, None, 32)
+        assert train(*given, '--pretrained', '--mean', '0.5').mean == [0.5]
 
     def test_key_values_of_the_command_line(self):
         kwargs = train('--model-kwargs', 'a=1', 'b=1e-3', 'c=True', 'd=None', 'e=text', 'f=[1,2]', 'g=x=y').model_kwargs
@@ -191,6 +204,9 @@ class TestRefusals:
         (['--epochs', 'x'], "argument --epochs: invalid int value: 'x'"),
         (['--epoch', '3'], "unknown option '--epoch'; did you mean '--epochs'"),
         (['--amp'], "unknown option '--amp'; precision is Accelerate's: accelerate launch --mixed_precision bf16"),
+        (['--sync-bn'], "unknown option '--sync-bn'; each process normalises its own batch"),
+        (['--tta', '2'], "unknown option '--tta'; each image is evaluated once"),
+        (['--recovery-interval', '5'], "unknown option '--recovery-interval'; nothing here does that"),
         (['--lr-base', '0.5'], 'times the global batch / 256'), (['--dr', '0.1'], "did you mean '--decay-rate'"),
         (['--wieght-decay=3'], "unknown option '--wieght-decay=3'; did you mean '--weight-decay'"),
         (['--model-kwargs', 'a'], "'a' is not of the form key=value"),
@@ -246,8 +262,9 @@ class TestTeacherArgs:
         for key in ('loss', 'loss_kwargs', 'drop', 'drop_path', 'gp', 'model_kwargs', 'initial_checkpoint',
                     'experiment', 'resume'):
             assert getattr(teacher, key) == getattr(default, key), key
-        for key in ('epochs', 'lr', 'seed', 'imbalance_factor', 'mean', 'opt_kwargs', 'output', 'batch_size'):
+        for key in ('epochs', 'lr', 'imbalance_factor', 'mean', 'opt_kwargs', 'output', 'batch_size'):
             assert getattr(teacher, key) == getattr(args, key), key
+        assert teacher.seed != args.seed
         assert vars(teacher).keys() == vars(default).keys()
 
     def test_its_own_file_wins_over_the_students_recipe(self, config):

@@ -99,3 +99,15 @@ def test_a_disk_that_torch_cannot_write(tmp_path, monkeypatch):
 def test_a_disk_that_safetensors_cannot_write(full, absent):
     assert disk_error(Exception(f'Error while serializing: {full}')).errno == errno.ENOSPC
     assert disk_error(Exception(absent)) is None
+
+
+def test_files_have_the_rights_that_new_ones_have(tmp_path, monkeypatch):
+    """The umask is the process's, and other threads write at the same time: nobody changes it, even for a moment."""
+    mask = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch, replace_file(tmp_path / 'a') as aside:
+            patch.setattr(os, 'umask', lambda mask: pytest.fail('it was changed'))
+            aside.write_text('x')
+        assert (tmp_path / 'a').stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(mask)

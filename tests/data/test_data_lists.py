@@ -48,11 +48,13 @@ def test_every_form_of_line(tmp_path):
     assert class_names == ['0', '1', '2']
 
 
-@pytest.mark.parametrize('line', ['a.jpg', 'a.jpg x', 'a.jpg -1', 'a.jpg 1.0', 'a.jpg,1', 'a.jpg 123456789', '7'])
+@pytest.mark.parametrize('line', [
+    'a.jpg', 'a.jpg x', 'a.jpg -1', 'a.jpg 1.0', 'a.jpg,1', 'a.jpg, 1', 'a.jpg 123456789', '7'])
 def test_a_malformed_line_is_told_by_its_number(tmp_path, line):
     (tmp_path / 'list.txt').write_text(f'a.jpg 0\n\n{line}\nb.jpg 1\n')
-    assert f"list.txt', line 3: expected the path of an image and the index of its class, got '{line}'" in refusal(
-        read_list, tmp_path / 'list.txt')
+    message = refusal(read_list, tmp_path / 'list.txt')
+    assert f"list.txt', line 3: expected the path of an image and the index of its class, got '{line}'" in message
+    assert ('and no comma' in message) == (',' in line)
 
 
 def test_files_that_are_no_lists(tmp_path):

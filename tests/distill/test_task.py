@@ -407,6 +407,37 @@ def test_layer_decay_and_weight_decay_are_the_students_own(matching, make, layer
         assert joint['student.pos_embed'][0] == joint['student.cls_token'][0] == 0.
 
 
+def test_layer_decay_of_a_student_that_does_not_say_its_layers(matching):
+    """timm takes so many parameters for a layer then, in order."""
+    def make():
+        student = Plain()
+        student.pretrained_cfg = {'classifier': 'fc'}
+        return student
+    student = make()
+    module = make_task(matching, student).get_trainable_module()
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    alone = settings(create_optimizer_v2(student, opt='adamw', lr=0.1, layer_decay=0.5), names)
+    joint = settings(create_optimizer_v2(module, opt='adamw', lr=0.1, layer_decay=0.5), names)
+    assert alone == {name: value for name, value in joint.items() if name.startswith('student.')}
+    assert len({scale for _, scale in alone.values()}) == 3
+
+
+class Plain(nn.Module):
+    """No network of timm's."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(*[nn.Linear(4, 4) for _ in range(9)])
+        self.fc = nn.Linear(4, CLASSES)
+        self.num_features = 4
+
+    def forward(self, input):
+        return self.fc(self.body(input.mean((2, 3)).repeat(1, 2)[:, :4]))
+
+    def get_classifier(self):
+        return self.fc
+
+
 # --- a loop of one's own
 
 def test_the_loop_of_the_readme():

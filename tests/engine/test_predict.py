@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from timm_ltkd.cli import run
-from timm_ltkd.data import find_images
+from timm_ltkd.data import create_eval_transform, create_image_loader, find_images
 from timm_ltkd.engine import fit, recipe
 from timm_ltkd.engine import predict as engine_predict
 from timm_ltkd.engine.networks.trained import label_names
@@ -192,6 +192,23 @@ def test_a_network_for_grey_images(pictures, predict, tmp_path):
         'label_names': ['no', 'yes']}))
     rows = predict(folder, '--predict', pictures)
     assert len(rows) == 5 and {row['class'] for row in rows} <= {'no', 'yes'}
+
+
+def test_images_for_a_grey_network_are_made_as_those_it_is_measured_on(tmp_path):
+    """Resized in colour, and grey after that."""
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (33, 41, 3), dtype=np.uint8))
+    image.save(tmp_path / 'a.png')
+    transform = create_eval_transform(input_size=(1, 16, 16), mean=(0.5,), std=(0.5,), interpolation='bicubic')
+    batch, = create_image_loader([str(tmp_path / 'a.png')], transform, batch_size=1)
+    assert batch.pixels.shape == (1, 1, 16, 16) and torch.equal(batch.pixels[0], transform(image))
+    assert not torch.equal(batch.pixels[0], transform(image.convert('L')))
+
+
+def test_names_that_a_spreadsheet_would_compute(trained, pictures, predict, tmp_path):
+    (tmp_path / 'mine').mkdir()
+    shutil.copy(pictures / 'a.png', tmp_path / 'mine' / '=1+1.png')
+    row, = predict(trained, '--predict', tmp_path / 'mine')
+    assert row['file'] == "'=1+1.png"
 
 
 def test_options_of_the_pixels_win(trained, pictures, predict):

@@ -8,7 +8,9 @@ from timm_ltkd.data import GENERATORS
 from timm_ltkd.distill import TeacherBank
 from timm_ltkd.engine import build, jobs, together, training
 from timm_ltkd.engine.epoch import graph
+from timm_ltkd.engine.run_folder.folder import RunFolder
 from timm_ltkd.engine.together import Stopped, Turn
+from timm_ltkd.errors import UserError
 from timm_ltkd.report.summary import read_summary
 
 pytestmark = pytest.mark.usefixtures('no_plots')
@@ -205,3 +207,18 @@ def test_nothing_that_may_wait_is_done_beside_a_recording(script, options, tmp_p
     seen.clear()
     script('distill', [*argv, '--experiment', 'graphed', '--epochs', '1', '--warmup-epochs', '0', '--cuda-graph'])
     assert {name for name, _ in seen} == {'evaluation', 'teacher'} and all(locked for _, locked in seen)
+
+
+def test_a_run_that_cannot_begin_leaves_nothing_of_the_others(script, options, tmp_path, monkeypatch, capsys):
+    claim, claimed = RunFolder.claim, []
+
+    def second_fails(folder, config):
+        claimed.append(folder.path.name)
+        if len(claimed) == 2:
+            raise UserError('it is taken')
+        return claim(folder, config)
+    monkeypatch.setattr(RunFolder, 'claim', second_fails)
+    with pytest.raises(SystemExit):
+        script('train', [*options, '--model', 'resnet20', '--experiment', 'x', '--seeds', '1', '2'])
+    assert 'it is taken' in capsys.readouterr().err and claimed == ['x-seed1', 'x-seed2']
+    assert not (tmp_path / 'x-seed1').exists()

@@ -121,6 +121,8 @@ def add_network(parser: Parser) -> None:
     add('--drop-path', metavar='P', type=SHARE, help='stochastic depth (default: the model\'s)')
     add('--gp', metavar='POOL', help='global pooling type (default: the model\'s)')
     add('--model-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the model')
+    _flag(group, '--grad-checkpointing',
+          'compute activations again instead of keeping them: less memory, more time')
     _flag(group, '--channels-last', 'channels_last memory layout, in which convolutions are faster', True)
     add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile (backend: inductor)')
     add('--torchcompile-mode', metavar='MODE', help='mode of torch.compile')
@@ -173,7 +175,7 @@ def add_optimisation(parser: Parser) -> None:
         help='initial weights, order, augmentation (default: %(default)s)')
     add('--seeds', metavar='N', type=SEED, nargs='+',
         help='train a network for each of these seeds, several at once, each in a folder of its own and as by --seed '
-             '(which is then the teacher\'s)')
+             '(by which the teacher\'s is then chosen)')
 
 
 def add_augmentation(parser: Parser) -> None:
@@ -234,7 +236,7 @@ def add_distillation(parser: Parser) -> None:
     add('--teacher-checkpoint', metavar='PATH', action=OneOrMore,
         help='a run\'s folder or a file of weights, for each teacher; without it the teacher is trained first, on the '
              'same data, and kept in teachers/ under the output folder for the next run')
-    add('--teacher-seed', metavar='N', type=SEED, help='of its own training (default: --seed)')
+    add('--teacher-seed', metavar='N', type=SEED, help='of its own training (default: --seed + 1000)')
     add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
     _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
     add('--teacher-tune', choices=TUNING,

@@ -14,6 +14,9 @@ from .own_modules import import_modules
 
 # where a run goes and how it is watched is no part of what it is
 _OPTIONS_OF = {'kd': 'kd_kwargs', 'loss': 'loss_kwargs', 'opt': 'opt_kwargs'}
+_VIEWS = {  # what a network is shown of an image, which a second stage goes on with
+    'no_aug', 'train_crop_mode', 'crop_padding', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa',
+    'train_interpolation', 'reprob', 'remode', 'recount'}
 NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private')
 
 
@@ -46,7 +49,8 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
 
 
 def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
-    """Make data, input and network of the run that a second stage begins with the defaults; before `parse`."""
+    """Make data, input, network and augmentation of the run that a second stage begins with the defaults; before
+    `parse`."""
     finder, asked = Parser(add_help=False), ('stage', 'initial_checkpoint', 'dataset', 'train_list')
     finder.add_argument('-c', '--config')
     for dest in asked:
@@ -60,8 +64,9 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
     if not (given.get('dataset') or given.get('train_list')):
         use_data_of_run(parser, path.parent)
     pixels = _group_options(parser, 'input') - {'validation_batch_size'}
-    parser.set_defaults(**read_config(parser, path, only=pixels | {'model', 'small_image_stem', 'model_kwargs', 'gp'}))
-    named = load_yaml(path.read_text(encoding='utf-8'), str(path)).get('student')
+    parser.set_defaults(**read_config(parser, path, only={
+        *pixels, *_VIEWS, 'model', 'small_image_stem', 'model_kwargs', 'gp'}))
+    named = (load_yaml(path.read_text(encoding='utf-8'), str(path)) or {}).get('student')
     if named is not None:  # it was distilled
         parser.set_defaults(model=str(named))
 
@@ -185,6 +190,11 @@ def all_teacher_args(args: Namespace, parser: Parser) -> list[Namespace]:
     return [teacher_args(Namespace(**{**vars(args), 'teacher': name}), parser) for name in names]
 
 
+_APART = 1000
+"""How far a teacher's seed is from its student's: with the same one a network of the same kind would start from the
+same weights, and see the same views of the same images in the same order. Our choice."""
+
+
 def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     """Options of the teacher's own training: the student's recipe with plain cross-entropy, or its own file.
 
@@ -201,13 +211,15 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     own = parser.parse_args([])
     student_only = {
         'model', 'small_image_stem', 'new_head', 'loss', 'loss_kwargs', 'class_sampling', 'pretrained',
-        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'experiment', 'resume', 'seeds', 'config',
+        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'grad_checkpointing', 'experiment', 'resume',
+        'seeds', 'config',
         'push_to_hub', 'hub_private', 'license'}
     for key in vars(own):
         if key not in student_only and key in args:
             setattr(own, key, getattr(args, key))
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     own.img_size = args.teacher_img_size or args.img_size
+    own.seed = (args.seed + _APART) % 2 ** 31
     if args.teacher_config:
         recipe = read_config(parser, args.teacher_config)
         import_modules(recipe.get('import'))

@@ -58,11 +58,17 @@ def dataset_defaults(dataset: str) -> DatasetDefaults:
 
 
 def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
-    """Give options that are None (of `only`, or all) their data set's default, and the data set its own, in place."""
+    """Give options that are None (of `only`, or all) their data set's default, and the data set its own, in place.
+
+    Pretrained weights keep the normalisation that they were trained with.
+    """
     if args.dataset is None:
         args.dataset = 'lt/digits' if args.train_list is None else 'lt/list'
-    for key, value in dataset_defaults(args.dataset)._asdict().items():
-        if key in args and getattr(args, key) is None and value is not None and (only is None or key in only):
+    defaults = {key: value for key, value in dataset_defaults(args.dataset)._asdict().items() if value is not None}
+    if getattr(args, 'pretrained', None):  # the model knows with which normalisation
+        defaults = {key: value for key, value in defaults.items() if key not in ('mean', 'std')}
+    for key, value in defaults.items():
+        if key in args and getattr(args, key) is None and (only is None or key in only):
             setattr(args, key, list(value) if isinstance(value, tuple) else value)
     if 'class_sampling' in args and args.class_sampling is None:
         args.class_sampling = 'class' if getattr(args, 'stage', None) in ('crt', 'lws') else 'instance'

@@ -17,7 +17,12 @@ _ELSEWHERE = {  # options of timm's scripts that these lack, or have in another 
     'in_chans': 'say --model-kwargs in_chans=1',
     'use_ema': 'where there is a moving average, it is what is measured',
     'bce_loss': '--list-losses names the losses there are',
-    'sync_bn': 'statistics are averaged before evaluation, see --dist-bn',
+    'sync_bn': 'each process normalises its own batch, whose size is -b; running statistics are averaged (--dist-bn)',
+    'input_size': '--img-size is the side of square images, and --model-kwargs in_chans=1 their channels',
+    'pretrained_path': '--initial-checkpoint takes weights of the same shapes',
+    'model_ema_force_cpu': 'the moving average stays on the device',
+    'no_prefetcher': 'there is no prefetcher; --loader resident keeps images in memory',
+    'tta': 'each image is evaluated once',
 }
 _ELSEWHERE |= {
     'model': '--student and --teacher name the networks of distill.py',
@@ -25,6 +30,9 @@ _ELSEWHERE |= {
 }
 _ELSEWHERE |= dict.fromkeys(
     ('student', 'teacher', 'kd', 'kd_kwargs', 'teacher_checkpoint', 'teacher_bank'), 'that is an option of distill.py')
+_ELSEWHERE |= dict.fromkeys(
+    ('aug_repeats', 'aug_splits', 'jsd_loss', 'color_jitter_prob', 'grayscale_prob', 'gaussian_blur_prob',
+     'head_init_scale', 'head_init_bias', 'layer_decay_min_scale', 'recovery_interval'), 'nothing here does that')
 _ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
 
 

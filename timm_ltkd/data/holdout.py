@@ -1,4 +1,5 @@
 """A part of the training images, held out of training: what may be chosen on it need not be chosen on the test set."""
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -46,11 +47,7 @@ def holdout_counts(class_counts: Sequence[int] | np.ndarray, share: float, holdo
 
 def _even_number(most: np.ndarray, total: float) -> int:
     """The largest m >= 1 with no more than `total` images in all, if each class gives m or its most."""
-    low, high = 1, int(most.max())
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if np.minimum(most, middle).sum() <= total else (low, middle - 1)
-    return low
+    return max(1, bisect_right(range(1, int(most.max()) + 1), total, key=lambda m: np.minimum(most, m).sum()))
 
 
 def holdout_positions(

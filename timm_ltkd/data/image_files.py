@@ -60,7 +60,6 @@ def create_image_loader(
         files: Sequence[str],
         transform,
         *,
-        mode: str = 'RGB',
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
@@ -71,8 +70,7 @@ def create_image_loader(
 
     Args:
         files: Of images.
-        transform: From an image to a tensor.
-        mode: Pillow's mode that images are converted to first.
+        transform: From an image, of three channels, to a tensor.
         batch_size: Per process; a batch has fewer where images are broken.
         rank: Of this process.
         world_size: Number of processes.
@@ -83,22 +81,22 @@ def create_image_loader(
         A loader of `ImageBatch`.
     """
     return DataLoader(
-        _ImageFiles(files, transform, mode), batch_size=batch_size, sampler=ShardSampler(len(files), rank, world_size),
+        _ImageFiles(files, transform), batch_size=batch_size, sampler=ShardSampler(len(files), rank, world_size),
         collate_fn=_collate, **process_options(workers, pin_memory))
 
 
 class _ImageFiles(Dataset):
     """(pixels, None) of a file, or (None, message) of one that cannot be read; and its position."""
 
-    def __init__(self, files: Sequence[str], transform, mode: str):
-        self.files, self.transform, self.mode = files, transform, mode
+    def __init__(self, files: Sequence[str], transform):
+        self.files, self.transform = files, transform
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Any, str | None, int]:
         try:
-            return self.transform(read_image(self.files[index], self.mode)), None, index
+            return self.transform(read_image(self.files[index], 'RGB')), None, index
         except UserError as e:
             return None, last_line(e), index
 

@@ -73,13 +73,15 @@ def read_list(path: str | os.PathLike, class_names: Sequence[str] | None = None)
         with open(path, 'rb') as f:
             for number, line in enumerate(f, 1):
                 entry = line.removeprefix(codecs.BOM_UTF8).rsplit(None, 1)
-                if len(entry) == 2 and entry[1].isdigit() and len(entry[1]) <= _LONGEST_LABEL:
+                if len(entry) == 2 and entry[1].isdigit() and len(entry[1]) <= _LONGEST_LABEL \
+                        and not entry[0].endswith(b','):
                     paths.append(entry[0])
                     targets.append(int(entry[1]))
                 elif entry:
+                    hint = '; between them is a blank, and no comma' if b',' in line else ''
                     raise UserError(
                         f"'{path}', line {number}: expected the path of an image and the index of its class, got "
-                        f"'{_shown(line)}'")
+                        f"'{_shown(line)}'{hint}")
     except OSError as e:
         raise UserError(f"cannot read the list '{path}': {e.strerror or e}") from e
     if not paths:

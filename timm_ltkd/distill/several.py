@@ -118,11 +118,9 @@ def create_methods(
     names = [names] if isinstance(names, str) else list(names)
     teachers = list(teacher_features) if isinstance(teacher_features, Iterable) else [teacher_features]
     check_method_count(names, len(teachers))
-    if len(names) > 1 and len(teachers) == 1:
+    separate = len(names) > 1 and len(teachers) > 1
+    if len(teachers) == 1:
         teachers *= len(names)
-        separate = False
-    else:
-        separate = len(names) > 1
     methods = [
         create_method(name, prior=prior, student_features=student_features, teacher_features=features, **own)
         for name, features, own in zip(names, teachers, share_options(names, options or {}), strict=False)]

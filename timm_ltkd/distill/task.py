@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import torch
 from timm.models import group_parameters
+from timm.optim import auto_group_layers
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
@@ -47,7 +48,10 @@ class StudentWithMethod(nn.Module):
     def group_matcher(self, coarse: bool = False):
         """Layer of each parameter for timm's layer decay; what the method owns counts as the last layer."""
         student = unwrap_model(self.student)
-        layers = group_parameters(student, student.group_matcher(coarse=coarse), reverse=True)
+        if hasattr(student, 'group_matcher'):
+            layers = group_parameters(student, student.group_matcher(coarse=coarse), reverse=True)
+        else:  # as timm groups a network that does not say: one layer after the other
+            layers = auto_group_layers(student)
         last = max(layers.values(), default=0)
         return lambda name: layers.get(name.removeprefix('student.'), last)
 

@@ -1,12 +1,15 @@
 """Options that are right each for itself, and make no sense together."""
 import logging
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
 from accelerate import Accelerator
 
 from ..data import is_stream_name
 from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count
 from ..errors import UserError
+from ..plain_yaml import load_yaml
 from .recipe import listed
 from .sharing.hub import AUTO
 
@@ -32,13 +35,29 @@ def check_loss(args: Namespace, criterion: HardLabelLoss) -> None:
 MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two
 
 
-def each_seed(args: Namespace) -> list[Namespace]:
-    """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options."""
+def warn_of_one_seed(args: Namespace, runs: Sequence[Namespace]) -> None:
+    """Say so if a teacher that comes in the folder of its run was trained with the seed of a student."""
+    for folder in listed(args.teacher_checkpoint):
+        file = Path(folder) / 'args.yaml'
+        kept = load_yaml(file.read_text(encoding='utf-8'), str(file)) if file.is_file() else None
+        seed = (kept or {}).get('seed')
+        if any(seed == run.seed for run in runs):
+            _logger.warning(
+                f'the teacher in {folder} was trained with --seed {seed}, as a student is going to be: both see the '
+                'same views of images in the same order and, if of one architecture, start from the same weights; '
+                'another --seed keeps them apart')
+
+
+def each_seed(args: Namespace, teacher_seed: int | None = None) -> list[Namespace]:
+    """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options.
+
+    Args:
+        args: Options of the command.
+        teacher_seed: That of the teacher they share, in a distillation.
+    """
     if args.seeds is None:
         return [args]
-    kept = vars(args)
-    if kept.get('teacher_seed', 0) is None:
-        kept = {**kept, 'teacher_seed': args.seed}
+    kept = vars(args) | ({} if teacher_seed is None else {'teacher_seed': teacher_seed})
     return [
         Namespace(**{
             **kept, 'seed': seed, 'seeds': None,

@@ -8,7 +8,7 @@ from torch import nn
 
 from .build import check_recipe, create_criterion
 from .loaders import choose_loader
-from .networks.create import check_takes_images, create_network, resolve_input, set_input
+from .networks.create import check_takes_images, checkpoint_activations, create_network, resolve_input, set_input
 from .networks.trained import load_initial, warn_of_other_images
 from .recipe import Data
 from .stages import check_stage, prepare_stage
@@ -29,6 +29,8 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
         network = make(drop_rate=0.)  # a few of timm's have dropout unless told otherwise
     if args.initial_checkpoint:
         load_initial(args, network, data)
+    if args.grad_checkpointing:
+        checkpoint_activations(network, f"{option} '{name}'")
     set_input(network, resolve_input(args, network.pretrained_cfg))
     if stage and args.initial_checkpoint:
         warn_of_other_images(args.initial_checkpoint, network, network.pretrained_cfg)

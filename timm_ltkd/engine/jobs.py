@@ -1,7 +1,7 @@
 """What train.py and distill.py do: train a network; train the teachers it lacks and distil a student."""
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import zip_longest
 from typing import Any
 
@@ -20,6 +20,7 @@ from .combinations import (
     check_seeds,
     check_teachers,
     each_seed,
+    warn_of_one_seed,
 )
 from .fit import Result, Run, fit
 from .initial import trainable_network
@@ -107,8 +108,9 @@ def _distill(
     check_seeds(args, accelerator)
     data = open_data(args, accelerator)
     refuse_given('--kd-kwargs', args.kd_kwargs)
-    students = [
-        (own, trainable_network(own, own.student, data, accelerator, '--student')) for own in each_seed(args)]
+    each = each_seed(args, teacher_args[0].seed)
+    warn_of_one_seed(args, each)
+    students = [(own, trainable_network(own, own.student, data, accelerator, '--student')) for own in each]
     check_loader_of_seeds(args, students[0][0].loader)
     teachers = plan_teachers(args, teacher_args, accelerator, data)
     check_teacher_sizes(args, teachers)
@@ -154,12 +156,15 @@ def _fit_all(
     if teacher is not None:
         teacher.to(accelerator.device)  # before it is shared
     shared, together = Shared(), Together()
-    for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
-        together.add(_seed_name(own), Run(
-            own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
-            teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what the others share
-            method=method, shared=shared))
-    results = together.fit()
+    with ExitStack() as stack:
+        for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
+            run = Run(
+                own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
+                teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what the others share
+                method=method, shared=shared)
+            stack.enter_context(run.guarded())
+            together.add(_seed_name(own), run)
+        results = together.fit()
     return [results[_seed_name(own)] for own, _, _ in plans]
 
 

@@ -11,6 +11,8 @@ from .loaders import describe_loading
 from .recipe import Data, global_batch
 from .training import Training
 
+_FROM_SCRATCH = 0.05  # the learning rate of SGD from which on a warning comes; our choice
+_BEGINNING = 0.05  # of a moving average; our choice
 _logger = logging.getLogger(__name__)
 
 
@@ -29,6 +31,11 @@ def log_plan(training: Training) -> None:
         epochs = f'all {training.epochs} epochs' if training.epochs > 1 else 'the only epoch'
         _logger.warning(f'the learning rate is still rising after {epochs}: lower --warmup-epochs')
     _warn_of_deferral(training)
+    _warn_of_average(training)
+    if args.pretrained and args.opt.lower() in ('sgd', 'momentum') and args.lr >= _FROM_SCRATCH:
+        _logger.warning(
+            f'--lr {args.lr:g} is one for training from scratch, and the weights are pretrained, which it may ruin: a '
+            'tenth or less is usual (for a teacher, in its --teacher-config)')
     _logger.info(describe_loading(
         args, accelerator, training.data, training.input_config, (loader, training.val_loader)))
     if args.class_sampling != 'instance':
@@ -48,6 +55,17 @@ def _warn_of_deferral(training: Training) -> None:
             _logger.warning(
                 f'{option} deferred_epochs={deferred:g}: the run ends after {training.epochs} epochs, so class weights '
                 'never come in; lower it')
+
+
+def _warn_of_average(training: Training) -> None:
+    """Say so if much of the moving average is going to be the weights that the run begins with."""
+    args = training.args
+    updates = training.epochs * -(-len(training.train_loader) // args.grad_accum_steps)
+    if args.model_ema and not args.model_ema_warmup and args.model_ema_decay ** updates > _BEGINNING:
+        _logger.warning(
+            f'after all {updates} updates {100 * args.model_ema_decay ** updates:.0f} % of the moving average, which '
+            'is exported, are still the weights of the beginning: give --model-ema-warmup, or a --model-ema-decay of '
+            f'{_BEGINNING ** (1 / updates):.4f} or less')
 
 
 def _log_class_sampling(args: Namespace, data: Data) -> None:

@@ -1,5 +1,4 @@
 """What validate.py --predict does: the classes of a user's own images, as CSV."""
-import csv
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..data import create_eval_transform, create_image_loader, find_images, stop_workers
 from ..errors import UserError
-from ..report.summary import write_csv
+from ..report.summary import write_csv, write_rows
 from .networks.create import check_takes_images, resolve_input
 from .networks.trained import label_names, load_network
 from .processes.launch import create_accelerator, loader_workers, pins_memory, set_up_logging
@@ -25,7 +24,6 @@ from .processes.peers import share_fate
 
 _logger = logging.getLogger(__name__)
 TOPK = 5
-_MODES = {1: 'L', 3: 'RGB'}
 
 
 class Predictions(NamedTuple):
@@ -138,13 +136,10 @@ def _create_loader(
         args: Namespace, accelerator: Accelerator, source: str, network: nn.Module, files: Sequence[str]) -> DataLoader:
     """The images, as the network was evaluated."""
     pixels = resolve_input(args, network.pretrained_cfg)
-    channels = pixels['input_size'][0]
-    if channels not in _MODES:
-        raise UserError(f'{source} takes images of {channels} channels, and image files have 1 or 3')
     check_takes_images(network, pixels['input_size'], source)
     transform = create_eval_transform(**pixels)
     return create_image_loader(
-        files, transform, mode=_MODES[channels], batch_size=args.validation_batch_size or args.batch_size,
+        files, transform, batch_size=args.validation_batch_size or args.batch_size,
         rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
         pin_memory=pins_memory(args, accelerator))
 
@@ -165,10 +160,8 @@ def _write(args: Namespace, files: Sequence[str], names: Sequence[str], found: P
             raise UserError(f'--predictions-file {args.predictions_file} cannot be written ({e.strerror})') from e
         _logger.info(f'{len(found.index)} predictions in {args.predictions_file}')
     else:
-        writer = csv.writer(sys.stdout, lineterminator='\n')
         try:
-            writer.writerow(header)
-            writer.writerows(lines)
+            write_rows(sys.stdout, header, lines)
             sys.stdout.flush()
         except BrokenPipeError:  # who reads them, e.g. `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends

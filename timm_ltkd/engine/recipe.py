@@ -17,7 +17,6 @@ from ..data import (
     create_splits,
     fingerprint,
     hold_out,
-    holdout_counts,
     is_stream_name,
     published,
     skip_bad_images,
@@ -138,7 +137,7 @@ def _hold_out(splits: Splits, args: Namespace) -> Splits:
     """Hold a part of the training images out, as the options say, and tell what became of it."""
     counts = splits.train.class_counts
     parted = hold_out(splits, args.holdout, args.holdout_type, seed=args.imbalance_seed)
-    held = holdout_counts(counts, args.holdout, args.holdout_type)
+    held = parted.holdout.class_counts
     _logger.info(
         f'holdout {args.holdout:g}, {args.holdout_type}: {held.sum()} of {counts.sum()} training images, '
         f'{held.min()} to {held.max()} of a class')

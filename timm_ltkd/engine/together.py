@@ -3,7 +3,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 
 import torch
 
@@ -75,7 +75,7 @@ class Together:
 
         Args:
             name: What the log calls it.
-            run: In one process; of the same data as the others.
+            run: In one process, guarded; of the same data as the others.
         """
         run.training.turn = Turn(self._stop)
         self._runs[name] = run
@@ -88,19 +88,16 @@ class Together:
         """
         runs = list(self._runs.values())
         device = runs[0].accelerator.device
-        with ExitStack() as stack:
-            for run in runs:
-                stack.enter_context(run.guarded())
-            log_plan(runs[0].training)
-            _logger.info(f'{len(runs)} seeds, {at_once(len(runs), device)} at a time')
-            for run in runs:
-                run.begin()
-                run.training.decode()  # here, and not by several threads at once
-            failures = in_threads({name: run.train for name, run in self._runs.items()}, device, self._stop)
-            results = {name: run.finish() for name, run in self._runs.items() if name not in failures}
-            if failures:
-                raise UserError('; '.join(f'{name}: {failure}' for name, failure in failures.items()))
-            return results
+        log_plan(runs[0].training)
+        _logger.info(f'{len(runs)} seeds, {at_once(len(runs), device)} at a time')
+        for run in runs:
+            run.begin()
+            run.training.decode()  # here, and not by several threads at once
+        failures = in_threads({name: run.train for name, run in self._runs.items()}, device, self._stop)
+        results = {name: run.finish() for name, run in self._runs.items() if name not in failures}
+        if failures:
+            raise UserError('; '.join(f'{name}: {failure}' for name, failure in failures.items()))
+        return results
 
 
 def at_once(count: int, device: torch.device) -> int:

@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..prior import ClassPrior
 from .content import difference_grid, legend, repeating_command, told_best
+from .markdown import bullets
 from .profile import data_profile, group_classes
 from .table import markdown_grid, markdown_table
 from .text import flag, markdown_escape, words
@@ -191,7 +192,7 @@ def _data(config: Mapping[str, Any], run: Mapping[str, Any], prior: ClassPrior) 
         lines.append(
             f"{skipped.get('train', 0)} training images and {skipped.get('val', 0)} of those the figures are of could "
             'not be read and were left out')
-    return _bullets(lines)
+    return bullets(lines)
 
 
 def _training(
@@ -209,11 +210,11 @@ def _training(
     lines.append(f"precision {run.get('precision')}, {run.get('processes')} processes, {run.get('hardware')}")
     lines.append('versions: ' + ', '.join(f'{name} {version}' for name, version in (run.get('versions') or {}).items()))
     if 'args.yaml' not in files:
-        return _bullets(lines)
+        return bullets(lines)
     own = ''.join(f' {flag(key)} …' for key in left_out)
     told = f'args.yaml has all options{f", but for your own {own.strip()}" if own else ""}; they repeat the training:'
     command = repeating_command('args.yaml', run) + own
-    return f'{_bullets(lines)}\n\n{markdown_escape(told)}\n\n```\n{command}\n```'
+    return f'{bullets(lines)}\n\n{markdown_escape(told)}\n\n```\n{command}\n```'
 
 
 def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[str, Any]) -> str:
@@ -248,7 +249,7 @@ def _limits(report: Mapping[str, Any] | None, prior: ClassPrior | None) -> str:
             'alike')
     if report is not None and report['student'].get('ece') is not None:
         lines.append(f"confidences are off by {report['student']['ece']:.1f} points on average (ece)")
-    return _bullets(lines)
+    return bullets(lines)
 
 
 # ---- what they are made of -------------------------------------------------------------------------------------------
@@ -272,7 +273,3 @@ def _dataset(run: Mapping[str, Any]) -> str:
 def _split(run: Mapping[str, Any]) -> str | None:
     """What the figures are of."""
     return run.get('val_split') or (run.get('args') or {}).get('val_split')
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return '\n'.join(f'- {markdown_escape(line)}' for line in lines)

@@ -2,7 +2,7 @@
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import UserError
 from ..files import replace_file
@@ -43,15 +43,20 @@ def read_summary(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_csv(path: str | os.PathLike, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV, whole or not at all; None is blank, characters that UTF-8 lacks are written as escapes.
+    """Write a CSV, whole or not at all, as `write_rows` does; characters that UTF-8 lacks are written as escapes."""
+    with replace_file(path) as aside, open(aside, 'w', newline='', encoding='utf-8', errors='backslashreplace') as f:
+        write_rows(f, header, lines)
+
+
+def write_rows(file: TextIO, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Write the lines of a CSV; None is blank.
 
     A text that a spreadsheet would take for a formula (`=`, `+`, `-`, `@` first) gets an apostrophe before it: names of
     classes and files may be a stranger's.
     """
-    with replace_file(path) as aside, open(aside, 'w', newline='', encoding='utf-8', errors='backslashreplace') as f:
-        writer = csv.writer(f, lineterminator='\n')
-        writer.writerow(header)
-        writer.writerows([_plain(value) for value in line] for line in lines)
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(header)
+    writer.writerows([_plain(value) for value in line] for line in lines)
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from timm_ltkd import files
+from timm_ltkd.engine.run_folder import finished
 from timm_ltkd.engine.run_folder.checkpoint import save_checkpoint
 from timm_ltkd.engine.run_folder.folder import RunFolder, check_key, find_folder
 from timm_ltkd.errors import UserError
@@ -300,3 +301,18 @@ def test_the_scripts_refuse_and_touch_nothing(script, options, tmp_path, capsys)
         assert tree(tmp_path) == before
     script('train', [*argv, '--lr', '0.1', '--overwrite'])
     assert 'lr: 0.1' in (tmp_path / 'run/args.yaml').read_text()
+
+
+def test_the_commit_is_that_of_this_package_or_none(tmp_path, monkeypatch):
+    """An environment may lie within the checkout of something else."""
+    git = ['git', '-C', str(tmp_path), '-c', 'user.name=a', '-c', 'user.email=a@b']
+    try:
+        subprocess.run([*git, 'init', '-q'], check=True, capture_output=True)
+    except OSError:
+        pytest.skip('needs git')
+    subprocess.run([*git, 'commit', '-q', '--allow-empty', '-m', 'x'], check=True, capture_output=True)
+    head = subprocess.run([*git, 'rev-parse', 'HEAD'], check=True, capture_output=True, text=True).stdout.strip()
+    for root, commit in ((tmp_path, head), (tmp_path / 'venv' / 'lib', None)):
+        (package := root / 'timm_ltkd' / 'engine' / 'run_folder').mkdir(parents=True)
+        monkeypatch.setattr(finished, '__file__', str(package / 'finished.py'))
+        assert finished._git_commit() == commit

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import torch
 from timm.data.random_erasing import RandomErasing
 
-from .random_numbers import below, mix, normals
-
-_ATTEMPTS = 10  # to find a box that fits, as timm makes
+from .random_numbers import ATTEMPTS, below, between, mix, normals
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Erasing:
     @property
     def uniforms(self) -> int:
         """Random numbers that they are made of."""
-        return 2 + self.counts[1] * (2 * _ATTEMPTS + 2)
+        return 2 + self.counts[1] * (2 * ATTEMPTS + 2)
 
     def draw(self, uniform: torch.Tensor, keys: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Draws of `M` images of (height, width), int64 `[M, width]`, from numbers between 0 and 1 and a key each."""
@@ -64,8 +62,8 @@ class Erasing:
     def _sides(self, uniform: torch.Tensor, count: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Height and width of each box, `[M, boxes, 2]`: of the first attempt at which it is smaller than the image."""
         areas, ratios = uniform.chunk(2, -1)
-        areas = _between(areas, self.area) * (size[0] * size[1]) / count[..., None].clamp(min=1)
-        ratios = _between(ratios, self.log_ratio).exp()
+        areas = between(areas, self.area) * (size[0] * size[1]) / count[..., None].clamp(min=1)
+        ratios = between(ratios, self.log_ratio).exp()
         sides = torch.stack([(areas * ratios).sqrt(), (areas / ratios).sqrt()], -1).round().long()
         fits = (sides < torch.tensor(size)).all(-1)  # [M, boxes, attempts]
         first = fits.long().argmax(-1)[..., None, None].expand(-1, -1, 1, 2)
@@ -101,7 +99,3 @@ class Erasing:
         if self.mode == 'rand':
             return list(normals(keys, most * pixels.shape[-1])[:, None, None].chunk(most, -1))
         return [normals(keys, math.prod(pixels.shape[1:])).view(pixels.shape)] * most  # the same where boxes overlap
-
-
-def _between(uniform: torch.Tensor, ends: tuple[float, float]) -> torch.Tensor:
-    return ends[0] + (ends[1] - ends[0]) * uniform

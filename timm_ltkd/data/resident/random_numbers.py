@@ -1,8 +1,10 @@
 """Random numbers that are a function of what they are for: no generator, the same on any device and in any order."""
 import math
+from collections.abc import Sequence
 
 import torch
 
+ATTEMPTS = 10  # to find a box that fits, as timm makes
 _STEP = 0x9E3779B97F4A7C15 - 2 ** 64  # 2^64 divided by the golden ratio, as an int64
 
 
@@ -33,6 +35,11 @@ def random_bits(keys: torch.Tensor, count: int) -> torch.Tensor:
     """`count` int64 for each key, `[*, count]`."""
     places = torch.arange(1, count + 1, device=keys.device)
     return mix(keys[..., None] + places * _STEP)
+
+
+def between(uniform: torch.Tensor, ends: Sequence[float]) -> torch.Tensor:
+    """From numbers in [0, 1) to numbers between the ends."""
+    return ends[0] + (ends[1] - ends[0]) * uniform
 
 
 def uniforms(keys: torch.Tensor, count: int) -> torch.Tensor:

@@ -11,9 +11,7 @@ from timm.data.transforms import interp_mode_to_str, str_to_pil_interp
 from ...errors import UserError
 from .filters import FILTERS, resampling_weights
 from .padded_crop import draw_flips
-from .random_numbers import below
-
-_ATTEMPTS = 10  # to find a box that fits, as timm makes
+from .random_numbers import ATTEMPTS, below, between
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,12 @@ class RandomBox:
     scale: tuple[float, float]
     ratio: tuple[float, float]
 
-    uniforms = 2 * _ATTEMPTS + 2
+    uniforms = 2 * ATTEMPTS + 2
 
     def draw(self, uniform: torch.Tensor, stored: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
         """The lines of `ResampledCrop`, int64 `[M, 8]`, of numbers between 0 and 1 `[M, uniforms]`."""
         areas, ratios = uniform[:, :-2].chunk(2, 1)
-        areas, ratios = _between(areas, self.scale) * math.prod(stored), _log_between(ratios, self.ratio)
+        areas, ratios = between(areas, self.scale) * math.prod(stored), _log_between(ratios, self.ratio)
         sides = torch.stack([(areas / ratios).sqrt(), (areas * ratios).sqrt()], -1).round().long().clamp(min=1)
         fits = (sides <= torch.tensor(stored)).all(-1)  # [M, attempts]
         found, first = fits.any(1), fits.long().argmax(1)[:, None, None].expand(-1, 1, 2)
@@ -77,7 +75,7 @@ class KeptRatio:
     def draw(self, uniform: torch.Tensor, stored: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
         """As that of `RandomBox`."""
         is_scaled, is_stretched = (uniform[:, i] < p for i, p in enumerate(self.probabilities))
-        scale = torch.where(is_scaled, _between(uniform[:, 2], self.scale) ** -0.5, 1.)
+        scale = torch.where(is_scaled, between(uniform[:, 2], self.scale) ** -0.5, 1.)
         aspect = torch.where(is_stretched, _log_between(uniform[:, 3], self.ratio).sqrt(), 1.)
         cover, lines = min(side / wanted for side, wanted in zip(stored, size, strict=True)), []
         for line, factor in enumerate((scale / aspect, scale * aspect)):
@@ -219,12 +217,8 @@ def _window(pixels: np.ndarray, axis: int, offset: int, size: int) -> np.ndarray
     return np.take(pixels, places.numpy(), axis)
 
 
-def _between(uniform: torch.Tensor, ends: Sequence[float]) -> torch.Tensor:
-    return ends[0] + (ends[1] - ends[0]) * uniform
-
-
 def _log_between(uniform: torch.Tensor, ends: Sequence[float]) -> torch.Tensor:
-    return _between(uniform, [math.log(end) for end in ends]).exp()
+    return between(uniform, [math.log(end) for end in ends]).exp()
 
 
 def _as_bytes(values: torch.Tensor) -> torch.Tensor:

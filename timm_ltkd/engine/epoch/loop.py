@@ -1,4 +1,5 @@
 """One epoch of training."""
+import logging
 import threading
 import time
 from argparse import Namespace
@@ -17,6 +18,9 @@ from tqdm import tqdm
 from ...data import SeededMixup, epoch_plan
 from .bank import BankedTeacher
 from .watch import LossWatch
+
+_SILENCE = 60.  # seconds without a line where no progress bar is shown
+_logger = logging.getLogger(__name__)
 
 
 def train_epoch(
@@ -73,34 +77,41 @@ def train_epoch(
     bar = tqdm(  # None shows it on a terminal only
         total=len(sizes), desc=f'epoch {epoch + 1}/{epochs}', leave=False,
         disable=None if accelerator.is_main_process and threading.current_thread() is threading.main_thread() else True)
-    for i, batch in enumerate(loader.showings() if of_rows else loader):
-        with turn:
-            last_of_window = (i + 1) % window == 0 or i + 1 == len(sizes)
-            if of_rows:
-                taught = () if bank is None else (bank.rows(i, partial(loader.images.batch, batch)),)
-                step(batch, *taught)
-            else:
-                input, target = (part.to(accelerator.device, non_blocking=True) for part in batch)
-                if mixing is not None:
-                    input, target = mixing(input, target, epoch, i)
-                first = i // window * window
-                share = sizes[i] * window / sum(sizes[first:first + window])  # the last batch and window may be smaller
-                taught = () if bank is None else (bank.rows(i, input),)
-                step(input, target, *taught, share=share, update=last_of_window)
-            if last_of_window:
-                updates += 1
-                if task.has_ema():
-                    task.update_ema(step=updates)
-                if args.sched_on_updates and scheduler is not None:
-                    scheduler.step_update(num_updates=updates)
-        bar.update()
-        if i % args.log_interval == 0 and (loss := watch.check(epoch + 1)) is not None:
-            rate = sum(sizes[:i + 1]) * accelerator.num_processes / (time.perf_counter() - start)
-            bar.set_postfix(loss=f'{loss:.4f}', lr=f'{optimizer.param_groups[0]["lr"]:.3g}', img_s=f'{rate:.0f}')
+    told = start
+    with bar:  # which must be gone before anything else is told
+        for i, batch in enumerate(loader.showings() if of_rows else loader):
+            with turn:
+                last_of_window = (i + 1) % window == 0 or i + 1 == len(sizes)
+                if of_rows:
+                    taught = () if bank is None else (bank.rows(i, partial(loader.images.batch, batch)),)
+                    step(batch, *taught)
+                else:
+                    input, target = (part.to(accelerator.device, non_blocking=True) for part in batch)
+                    if mixing is not None:
+                        input, target = mixing(input, target, epoch, i)
+                    first = i // window * window  # the last batch and the last window may be smaller
+                    share = sizes[i] * window / sum(sizes[first:first + window])
+                    taught = () if bank is None else (bank.rows(i, input),)
+                    step(input, target, *taught, share=share, update=last_of_window)
+                if last_of_window:
+                    updates += 1
+                    if task.has_ema():
+                        task.update_ema(step=updates)
+                    if args.sched_on_updates and scheduler is not None:
+                        scheduler.step_update(num_updates=updates)
+            bar.update()
+            if i % args.log_interval == 0 and (loss := watch.check(epoch + 1)) is not None:
+                rate = sum(sizes[:i + 1]) * accelerator.num_processes / (time.perf_counter() - start)
+                lr = f'{optimizer.param_groups[0]["lr"]:.3g}'
+                bar.set_postfix(loss=f'{loss:.4f}', lr=lr, img_s=f'{rate:.0f}')
+                if bar.disable and (now := time.perf_counter()) - told > _SILENCE:
+                    told = now
+                    _logger.info(
+                        f'epoch {epoch + 1}/{epochs}, batch {i + 1}/{len(sizes)}: loss {loss:.4f}, lr {lr}, '
+                        f'{rate:.0f} img/s')
     means = watch.read(epoch + 1)
     if bank is not None:
         bank.flush()
-    bar.close()
     means['seconds'] = time.perf_counter() - start
     return means, updates
 

@@ -228,6 +228,18 @@ def linear_classifier(network: nn.Module, option: str) -> tuple[str, nn.Linear]:
     return names[0], classifier
 
 
+def checkpoint_activations(network: nn.Module, what: str) -> None:
+    """Let a network compute activations again in the backward pass, as timm's networks can.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        network.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError, TypeError) as e:
+        raise UserError(f'--grad-checkpointing: {what} cannot do it; leave it out') from e
+
+
 _TEST_INPUT = ('test_input_size', 'test_crop_pct')  # of the zoo's weights, by which timm's validate.py would measure
 INPUT = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 

@@ -128,9 +128,12 @@ def run_facts(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     """Commit of the checkout that this package runs from, if it is one."""
+    checkout = Path(__file__).parents[3]
+    if not (checkout / '.git').exists():  # as installed, perhaps within a checkout of something else
+        return None
     try:
         answer = subprocess.run(
-            ['git', 'rev-parse', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+            ['git', 'rev-parse', 'HEAD'], cwd=checkout, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None if answer.returncode == 0 else None

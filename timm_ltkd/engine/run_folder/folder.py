@@ -145,6 +145,8 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
             'or LC_ALL=C.UTF-8') from e
     if root.exists() and not root.is_dir():
         raise UserError(f'--output {root} is a file; name a folder')
+    if args.overwrite and (args.resume or not args.experiment):
+        raise UserError('--overwrite is about the folder that --experiment names, and resumes nothing; leave it out')
     if args.resume == 'auto' and not args.experiment:
         found = _newest_run(root, key)
         return RunFolder(found, key, True) if found else RunFolder(_fresh(root, name), key, False, fresh=True)
@@ -153,6 +155,8 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
         if path.suffix == '.pt':
             raise UserError(f'--resume {path}: name the folder of the run; its newest good checkpoint is taken')
         path = path.parent if path.name == 'last' else path
+        if args.experiment and os.path.realpath(path) != os.path.realpath(root / args.experiment):
+            raise UserError(f'--resume {args.resume} and --experiment name different folders; leave --experiment out')
         if not checkpoint_files(path / 'last'):
             raise UserError(f'--resume {args.resume}: no checkpoint there; name the folder of a run, or use auto')
         return RunFolder(path, key, True)

@@ -8,6 +8,7 @@ from ...errors import UserError
 from ..content import legend, per_class_grid
 from ..figures import plot_difference, plot_groups
 from ..html import bullets, element, page, section, table
+from ..markdown import bullets as markdown_bullets
 from ..page import figures_section, per_class_section
 from ..pictures import Picture, by_frequency, plot_pictures, told_groups
 from ..profile import in_short
@@ -81,7 +82,7 @@ def _pictures(comparison: Comparison) -> dict[str, Picture]:
 def _markdown(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
     sections = ['# Runs side by side', markdown_escape(in_short(comparison.prior)),
                 markdown_grid(comparison.figures()), markdown_escape(legend(comparison.prior))]
-    sections += ['\n'.join(f'- {markdown_escape(note)}' for note in comparison.notes)] if comparison.notes else []
+    sections += [markdown_bullets(comparison.notes)] if comparison.notes else []
     if comparison.differences is not None:
         sections += ['## Options that differ', markdown_grid(comparison.differences)]
     sections += ['## Figures']
