@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 
 class Fault(UserError):
-    """What befell a run from outside, so that it can be gone on with."""
+    """What befell a run from outside; the run can be resumed."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -40,7 +40,8 @@ def add_data(parser: Parser) -> None:
         help='the training images by a list: on each line a path below --data-dir, a blank and the index of its class')
     add('--val-list', metavar='FILE',
         help='the same of the images to measure on (default: the --val-split folder below --data-dir)')
-    add('--train-split', metavar='NAME', default='train', help='(default: %(default)s)')
+    add('--train-split', metavar='NAME', default='train',
+        help="(default: %(default)s); validate.py takes '' for none, and classes and counts from the network")
     add('--val-split', metavar='NAME', default='validation', help='(default: %(default)s)')
     add('--class-map', metavar='FILE', help='class to index map, as timm reads it; names the classes of a --train-list')
     add('--input-key', metavar='NAME',

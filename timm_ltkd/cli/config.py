@@ -12,11 +12,11 @@ from .defaults import fill_defaults
 from .kinds import KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
 
-# where a run goes and how it is watched is no part of what it is
 _OPTIONS_OF = {'kd': 'kd_kwargs', 'loss': 'loss_kwargs', 'opt': 'opt_kwargs'}
 _VIEWS = {  # what a network is shown of an image, which a second stage goes on with
     'no_aug', 'train_crop_mode', 'crop_padding', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa',
     'train_interpolation', 'reprob', 'remode', 'recount'}
+# where a run goes is no part of what it is
 NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private')
 
 

@@ -15,7 +15,7 @@ from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, m
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import GENERATORS, SeededDataset, seeded_generators
 from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
-from .splits import SkippedImage, Splits, create_splits, fingerprint
+from .splits import SkippedImage, Splits, create_splits, create_val_split, fingerprint
 from .streams import StreamDataset, is_stream_name
 from .transforms import create_eval_transform, create_train_transform
 from .views import TwoViews, Views
@@ -52,6 +52,7 @@ __all__ = [
     'create_splits',
     'create_train_loader',
     'create_train_transform',
+    'create_val_split',
     'dataset_class_names',
     'dataset_targets',
     'epoch_order',

@@ -99,8 +99,33 @@ def create_splits(
     if train_split != val_split and folder is not None and folder == split_folder(val.base):
         raise UserError(f"'{root}' has no folders {train_split} and {val_split}: both splits would be the same images")
     if val.class_names != train.class_names:
-        val = _with_classes_of(train, val, options | dict(split=val_split))
+        val = _with_classes(train.class_names, val, options | dict(split=val_split))
     return Splits(train, val, train.class_names, published_split(name, val_split))
+
+
+def create_val_split(
+        name: str,
+        root: str | os.PathLike | None,
+        split: str,
+        class_names: Sequence[str],
+        **kwargs,
+) -> Splits:
+    """A split to measure on by itself, for a network whose classes are known; it stands for that to train on as well.
+
+    Args:
+        name, root: As `create_dataset`.
+        split: Its name.
+        class_names: By class index, `[C]`; the split may lack some.
+        **kwargs: As `create_dataset`.
+
+    Raises:
+        UserError: As `create_dataset`; a class that is none of these.
+    """
+    names, options = list(class_names), dict(name=name, root=root, split=split, training=False, **kwargs)
+    val = create_dataset(**options)
+    if val.class_names != names:
+        val = _with_classes(names, val, options)
+    return Splits(val, val, names, published_split(name, split))
 
 
 def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None:
@@ -134,19 +159,23 @@ def _check_val_folder(root, val_split: str) -> None:
         raise UserError(f"there is no folder '{val_split}' in '{root}' to measure on; add it, or give a --val-list")
 
 
-def _with_classes_of(train, val, options: dict) -> LongTailedDataset | StreamDataset:
-    """The validation split under the class indices of training."""
-    known = set(train.class_names)
+def _with_classes(
+        class_names: list[str],
+        val: LongTailedDataset | StreamDataset,
+        options: dict,
+) -> LongTailedDataset | StreamDataset:
+    """The validation split, which these options made, under the class indices of training."""
+    known = set(class_names)
     unknown = [f"'{name}'" for name in val.class_names if name not in known]
     if unknown:
         raise UserError(f'validation has classes that training does not have: {first_few(unknown)}')
-    first_classes = val.class_names == train.class_names[:len(val.class_names)]
+    first_classes = val.class_names == class_names[:len(val.class_names)]
     if isinstance(val, StreamDataset) and first_classes:
-        return val.with_class_names(train.class_names)
+        return val.with_class_names(class_names)
     if not isinstance(val, StreamDataset) and classes_come_from_folders(val.base):
-        return create_dataset(**options | dict(class_map=train.class_to_idx))
+        return create_dataset(**options | dict(class_map={name: index for index, name in enumerate(class_names)}))
     if first_classes:
-        return LongTailedDataset(val.base, val.indices, class_names=train.class_names)
+        return LongTailedDataset(val.base, val.indices, class_names=class_names)
     raise UserError('training and validation number their classes differently; give a class map, or use lt/folder')
 
 

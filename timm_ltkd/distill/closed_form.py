@@ -37,7 +37,7 @@ def softened_kl(
         UserError: Shapes that don't belong together.
     """
     check_pair(student_logits, teacher_logits)
-    dtype = torch.promote_types(_full_precision(student_logits), _full_precision(teacher_logits))
+    dtype = torch.promote_types(_full_dtype(student_logits), _full_dtype(teacher_logits))
     if log_weights is None:
         shift = torch.zeros(1, dtype=dtype, device=student_logits.device)
     else:
@@ -123,7 +123,7 @@ def kl_parts_in_cache(
 
 def cross_entropy_parts(logits: torch.Tensor, target: torch.Tensor) -> Parts:
     """`hard_cross_entropy` and its gradient, in the way of `kl_parts_in_cache`."""
-    gradient = torch.empty_like(logits, dtype=_full_precision(logits))
+    gradient = torch.empty_like(logits, dtype=_full_dtype(logits))
     total, rows = gradient.new_empty(len(gradient)), _rows_at_a_time(gradient)
     for z, p, total_ in zip(*(x.split(rows) for x in (logits, gradient, total)), strict=True):
         torch.sum(_from_the_largest(z, _LOG2_E, out=p).exp2_(), 1, out=total_)
@@ -142,5 +142,5 @@ def _rows_at_a_time(matrix: torch.Tensor) -> int:
     return max(1, _AT_A_TIME // matrix.shape[1])
 
 
-def _full_precision(logits: torch.Tensor) -> torch.dtype:
+def _full_dtype(logits: torch.Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)

@@ -23,6 +23,7 @@ from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
 from .processes.launch import create_accelerator, set_up_logging
 from .processes.peers import share_fate
 from .recipe import Data, open_data
+from .val_data import open_val_data
 
 _logger = logging.getLogger(__name__)
 
@@ -53,9 +54,10 @@ def _validate(args: Namespace, accelerator: Accelerator) -> dict[str, dict[str, 
     if suffix is not None and Path(args.results_file).is_dir():
         raise UserError(f'--results-file {args.results_file}: this is a folder, name a file in it')
     fixes = wanted_fixes(args)
-    data = open_data(args, accelerator)
+    sources = args.checkpoint or [args.model]
+    data = open_data(args, accelerator) if args.train_split else open_val_data(args, sources[0])
     rows = {}
-    for source in args.checkpoint or [args.model]:
+    for source in sources:
         rows |= _measure(args, source, fixes, data, accelerator)
     accelerator.print(format_table(rows))
     if args.results_file and accelerator.is_main_process:

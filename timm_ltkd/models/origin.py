@@ -1,4 +1,7 @@
 """Where a network comes from: the package that defines it, its paper, its page, the weights it began with."""
+from collections.abc import Mapping
+from typing import Any
+
 import timm
 from timm.models import PretrainedCfg, is_model, model_entrypoint
 
@@ -46,3 +49,12 @@ def _paper(cfg: PretrainedCfg) -> dict[str, str | None]:
     first = ids[0] if ids else None
     url = f'https://arxiv.org/abs/{first.removeprefix(_ARXIV)}' if first and first.startswith(_ARXIV) else None
     return {'paper': cfg.paper_name or first, 'paper_url': url}
+
+
+def network_name(config: Mapping[str, Any]) -> str:
+    """The name by which options and reports call the network of a config.json, whatever builds it.
+
+    Args:
+        config: As timm writes it.
+    """
+    return str((config.get('model_args') or {}).get('network') or config['architecture'])

@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..models import network_name
 from ..prior import ClassPrior
 from .content import difference_grid, legend, repeating_command, told_best
 from .markdown import bullets
@@ -120,7 +121,7 @@ def _plain(text: str) -> str:
 # ---- the sections ----------------------------------------------------------------------------------------------------
 
 def _title(config: Mapping[str, Any], run: Mapping[str, Any], prior: ClassPrior | None) -> str:
-    name = markdown_escape(run.get('student') or _network_name(config))
+    name = markdown_escape(run.get('student') or network_name(config))
     if not run:
         return name
     how = f' distilled from {markdown_escape(run["teacher"])} by {markdown_escape(run["method"])}' \
@@ -218,7 +219,7 @@ def _training(
 
 
 def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[str, Any]) -> str:
-    name, architecture = _network_name(config), str(config['architecture'])
+    name, architecture = network_name(config), str(config['architecture'])
     lines = [f'{name} of {origin["package"]}' if origin.get('package') else name]
     if architecture != name:
         lines.append(f'made by {architecture}, with a first convolution for small images')
@@ -259,10 +260,6 @@ def _prior(config: Mapping[str, Any], report: Mapping[str, Any] | None) -> Class
     counts = data.get('class_counts') or config.get('class_counts')
     bounds = {name: data[f'{name}_shot'] for name in ('many', 'few') if f'{name}_shot' in data}
     return ClassPrior(counts, **bounds) if counts else None
-
-
-def _network_name(config: Mapping[str, Any]) -> str:
-    return str((config.get('model_args') or {}).get('network') or config['architecture'])
 
 
 def _dataset(run: Mapping[str, Any]) -> str:

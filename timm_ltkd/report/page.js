@@ -1,4 +1,4 @@
-
+// What a report's page does when it is clicked: tables are sorted by a column.
 for (const table of document.querySelectorAll('table.sortable')) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {

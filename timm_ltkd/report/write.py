@@ -73,7 +73,7 @@ def write_report(
         folder, rows, prior, class_names, run, pictures, files, holdout_rows))
     _write_per_class(folder / 'per_class.csv', reports, prior, class_names, groups)
     write_text(folder / 'report.json', _as_json(
-        reports | ({'holdout': holdout} if holdout else {}), prior, class_names, groups, run))  # last: the run is done
+        reports | ({'holdout': holdout} if holdout else {}), prior, class_names, groups, run))  # last of the report
     return [folder / name for name in ('report.md', *files)]
 
 

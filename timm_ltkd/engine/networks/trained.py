@@ -10,6 +10,7 @@ from timm.models import is_model
 from torch import nn
 
 from ...errors import UserError, last_line
+from ...models import network_name
 from ..recipe import Data, holdout_is_unseen
 from .create import ELSEWHERE, create_network, load_weights, read_weights
 
@@ -105,7 +106,7 @@ def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
     """How a file's network expects its images: as the config.json beside it says, else as usual for the model."""
     if (file.parent / 'config.json').is_file():
         config = _read_config(file.parent, what)
-        if _network_name(config) == name.split('.')[0]:
+        if network_name(config) == name.split('.')[0]:
             _set_input(network, config)
             return
     cfg = network.pretrained_cfg
@@ -122,7 +123,7 @@ def architecture(source: str, what: str) -> str | None:
     """Which network a source of weights holds, of the hub its address; None for a file, which does not say."""
     folder = Path(source.removeprefix('local-dir:'))
     if folder.is_dir():
-        return _network_name(_read_config(folder, what))
+        return network_name(_read_config(folder, what))
     return source if source.startswith(ELSEWHERE) else None
 
 
@@ -132,17 +133,12 @@ def network_options(source: str, what: str) -> dict[str, Any]:
         return {}
     config = _read_config(Path(source), what)
     return {
-        'model': _network_name(config),
+        'model': network_name(config),
         'small_image_stem': config['architecture'] == 'small_image_stem',
         'model_kwargs': {
             key: value for key, value in (config.get('model_args') or {}).items()
             if key not in ('num_classes', 'network')},
     }
-
-
-def _network_name(config: dict[str, Any]) -> str:
-    """The timm name by which the options call the network of a config.json."""
-    return (config.get('model_args') or {}).get('network') or config['architecture']
 
 
 def _read_config(folder: Path, what: str) -> dict[str, Any]:

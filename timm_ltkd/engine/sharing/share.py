@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from ...distill import describe_losses, describe_methods
 from ...errors import UserError, last_line
 from ...files import replace_file
-from ...models import model_origin
+from ...models import model_origin, network_name
 from ...plain_yaml import dump_yaml, load_yaml
 from ...report.card import model_card, with_repository
 from ..processes.launch import on_main
@@ -208,7 +208,7 @@ def _card_of(folder: Path, license: str | None = None) -> bytes:
 def _origin(config: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
     """Of the network that config.json builds; its weights' as the run names them."""
     made_by = config['architecture']
-    network, asked = (config.get('model_args') or {}).get('network') or made_by, str(run.get('student'))
+    network, asked = network_name(config), str(run.get('student'))
     named = asked if asked.partition('.')[0] == network else network
     origin = model_origin(named, bool((run.get('args') or {}).get('pretrained')))
     if asked.startswith('hf-hub:'):

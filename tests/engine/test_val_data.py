@@ -1,0 +1,67 @@
+"""validate.py on data without a training split: classes and counts are those of the network."""
+import json
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures('no_plots')
+
+
+@pytest.fixture
+def trained(script, options, tmp_path):
+    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--warmup-epochs', '0', '--few-shot', '5',
+                     '--many-shot', '10', '--experiment', 'run'])
+    return tmp_path / 'run'
+
+
+@pytest.fixture
+def figures(script, tmp_path):
+    """What validate.py says of a run on data at a folder."""
+    def call(run, root, *words):
+        script('validate', [str(run), '--dataset', 'folder', '--data-dir', str(root), '--workers', '0', '--few-shot',
+                            '5', '--many-shot', '10', '--results-file', str(tmp_path / 'figures.json'), *words])
+        return json.loads((tmp_path / 'figures.json').read_text())[str(run)]
+    return call
+
+
+@pytest.fixture
+def new_images(images, tmp_path):
+    """Only images to measure on, and none of one class."""
+    shutil.copytree(images / 'val', tmp_path / 'new/test')
+    shutil.rmtree(tmp_path / 'new/test/bee')
+    return tmp_path / 'new'
+
+
+def test_figures_are_those_with_the_training_split_at_hand(trained, images, new_images, figures, script, capsys):
+    alone = figures(trained, new_images, '--train-split', '', '--val-split', 'test')
+    assert alone['num_samples'] == 7 and alone['per_class'][1] is None
+    shutil.copytree(images / 'train', new_images / 'train')
+    assert alone == figures(trained, new_images, '--val-split', 'test')
+    assert {'many', 'medium', 'few'} & alone.keys() == {'many', 'few'}, 'by the counts of training'
+
+    adjusted = ['--logit-adjust', '1']
+    script('validate', [str(trained), '--dataset', 'folder', '--data-dir', str(new_images), '--workers', '0',
+                        '--train-split', '', '--val-split', 'test', *adjusted])
+    assert 'logit-adjust 1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words, message', [
+    ([], "needs"), (['--holdout', '0.1'], 'leave --holdout out'), (['--on-bad-image', 'skip'], 'leave --on-bad-image'),
+    (['--val-split', 'nothing'], "there is no split 'nothing'")])
+def test_what_does_not_go(trained, new_images, script, capsys, words, message):
+    source = trained
+    if not words:
+        source, message = trained / 'model.safetensors', 'does not say its classes'
+        (trained / 'config.json').unlink()
+    with pytest.raises(SystemExit):
+        script('validate', [str(source), '--model', 'resnet20', '--dataset', 'folder', '--data-dir', str(new_images),
+                            '--workers', '0', '--train-split', '', '--val-split', 'test', *words])
+    assert message in capsys.readouterr().err
+
+
+def test_a_class_that_the_network_does_not_know(trained, new_images, script, capsys):
+    shutil.copytree(new_images / 'test/cat', new_images / 'test/dog')
+    with pytest.raises(SystemExit):
+        script('validate', [str(trained), '--dataset', 'folder', '--data-dir', str(new_images), '--train-split', '',
+                            '--val-split', 'test'])
+    assert "validation has classes that training does not have: 'dog'" in capsys.readouterr().err
