@@ -36,11 +36,11 @@ from timm_ltkd.cli.arguments import train_parser
 from timm_ltkd.cli.config import all_teacher_args, dump_config, parse
 from timm_ltkd.distill import describe_losses, describe_methods
 from timm_ltkd.engine import build, jobs
-from timm_ltkd.engine.combinations import each_seed, warn_of_one_seed
 from timm_ltkd.engine.epoch import loop
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.plan import log_plan
 from timm_ltkd.engine.run_folder.folder import find_folder
+from timm_ltkd.engine.seeds import each_seed, warn_of_one_seed
 from timm_ltkd.engine.sharing import share
 from timm_ltkd.errors import UserError
 

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -147,11 +148,9 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
     weight, bias, mean, variance, gamma, beta = (
         None if values is None else values.cpu().double()  # not every device has float64
         for values in (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias))
-    scale = (variance + norm.eps).rsqrt() * (1. if gamma is None else gamma)
-    shift = (-mean if bias is None else bias - mean) * scale + (0. if beta is None else beta)
-    weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
     layer.weight, layer.bias = (
-        nn.Parameter(values.to(layer.weight), requires_grad=False) for values in (weight, shift))
+        nn.Parameter(values.to(layer.weight), requires_grad=False)
+        for values in fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, gamma, beta))
 
 
 def _answer_alike(network: nn.Module, twin: nn.Module, example: torch.Tensor) -> bool:

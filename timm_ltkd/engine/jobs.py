@@ -13,15 +13,7 @@ from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, f
 from ..errors import UserError
 from ..report import format_table, spread
 from .build import refuse_given
-from .combinations import (
-    check_cuda_graph,
-    check_loader_of_seeds,
-    check_method,
-    check_seeds,
-    check_teachers,
-    each_seed,
-    warn_of_one_seed,
-)
+from .combinations import check_cuda_graph, check_method, check_teachers
 from .fit import Result, Run, fit
 from .initial import trainable_network
 from .networks.create import check_model_name
@@ -30,6 +22,7 @@ from .processes.launch import create_accelerator, on_main, set_up_logging
 from .processes.peers import share_fate
 from .recipe import Data, listed, open_data, recipe_key
 from .run_folder.folder import RunFolder, check_key, find_folder, short_name
+from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, warn_of_one_seed
 from .shared import Shared
 from .sharing.share import check_sharing, share_runs
 from .teachers import check_teacher_sizes, create_teacher, plan_teachers, train_teachers
@@ -163,13 +156,9 @@ def _fit_all(
                 teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what the others share
                 method=method, shared=shared)
             stack.enter_context(run.guarded())
-            together.add(_seed_name(own), run)
+            together.add(seed_name(own), run)
         results = together.fit()
-    return [results[_seed_name(own)] for own, _, _ in plans]
-
-
-def _seed_name(args: Namespace) -> str:
-    return f'seed {args.seed}'
+    return [results[seed_name(own)] for own, _, _ in plans]
 
 
 def _name_teachers(args: Namespace, teacher_args: Sequence[Namespace]) -> None:
@@ -232,7 +221,7 @@ def _tell(
         rows[name] = results[0].student
     else:
         reports = [result.student for result in results]
-        rows |= {f'{name}, {_seed_name(own)}': report for (own, _, _), report in zip(plans, reports, strict=True)}
+        rows |= {f'{name}, {seed_name(own)}': report for (own, _, _), report in zip(plans, reports, strict=True)}
         rows |= spread(reports)
     accelerator.print(format_table(rows) + '\n')
     if accelerator.is_main_process:

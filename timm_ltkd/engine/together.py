@@ -9,10 +9,10 @@ import torch
 
 from ..data import GENERATORS
 from ..errors import UserError
-from .combinations import MOST_AT_ONCE
 from .fit import Result, Run
 from .plan import log_plan
 from .run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
+from .seeds import MOST_AT_ONCE
 
 _logger = logging.getLogger(__name__)
 

@@ -1,0 +1,87 @@
+"""--seeds: the runs that it asks for, and what it goes with."""
+import logging
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ..errors import UserError
+from ..plain_yaml import load_yaml
+from .recipe import listed
+from .sharing.hub import AUTO
+
+MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two
+_logger = logging.getLogger(__name__)
+
+
+def each_seed(args: Namespace, teacher_seed: int | None = None) -> list[Namespace]:
+    """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options.
+
+    Args:
+        args: Options of the command.
+        teacher_seed: That of the teacher they share, in a distillation.
+    """
+    if args.seeds is None:
+        return [args]
+    kept = vars(args) | ({} if teacher_seed is None else {'teacher_seed': teacher_seed})
+    return [
+        Namespace(**{
+            **kept, 'seed': seed, 'seeds': None,
+            'experiment': args.experiment and f'{args.experiment}-seed{seed}',
+            'push_to_hub': args.push_to_hub if args.push_to_hub in (None, AUTO) else f'{args.push_to_hub}-seed{seed}',
+        })
+        for seed in args.seeds]
+
+
+def seed_name(args: Namespace) -> str:
+    """What a run is called beside others that differ in their seed."""
+    return f'seed {args.seed}'
+
+
+def warn_of_one_seed(args: Namespace, runs: Sequence[Namespace]) -> None:
+    """Say so if a teacher that comes in the folder of its run was trained with the seed of a student."""
+    for folder in listed(args.teacher_checkpoint):
+        file = Path(folder) / 'args.yaml'
+        kept = load_yaml(file.read_text(encoding='utf-8'), str(file)) if file.is_file() else None
+        seed = (kept or {}).get('seed')
+        if any(seed == run.seed for run in runs):
+            _logger.warning(
+                f'the teacher in {folder} was trained with --seed {seed}, as a student is going to be: both see the '
+                'same views of images in the same order and, if of one architecture, start from the same weights; '
+                'another --seed keeps them apart')
+
+
+def check_seeds(args: Namespace, accelerator: Accelerator) -> None:
+    """Whether --seeds goes with the other options.
+
+    Raises:
+        UserError: A seed twice; several processes; or what does not work in threads.
+    """
+    if args.seeds is None:
+        return
+    if twice := [seed for seed in args.seeds if args.seeds.count(seed) > 1]:
+        raise UserError(f'--seeds: {twice[0]} is named twice')
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f'--seeds trains all students in one process, and there are {accelerator.num_processes}; launch one, or '
+            'one run for each --seed')
+    if args.cuda_graph and len(args.seeds) > MOST_AT_ONCE:
+        raise UserError(
+            f'--seeds: at most {MOST_AT_ONCE} go with --cuda-graph, for which a GPU has streams, got {len(args.seeds)}')
+    hindrances = {
+        '--torchcompile': args.torchcompile is not None,
+        '--resume FOLDER (only with --resume auto)': args.resume not in (None, 'auto'),
+        f'--log-with {" ".join(args.log_with)} (only with tensorboard)': bool({*args.log_with} - {'tensorboard'}),
+    }
+    for option, on in hindrances.items():
+        if on:
+            raise UserError(f'--seeds does not go with {option}; launch a run for each --seed instead')
+
+
+def check_loader_of_seeds(args: Namespace, chosen: str) -> None:
+    """Raise a UserError for --seeds with a loader, now that it is chosen, whose workers would be forked off threads."""
+    if len(args.seeds or ()) > 1 and chosen == 'timm' and args.workers:
+        raise UserError(
+            '--seeds does not go with --loader timm and its workers; keep the images in memory (--loader resident says '
+            'why not), load them with --workers 0, or launch a run for each --seed instead')
