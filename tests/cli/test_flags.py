@@ -389,11 +389,11 @@ def test_an_average_that_is_mostly_the_beginning_is_warned_of(base, caplog, word
     (['--lr', '0.1'], True), (['--lr', '0.01'], False), (['--lr', '0.1', '--opt', 'lamb'], False)])
 def test_a_rate_that_ruins_pretrained_weights_is_warned_of(base, caplog, words, warned):
     training = reach('train', [*base['train'], *words]).training
-    for pretrained in (False, True):
-        training.args.pretrained = pretrained
+    for pretrained, stage in ((False, None), (True, None), (True, 'head')):
+        training.args.pretrained, training.args.stage = pretrained, stage
         caplog.clear()
         log_plan(training)
-        assert ('the weights are pretrained' in caplog.text) == (pretrained and warned)
+        assert ('the weights are pretrained' in caplog.text) == (pretrained and stage is None and warned)
 
 
 @pytest.mark.parametrize('seed, warned', [(3, True), (4, False)])

@@ -32,7 +32,8 @@ def log_plan(training: Training) -> None:
         _logger.warning(f'the learning rate is still rising after {epochs}: lower --warmup-epochs')
     _warn_of_deferral(training)
     _warn_of_average(training)
-    if args.pretrained and args.opt.lower() in ('sgd', 'momentum') and args.lr >= _FROM_SCRATCH:
+    tunes = args.pretrained and not getattr(args, 'stage', None)  # which leave the pretrained part as it is
+    if tunes and args.opt.lower() in ('sgd', 'momentum') and args.lr >= _FROM_SCRATCH:
         _logger.warning(
             f'--lr {args.lr:g} is one for training from scratch, and the weights are pretrained, which it may ruin: a '
             'tenth or less is usual (for a teacher, in its --teacher-config)')
