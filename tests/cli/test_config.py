@@ -131,6 +131,10 @@ class TestValues:
         args = stage('--stage', 'crt')
         assert (args.hflip, args.scale, args.mixup) == (0., [0.5, 1.], 0.), 'views are as they were, mixing is not'
         assert stage('--stage', 'crt', '--hflip', '0.5').hflip == 0.5
+        (run / 'args.yaml').write_text('model: resnet18\ndataset: lt/cifar100\nmean: null\npretrained: true\n')
+        (run / 'config.json').write_text('{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5]}}')
+        args = stage('--stage', 'crt')
+        assert (args.mean, args.std, args.pretrained) == ([0.1, 0.2, 0.3], [0.5], False), 'that of the weights'
         (run / 'args.yaml').write_text('')
         assert stage('--stage', 'crt').model == 'resnet32', 'of a run of which nothing is known'
 

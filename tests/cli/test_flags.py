@@ -357,8 +357,7 @@ def test_the_bar_is_gone_before_an_error_is_told(base, monkeypatch):
 
 @pytest.mark.parametrize('words, message', [
     (['--experiment', 'a', '--resume', 'output/b'], '--resume output/b and --experiment name different folders'),
-    (['--overwrite'], '--overwrite is about the folder that --experiment names'),
-    (['--overwrite', '--experiment', 'a', '--resume', 'auto'], '--overwrite is about the folder'),
+    (['--overwrite', '--experiment', 'a', '--resume', 'auto'], '--overwrite begins anew, and --resume goes on'),
 ])
 def test_options_of_folders_that_do_not_go_together(words, message):
     args = parse(PARSERS['train'](), words)
@@ -383,6 +382,22 @@ def test_an_average_that_is_mostly_the_beginning_is_warned_of(base, caplog, word
         assert updates == training.epochs * 3 and share == round(100 * 0.99 ** updates)
         decay = float(re.search(r'--model-ema-decay of ([\d.]+) or less', told[0])[1])
         assert decay ** updates == pytest.approx(0.05, rel=0.01)
+        training.args.model_ema_decay = decay
+        caplog.clear()
+        log_plan(training)
+        assert 'moving average' not in caplog.text
+
+
+def test_the_decay_that_is_named_is_enough(base, caplog):
+    training = reach('train', [*base['train'], '--model-ema']).training
+    for training.epochs in (4500, 1000, 4990, 2):
+        training.args.model_ema_decay = 0.99999
+        caplog.clear()
+        log_plan(training)
+        training.args.model_ema_decay = float(re.search(r'--model-ema-decay of ([\d.]+) or less', caplog.text)[1])
+        caplog.clear()
+        log_plan(training)
+        assert 'moving average' not in caplog.text
 
 
 @pytest.mark.parametrize('words, warned', [

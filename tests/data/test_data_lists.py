@@ -135,7 +135,7 @@ def test_classes_are_numbered_once_however_many_there_are(image_root, lists, mon
     calls, index = [], LongTailedDataset.class_to_idx.fget
     monkeypatch.setattr(LongTailedDataset, 'class_to_idx', property(lambda self: calls.append(1) or index(self)))
     create_splits('lt/list', image_root, train_list=lists['train_list'])
-    assert len(calls) == 1, 'once a class would be quadratic: a minute for 8,142 classes'
+    assert len(calls) <= 1, 'once a class would be quadratic: a minute for 8,142 classes'
 
 
 def test_a_class_map_names_the_classes(image_root, lists, tmp_path):

@@ -34,6 +34,7 @@ def new_images(images, tmp_path):
 
 def test_figures_are_those_with_the_training_split_at_hand(trained, images, new_images, figures, script, capsys):
     alone = figures(trained, new_images, '--train-split', '', '--val-split', 'test')
+    assert '1 of 3 classes have no validation image and are not measured: bee' in capsys.readouterr().err
     assert alone['num_samples'] == 7 and alone['per_class'][1] is None
     shutil.copytree(images / 'train', new_images / 'train')
     assert alone == figures(trained, new_images, '--val-split', 'test')
@@ -65,3 +66,9 @@ def test_a_class_that_the_network_does_not_know(trained, new_images, script, cap
         script('validate', [str(trained), '--dataset', 'folder', '--data-dir', str(new_images), '--train-split', '',
                             '--val-split', 'test'])
     assert "validation has classes that training does not have: 'dog'" in capsys.readouterr().err
+
+
+def test_it_wants_data_of_its_own(trained, script, capsys):
+    with pytest.raises(SystemExit):
+        script('validate', [str(trained), '--train-split', '', '--val-split', 'test'])
+    assert "is for other data than a run's: add their --dataset and --data-dir" in capsys.readouterr().err

@@ -247,4 +247,5 @@ def test_teacher_of_distill_is_the_teacher_recipe(name):
     stage = vars(teacher_args(parse_file(name), train_parser()))
     recipe = vars(parse_file(name.rsplit('_', 1)[0] + '_teacher'))
     assert stage.pop('pretrained') is None and recipe.pop('pretrained') is False  # no weights of it are known
+    assert stage.pop('seed') != recipe.pop('seed')  # the student's own is that of the file
     assert {**stage, 'config': None} == {**recipe, 'config': None}

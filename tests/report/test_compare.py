@@ -55,7 +55,7 @@ def test_options_that_both_scripts_have_are_told_of_a_baseline_too(write_run, tm
 @pytest.mark.parametrize('options, own, rows', [
     (dict(kd='kd', teacher_tune='none'), dict(teacher_seed=42), 1),  # no teacher was trained
     (dict(kd='kd', teacher_tune='all'), dict(teacher_seed=42), 2),
-    (dict(data_dir='a'), {'data_dir': 'b', 'import': ['mine'], 'bank_features': True}, 1),
+    ({}, dict(teacher_bank='b', bank_features=True), 1),
     (dict(sched='cosine'), dict(val_interval=5, eval_metric='few'), 1),
     (dict(sched='plateau'), dict(val_interval=5), 2),
     (dict(holdout=0.1), dict(eval_metric='few'), 2),

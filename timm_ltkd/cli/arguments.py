@@ -123,7 +123,7 @@ def add_network(parser: Parser) -> None:
     add('--gp', metavar='POOL', help='global pooling type (default: the model\'s)')
     add('--model-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the model')
     _flag(group, '--grad-checkpointing',
-          'compute activations again instead of keeping them: less memory, more time')
+          'compute activations again instead of keeping them: less memory, more time; batch norm counts them twice')
     _flag(group, '--channels-last', 'channels_last memory layout, in which convolutions are faster', True)
     add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile (backend: inductor)')
     add('--torchcompile-mode', metavar='MODE', help='mode of torch.compile')

@@ -52,6 +52,8 @@ def validate(argv: Sequence[str] | None = None) -> None:
         if given.predict:
             parser.set_defaults(dataset='folder')
         elif checkpoint and given.dataset is None and 'dataset' not in in_file:
+            if not given.train_split:
+                raise UserError("--train-split '' is for other data than a run's: add their --dataset and --data-dir")
             use_data_of_run(parser, checkpoint[0])
         args = parse(parser, argv, own)
         check_prediction_options(args, given, validate_parser())

@@ -116,7 +116,7 @@ class EpochBatchSampler(Sampler):
         if self.order is not None:
             return self.order(self.epoch)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        return torch.randperm(self.num_samples, generator=generator)
+        return torch.randperm(self.num_samples, generator=generator, device='cpu')  # whatever the default device
 
 
 def _shown_before(order: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,7 @@ def check_cuda_graph(args: Namespace, accelerator: Accelerator) -> None:
         f'{accelerator.num_processes} processes': accelerator.num_processes > 1,
         'fp16 (use bf16)': accelerator.mixed_precision == 'fp16',
         '--grad-accum-steps': args.grad_accum_steps > 1,
+        '--grad-checkpointing': args.grad_checkpointing,
         mixing_options(args): bool(mixing_options(args)),
         '--torchcompile': args.torchcompile is not None,
     }

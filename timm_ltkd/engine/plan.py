@@ -1,5 +1,6 @@
 """What the log says of a run before its first epoch."""
 import logging
+import math
 from argparse import Namespace
 
 import torch
@@ -32,11 +33,11 @@ def log_plan(training: Training) -> None:
         _logger.warning(f'the learning rate is still rising after {epochs}: lower --warmup-epochs')
     _warn_of_deferral(training)
     _warn_of_average(training)
-    tunes = args.pretrained and not getattr(args, 'stage', None)  # which leave the pretrained part as it is
+    tunes = args.pretrained and not getattr(args, 'stage', None)  # a stage leaves what is pretrained as it is
     if tunes and args.opt.lower() in ('sgd', 'momentum') and args.lr >= _FROM_SCRATCH:
         _logger.warning(
             f'--lr {args.lr:g} is one for training from scratch, and the weights are pretrained, which it may ruin: a '
-            'tenth or less is usual (for a teacher, in its --teacher-config)')
+            'tenth or less is usual (of a teacher that is trained first: in its --teacher-config)')
     _logger.info(describe_loading(
         args, accelerator, training.data, training.input_config, (loader, training.val_loader)))
     if args.class_sampling != 'instance':
@@ -66,7 +67,7 @@ def _warn_of_average(training: Training) -> None:
         _logger.warning(
             f'after all {updates} updates {100 * args.model_ema_decay ** updates:.0f} % of the moving average, which '
             'is exported, are still the weights of the beginning: give --model-ema-warmup, or a --model-ema-decay of '
-            f'{_BEGINNING ** (1 / updates):.4f} or less')
+            f'{math.floor(1e5 * _BEGINNING ** (1 / updates)) / 1e5:g} or less')
 
 
 def _log_class_sampling(args: Namespace, data: Data) -> None:

@@ -56,8 +56,7 @@ class Data(NamedTuple):
 
 def load_data(args: Namespace, accelerator: Accelerator) -> Data:
     """Make the data sets that the options name."""
-    if args.data_dir and args.dataset.lower() == 'lt/digits':
-        raise UserError('lt/digits has no data folder; for image folders add --dataset lt/folder (or folder)')
+    check_data_folder(args)
 
     def load():
         return create_splits(
@@ -87,7 +86,17 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
     if args.holdout:
         splits = _hold_out(splits, args)
     prior = ClassPrior(splits.train.class_counts, splits.class_names, many=args.many_shot, few=args.few_shot)
-    data = Data(splits, prior, fingerprint(splits))
+    return same_data(Data(splits, prior, fingerprint(splits)), args)
+
+
+def check_data_folder(args: Namespace) -> None:
+    """Raise a UserError for a data folder of data that have none."""
+    if args.data_dir and args.dataset.lower() == 'lt/digits':
+        raise UserError('lt/digits has no data folder; for image folders add --dataset lt/folder (or folder)')
+
+
+def same_data(data: Data, args: Namespace) -> Data:
+    """The data, if all processes have found the same; else a UserError."""
     if len(set(gather_object([data.fingerprint]))) > 1:
         raise UserError(
             'the processes find different data: other files, or another order of classes; give all machines the same '
@@ -127,6 +136,11 @@ def _warn_of_data(splits: Splits, args: Namespace) -> None:
         _logger.warning(mismatch)
     if remark := published.remark(args.dataset):
         _logger.warning(remark)
+    warn_of_unmeasured(splits)
+
+
+def warn_of_unmeasured(splits: Splits) -> None:
+    """Say which classes have no image to measure on."""
     if unmeasured := [splits.class_names[c] for c in (splits.val.class_counts == 0).nonzero()[0]]:
         _logger.warning(
             f'{len(unmeasured)} of {len(splits.class_names)} classes have no validation image and are not measured: '
@@ -200,6 +214,8 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
         teachers: What identifies each teacher: its own recipe key, or `file_key` of its weights.
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
+    if not recipe.get('grad_checkpointing'):  # runs from before there was this option go on
+        recipe.pop('grad_checkpointing', None)
     recipe['teachers'] = list(teachers)
     if code := own_code(args, listed(getattr(args, 'kd', None))):
         recipe['own_code'] = code

@@ -42,14 +42,14 @@ def seed_name(args: Namespace) -> str:
 def warn_of_one_seed(args: Namespace, runs: Sequence[Namespace]) -> None:
     """Say so if a teacher that comes in the folder of its run was trained with the seed of a student."""
     for folder in listed(args.teacher_checkpoint):
-        file = Path(folder) / 'args.yaml'
+        file = Path(folder.removeprefix('local-dir:')) / 'args.yaml'
         kept = load_yaml(file.read_text(encoding='utf-8'), str(file)) if file.is_file() else None
         seed = (kept or {}).get('seed')
         if any(seed == run.seed for run in runs):
             _logger.warning(
-                f'the teacher in {folder} was trained with --seed {seed}, as a student is going to be: both see the '
-                'same views of images in the same order and, if of one architecture, start from the same weights; '
-                'another --seed keeps them apart')
+                f'the teacher in {folder} was trained with --seed {seed}, as a student is going to be: of one '
+                'architecture, both start from the same weights; on the same data, both see the same views in the same '
+                'order; another --seed keeps them apart')
 
 
 def check_seeds(args: Namespace, accelerator: Accelerator) -> None:
@@ -71,6 +71,7 @@ def check_seeds(args: Namespace, accelerator: Accelerator) -> None:
             f'--seeds: at most {MOST_AT_ONCE} go with --cuda-graph, for which a GPU has streams, got {len(args.seeds)}')
     hindrances = {
         '--torchcompile': args.torchcompile is not None,
+        '--grad-checkpointing, which sets the generators of all': args.grad_checkpointing,
         '--resume FOLDER (only with --resume auto)': args.resume not in (None, 'auto'),
         f'--log-with {" ".join(args.log_with)} (only with tensorboard)': bool({*args.log_with} - {'tensorboard'}),
     }

@@ -68,6 +68,6 @@ def warn_if_sorted(what: str, at_once: float | None, class_counts: np.ndarray) -
     mixed = if_mixed(class_counts)
     if at_once is not None and at_once < _MIXED * mixed:
         _logger.warning(
-            f"{what} is sorted by class: {SHUFFLED_AT_ONCE:,} images in a row, which are shuffled at once, have "
-            f'{at_once:.1f} classes on average, and would have {mixed:.1f} if they were mixed. Batches are of few '
+            f'{what} is not well mixed by class: {SHUFFLED_AT_ONCE:,} images in a row, which are shuffled at once, '
+            f'have {at_once:.1f} classes on average, and would have {mixed:.1f} if they were mixed. Batches are of few '
             'classes then, and training suffers: write it in random order, or use hfds/ or image folders')

@@ -145,8 +145,8 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
             'or LC_ALL=C.UTF-8') from e
     if root.exists() and not root.is_dir():
         raise UserError(f'--output {root} is a file; name a folder')
-    if args.overwrite and (args.resume or not args.experiment):
-        raise UserError('--overwrite is about the folder that --experiment names, and resumes nothing; leave it out')
+    if args.overwrite and args.resume:
+        raise UserError('--overwrite begins anew, and --resume goes on; leave one of them out')
     if args.resume == 'auto' and not args.experiment:
         found = _newest_run(root, key)
         return RunFolder(found, key, True) if found else RunFolder(_fresh(root, name), key, False, fresh=True)
