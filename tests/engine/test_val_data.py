@@ -47,7 +47,8 @@ def test_figures_are_those_with_the_training_split_at_hand(trained, images, new_
 
 
 @pytest.mark.parametrize('words, message', [
-    ([], "needs"), (['--holdout', '0.1'], 'leave --holdout out'), (['--on-bad-image', 'skip'], 'leave --on-bad-image'),
+    ([], None), (['--holdout', '0.1'], 'leave --holdout out'),
+    (['--val-list', 'x.txt'], 'leave --val-list out'), (['--on-bad-image', 'skip'], 'leave --on-bad-image'),
     (['--val-split', 'nothing'], "there is no split 'nothing'")])
 def test_what_does_not_go(trained, new_images, script, capsys, words, message):
     source = trained

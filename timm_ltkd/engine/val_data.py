@@ -23,7 +23,8 @@ def open_val_data(args: Namespace, source: str) -> Data:
             `create_val_split` refuses.
     """
     wanting = {
-        '--train-list': args.train_list, '--holdout': args.holdout, '--imbalance-factor': args.imbalance_factor,
+        '--train-list': args.train_list, '--val-list': args.val_list, '--holdout': args.holdout,
+        '--imbalance-factor': args.imbalance_factor,
         '--max-per-class': args.max_per_class, '--class-counts': args.class_counts, '--class-map': args.class_map,
         '--on-bad-image skip': args.on_bad_image == 'skip'}
     if given := next((option for option, value in wanting.items() if value), None):
