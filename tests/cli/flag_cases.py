@@ -228,7 +228,7 @@ def rates_within_epoch(seen):
 
 def updates(seen):
     seen.training.run_epoch()
-    return seen.training.updates
+    return seen.training.loop.updates
 
 
 def weights(network):

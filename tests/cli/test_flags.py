@@ -217,10 +217,10 @@ def test_compiled_cuda_graphs_and_several_batches_an_update(mode, device, accumu
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_cuda_graph(script, base, monkeypatch):
     """What it does needs a GPU, or the emulation of tests/engine/epoch/test_graph.py; here, that a run steps by it."""
-    assert type(reach(script, base[script]).training.step).__name__ == 'TrainingStep'
+    assert type(reach(script, base[script]).training.loop.step).__name__ == 'TrainingStep'
     for module in (build, jobs):
         monkeypatch.setattr(module, 'check_cuda_graph', lambda args, accelerator: None)
-    assert type(reach(script, [*base[script], '--cuda-graph']).training.step).__name__ == 'GraphedStep'
+    assert type(reach(script, [*base[script], '--cuda-graph']).training.loop.step).__name__ == 'GraphedStep'
 
 
 

@@ -5,7 +5,7 @@ import pytest
 from front_door import PARSERS, reach
 
 from timm_ltkd.cli.config import parse
-from timm_ltkd.engine.epoch import loop
+from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.plan import log_plan
 from timm_ltkd.engine.run_folder.folder import find_folder
@@ -16,7 +16,7 @@ from timm_ltkd.errors import UserError
 def test_long_epochs_are_told_of_where_no_bar_is_shown(base, monkeypatch, log):
     for seconds, lines in ((60., 0), (0., 3)):
         log.clear()
-        monkeypatch.setattr(loop, '_SILENCE', seconds)
+        monkeypatch.setattr(progress, '_SILENCE', seconds)
         monkeypatch.setattr(LossWatch, 'check', lambda self, epoch: 1.5)
         reach('train', [*base['train'], '--log-interval', '1']).training.run_epoch()
         told = [line for line in log if 'batch' in line[:25]]
@@ -27,7 +27,7 @@ def test_long_epochs_are_told_of_where_no_bar_is_shown(base, monkeypatch, log):
 def test_the_bar_is_gone_before_an_error_is_told(base, monkeypatch):
     bars = []
 
-    class Bar(loop.tqdm):
+    class Bar(progress.tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.closed = False
@@ -39,7 +39,7 @@ def test_the_bar_is_gone_before_an_error_is_told(base, monkeypatch):
 
     def fail(self, epoch):
         raise UserError('the loss became NaN')
-    monkeypatch.setattr(loop, 'tqdm', Bar)
+    monkeypatch.setattr(progress, 'tqdm', Bar)
     monkeypatch.setattr(LossWatch, 'check', fail)
     with pytest.raises(UserError, match='became NaN'):
         reach('train', base['train']).training.run_epoch()

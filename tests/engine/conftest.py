@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from timm_ltkd.cli import run
-from timm_ltkd.engine import training
+from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,15 +83,15 @@ def script(tmp_path):
 def interrupt(monkeypatch):
     """`interrupt(epochs)`: the next training stops when that many epochs are done and one more is trained on."""
     def stop_after(epochs):
-        train_epoch = training.train_epoch
+        train_epoch = EpochLoop.run
 
         def train_and_stop(*args):
             result = train_epoch(*args)
-            if args[5] == epochs:
-                monkeypatch.setattr(training, 'train_epoch', train_epoch)
+            if args[1] == epochs:
+                monkeypatch.setattr(EpochLoop, 'run', train_epoch)
                 raise KeyboardInterrupt
             return result
-        monkeypatch.setattr(training, 'train_epoch', train_and_stop)
+        monkeypatch.setattr(EpochLoop, 'run', train_and_stop)
     return stop_after
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from timm_ltkd.engine import evaluate, training
+from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
@@ -37,13 +38,13 @@ HOLDOUT = ['--model', 'resnet20', '--epochs', '4', '--holdout', '0.3']  # 4, 2 a
 
 
 def test_the_best_epoch_on_the_holdout_is_exported(script, options, tmp_path, evaluations, monkeypatch, log):
-    weights, train_epoch = [], training.train_epoch
+    weights, train_epoch = [], EpochLoop.run
 
-    def train_and_keep(task, *args):
-        result = train_epoch(task, *args)
-        weights.append({key: value.clone() for key, value in task.get_eval_model().state_dict().items()})
+    def train_and_keep(loop, *args):
+        result = train_epoch(loop, *args)
+        weights.append({key: value.clone() for key, value in loop.task.get_eval_model().state_dict().items()})
         return result
-    monkeypatch.setattr(training, 'train_epoch', train_and_keep)
+    monkeypatch.setattr(EpochLoop, 'run', train_and_keep)
     evaluations.pretend = [10., 50., 50., 20., 50., 33.]  # four epochs, the best on the holdout, and on the test split
     script('train', [*options, *HOLDOUT, '--experiment', 'run'])
     assert [images for images, _ in evaluations] == [7, 7, 7, 7, 7, 11], 'the test split once, at the end'

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from timm_ltkd.data.streams.huggingface import HuggingFaceShards
-from timm_ltkd.engine import training
+from timm_ltkd.engine.epoch.loop import EpochLoop
 
 
 @pytest.fixture(scope='module')
@@ -51,17 +51,17 @@ def report_of(folder):
 def test_an_interrupted_run_ends_as_one_that_was_not(script, parquet, tmp_path, monkeypatch):
     argv = [*parquet, '--model', 'resnet20', '--loss', 'balanced_softmax', '--mixup', '0.2']
     script('train', [*argv, '--experiment', 'whole'])
-    train_epoch = training.train_epoch
+    train_epoch = EpochLoop.run
 
     def stop_in_the_third(*args):
         result = train_epoch(*args)
-        if args[5] == 2:
+        if args[1] == 2:
             raise KeyboardInterrupt
         return result
-    monkeypatch.setattr(training, 'train_epoch', stop_in_the_third)
+    monkeypatch.setattr(EpochLoop, 'run', stop_in_the_third)
     with pytest.raises(SystemExit):
         script('train', [*argv, '--experiment', 'resumed'])
-    monkeypatch.setattr(training, 'train_epoch', train_epoch)
+    monkeypatch.setattr(EpochLoop, 'run', train_epoch)
     script('train', [*argv, '--experiment', 'resumed', '--resume', 'auto'])
     for file in ('model.safetensors', 'summary.csv', 'per_class.csv'):
         assert (tmp_path / 'whole' / file).read_bytes() == (tmp_path / 'resumed' / file).read_bytes(), file

@@ -8,6 +8,7 @@ from timm_ltkd.data import GENERATORS
 from timm_ltkd.distill import TeacherBank
 from timm_ltkd.engine import build, jobs, together, training
 from timm_ltkd.engine.epoch import graph
+from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.engine.run_folder.folder import RunFolder
 from timm_ltkd.engine.together import Stopped, Turn
 from timm_ltkd.errors import UserError
@@ -90,32 +91,32 @@ def test_without_a_name_each_seed_has_a_folder(script, options, tmp_path):
 def test_interrupted_and_resumed(script, options, tmp_path, monkeypatch, more):
     argv = [*options, '--model', 'resnet20', '--epochs', '3', *more]
     script('train', [*argv, '--experiment', 'whole', '--seeds', '0', '1'])
-    train_epoch, done = training.train_epoch, []
+    train_epoch, done = EpochLoop.run, []
 
     def train_and_stop(*args):
         result = train_epoch(*args)
-        done.append(args[5])
+        done.append(args[1])
         if len(done) > 2:  # in the second epoch of one of them
             raise KeyboardInterrupt
         return result
-    monkeypatch.setattr(training, 'train_epoch', train_and_stop)
+    monkeypatch.setattr(EpochLoop, 'run', train_and_stop)
     with pytest.raises(SystemExit) as stopped:
         script('train', [*argv, '--experiment', 'resumed', '--seeds', '0', '1'])
     assert stopped.value.code == 130
-    monkeypatch.setattr(training, 'train_epoch', train_epoch)
+    monkeypatch.setattr(EpochLoop, 'run', train_epoch)
     script('train', [*argv, '--experiment', 'resumed', '--seeds', '0', '1', '--resume', 'auto'])
     for seed in '01':
         assert_as_alone(tmp_path / f'resumed-seed{seed}', tmp_path / f'whole-seed{seed}')
 
 
 def test_one_that_fails_does_not_stop_the_others(script, options, tmp_path, monkeypatch, capsys):
-    train_epoch = training.train_epoch
+    train_epoch = EpochLoop.run
 
     def train_and_ruin(*args):
-        if args[4].seed == 1:
-            next(args[0].parameters()).data.fill_(torch.nan)
+        if args[0].args.seed == 1:
+            next(args[0].task.parameters()).data.fill_(torch.nan)
         return train_epoch(*args)
-    monkeypatch.setattr(training, 'train_epoch', train_and_ruin)
+    monkeypatch.setattr(EpochLoop, 'run', train_and_ruin)
     with pytest.raises(SystemExit) as stopped:
         script('train', [*options, '--model', 'resnet20', '--experiment', 'x', '--seeds', '0', '1', '2'])
     assert stopped.value.code == 2

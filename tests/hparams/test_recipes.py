@@ -17,6 +17,7 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser
 from timm_ltkd.cli.config import parse, teacher_args
 from timm_ltkd.data.plugin import register
 from timm_ltkd.distill import Output, Teacher, create_method
+from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.engine.networks.create import create_network, resolve_input, set_input
 from timm_ltkd.engine.processes.launch import create_accelerator
 from timm_ltkd.engine.recipe import load_data
@@ -120,16 +121,16 @@ def run_without_batches(training, classes):
     rows = []
     student, teacher = (Output(torch.from_numpy(z)) for z in logits(classes))
 
-    def no_batches(task, loader, optimizer, accelerator, args, epoch, *_):
-        method = getattr(task, 'method', None)
+    def no_batches(loop, epoch, *_):
+        method = getattr(loop.task, 'method', None)
         terms = method(student, teacher, torch.zeros(4, dtype=torch.int64)) if method is not None else {}
         rows.append(dict(
-            epoch=epoch + 1, rates={group['lr'] for group in optimizer.param_groups}, loss=sum(terms.values()),
-            order=loader.batch_sampler.epoch))
-        return {'loss': 0., 'seconds': 1.}, 0
+            epoch=epoch + 1, rates={group['lr'] for group in loop.optimizer.param_groups}, loss=sum(terms.values()),
+            order=loop.loader.batch_sampler.epoch))
+        return {'loss': 0., 'seconds': 1.}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('timm_ltkd.engine.training.train_epoch', no_batches)
+        patch.setattr(EpochLoop, 'run', no_batches)
         patch.setattr(Training, 'evaluate', lambda self, **how: {'top1': 0., 'loss': 0.})
         while training.epoch < training.epochs:
             training.run_epoch()

@@ -1,5 +1,7 @@
 """Loaders for training and evaluation: what turns a dataset and a transform into batches."""
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -7,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .class_sampling import epoch_order
 from .dataset import LongTailedDataset
+from .device import DeviceLoader, Unnormalised, put_off
 from .resident import Exchange, ResidentEvalLoader, ResidentImages, ResidentTrainLoader, take_apart
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
@@ -31,6 +34,7 @@ def create_train_loader(
         images: ResidentImages | None = None,
         exchange: Exchange | None = None,
         stored_views: int | None = None,
+        device: torch.device | None = None,
 ) -> DataLoader | ResidentTrainLoader:
     """Shuffled, augmented batches whose pixels depend on (seed, epoch, sample) only.
 
@@ -57,6 +61,8 @@ def create_train_loader(
         images: The images of the data set that another loader keeps in memory already, and augments alike.
         exchange: Of the processes that keep the images in memory; see `ResidentImages`.
         stored_views: V; any number of augmentations if None.
+        device: Batches that come from workers are put there; their pixels travel as bytes, and are normalised there.
+            None leaves them on the CPU, as workers made them.
 
     Returns:
         A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
@@ -70,8 +76,9 @@ def create_train_loader(
         _check_sampling(dataset, class_sampling)
         if stored_views is not None:
             raise UserError(f"'{dataset.shards.name}' is a stream: its views cannot be stored; use hfds/ or folders")
-        part = TrainStream(dataset.with_transform(transform), batch_size, seed=seed, rank=rank, world_size=world_size)
-        return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
+        options = dict(batch_size=batch_size, **process_options(workers, pin_memory))
+        return _of_workers(dataset, transform, device, options, lambda stream: TrainStream(
+            stream, batch_size, seed=seed, rank=rank, world_size=world_size))
     view = _view(dataset, transform)
     order = partial(epoch_order, view.targets, class_sampling, seed=seed, epochs=epochs)
     sampler = EpochBatchSampler(
@@ -83,8 +90,8 @@ def create_train_loader(
     if images is not None:
         _check_same(images, view)
         return ResidentTrainLoader(images, sampler, seed=seed)
-    seeded = SeededDataset(view, seed)
-    return DataLoader(seeded, batch_sampler=sampler, **process_options(workers, pin_memory))
+    options = dict(batch_sampler=sampler, **process_options(workers, pin_memory))
+    return _of_workers(view, transform, device, options, lambda view: SeededDataset(view, seed))
 
 
 def create_eval_loader(
@@ -99,6 +106,7 @@ def create_eval_loader(
         resident_on: torch.device | None = None,
         images: ResidentImages | None = None,
         exchange: Exchange | None = None,
+        device: torch.device | None = None,
 ) -> DataLoader | ResidentEvalLoader:
     """Batches of this rank's share of the images, each image once over all ranks, in order.
 
@@ -108,10 +116,11 @@ def create_eval_loader(
         A loader of (float [B, 3, H, W], int64 [B], int64 [B]); the last is the position in `dataset`. A rank may get
         one image, or one batch, less than another.
     """
+    options = dict(batch_size=batch_size, **process_options(workers, pin_memory))
     if isinstance(dataset, StreamDataset):
         _check_not_resident(dataset, resident_on)
-        part = EvalStream(dataset.with_transform(transform), rank=rank, world_size=world_size)
-        return DataLoader(part, batch_size=batch_size, **process_options(workers, pin_memory))
+        return _of_workers(
+            dataset, transform, device, options, lambda stream: EvalStream(stream, rank=rank, world_size=world_size))
     if resident_on is not None and images is None:
         images = ResidentImages(
             _view(dataset, None), transform, workers=workers, device=resident_on, progress=rank == 0,
@@ -119,9 +128,8 @@ def create_eval_loader(
     if images is not None:
         _check_same(images, dataset)
         return ResidentEvalLoader(images, batch_size=batch_size, rank=rank, world_size=world_size)
-    sampler = ShardSampler(len(dataset), rank, world_size)
-    indexed = _IndexedDataset(_view(dataset, transform))
-    return DataLoader(indexed, batch_size=batch_size, sampler=sampler, **process_options(workers, pin_memory))
+    options['sampler'] = ShardSampler(len(dataset), rank, world_size)
+    return _of_workers(dataset, transform, device, options, _IndexedDataset)
 
 
 def epoch_plan(loader: DataLoader) -> EpochBatchSampler | TrainStream:
@@ -143,7 +151,8 @@ def views_per_image(loader: DataLoader | ResidentTrainLoader) -> int | None:
         return plan.stored_views
     if isinstance(loader, ResidentTrainLoader):
         return loader.images.views
-    return 1 if _never_changes(loader.dataset.dataset.transform) else None
+    transform = loader.dataset.dataset.transform
+    return 1 if _never_changes(transform.whole if isinstance(transform, Unnormalised) else transform) else None
 
 
 def epoch_views(loader: DataLoader | ResidentTrainLoader) -> torch.Tensor:
@@ -186,6 +195,31 @@ class _IndexedDataset(Dataset):
 
     def __getitem__(self, index: int):
         return *self.dataset[index], index
+
+
+def _of_workers(
+        dataset: Dataset,
+        transform,
+        device: torch.device | None,
+        options: dict[str, Any],
+        shown: Callable[[Any], Dataset],
+) -> DataLoader:
+    """Batches that worker processes make.
+
+    Args:
+        dataset: Of images.
+        transform: What is done to them.
+        device: Where to; None is the CPU, with all done by the workers.
+        options: Of `DataLoader`.
+        shown: From the dataset with a transform to what is read of it, in which order.
+    """
+    def part(transform) -> Dataset:
+        return shown(
+            dataset.with_transform(transform) if isinstance(dataset, StreamDataset) else _view(dataset, transform))
+    if device is None:
+        return DataLoader(part(transform), **options)
+    begun, finish = put_off(transform)
+    return DeviceLoader(part(begun), device, finish, **options)
 
 
 def _view(dataset: Dataset, transform) -> LongTailedDataset:

@@ -23,7 +23,8 @@ def teacher_class_means(
 
     Args:
         teacher: On the accelerator's device.
-        loader: Yields (input, target, index) with every image of the training set once over all processes.
+        loader: Yields (input, target, index), on the device, with every image of the training set once over all
+            processes.
         accelerator: Device, processes.
         num_classes: C; each class has an image.
         channels_last: Memory layout of the inputs.
@@ -37,10 +38,9 @@ def teacher_class_means(
     _logger.info(f"class means of the teacher's features over {len(loader.dataset)} training images")
     sums = torch.zeros(num_classes, feature_dim(teacher.model) + 1, dtype=dtype, device=device)  # and the counts
     for input, target, _ in loader:
-        input = input.to(device, non_blocking=True).contiguous(memory_format=layout)
         mark_step(teacher)
-        features = teacher(input, needs_features=True).features.to(dtype)
-        sums.index_add_(0, target.to(device), torch.cat([features, features.new_ones(len(features), 1)], dim=1))
+        features = teacher(input.contiguous(memory_format=layout), needs_features=True).features.to(dtype)
+        sums.index_add_(0, target, torch.cat([features, features.new_ones(len(features), 1)], dim=1))
     sums = accelerator.reduce(sums, 'sum')
     counts = sums[:, -1:]
     if int(counts.sum()) != len(loader.dataset):

@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         network: Takes `[B, 3, H, W]`, returns logits `[B, C]`; put in eval mode.
-        loader: Yields (input, target, index) with every index of the data set once over all processes.
+        loader: Yields (input, target, index), on the device, with every index of the data set once over all processes.
         accelerator: Device, processes.
         prior: Class prior of the training set.
         channels_last: Memory layout of the inputs.
@@ -50,14 +50,11 @@ def evaluate(
     batches = []
     with _classifying_in_float32(network) if as_trained else nullcontext(False) as lower:
         for input, target, index in loader:
-            input = input.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout)
-            target = target.to(accelerator.device, non_blocking=True)
+            input = input.contiguous(memory_format=layout)
             mark_step(network)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=lower):
                 logits = network(input)
-            batches.append({
-                **per_sample(logits, target), 'target': target,
-                'index': index.to(accelerator.device, non_blocking=True)})
+            batches.append({**per_sample(logits, target), 'target': target, 'index': index})
     share = {key: torch.cat([batch[key] for batch in batches]).cpu() for key in batches[0]} if batches else {}
     shares = [share for share in gather_object([share]) if share]
     columns = {key: torch.cat([share[key] for share in shares]) for key in shares[0]}

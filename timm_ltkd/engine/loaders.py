@@ -172,7 +172,7 @@ def _common(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """What both loaders are told."""
     return dict(
         rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
-        pin_memory=pins_memory(args, accelerator))
+        pin_memory=pins_memory(args, accelerator), device=accelerator.device)
 
 
 def _resident_options(accelerator: Accelerator) -> dict[str, Any]:

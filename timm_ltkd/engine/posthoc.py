@@ -74,19 +74,20 @@ class Recording:
     Args:
         batches: Of this process.
         dataset: What they come from, of all processes.
+        device: Where they are given.
         column: What is recorded: `features` or `logits`.
     """
 
-    def __init__(self, batches: Sequence[Batch], dataset: Dataset, column: str = 'logits'):
-        self.batches, self.dataset, self.column = batches, dataset, column
+    def __init__(self, batches: Sequence[Batch], dataset: Dataset, device: torch.device, column: str = 'logits'):
+        self.batches, self.dataset, self.device, self.column = batches, dataset, device, column
 
     def of(self, column: str) -> 'Recording':
         """The same, of `features` or `logits`."""
-        return Recording(self.batches, self.dataset, column)
+        return Recording(self.batches, self.dataset, self.device, column)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         for batch in self.batches:
-            yield getattr(batch, self.column), batch.target, batch.index
+            yield tuple(part.to(self.device) for part in (getattr(batch, self.column), batch.target, batch.index))
 
 
 @torch.no_grad()
@@ -101,7 +102,7 @@ def record(
 
     Args:
         network: On the accelerator's device; put in eval mode.
-        loader: Yields (input, target, index) with every index of the data set once over all processes.
+        loader: Yields (input, target, index), on the device, with every index of the data set once over all processes.
         accelerator: Device, processes.
         classifier: Part of the network whose inputs are to be kept too.
         channels_last: Memory layout of the inputs.
@@ -117,13 +118,13 @@ def record(
     try:
         for input, target, index in loader:
             entered.clear()
-            logits = network(input.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout))
+            logits = network(input.contiguous(memory_format=layout))
             features = None if classifier is None else _features(classifier, entered, logits)
-            batches.append(Batch(features, logits.cpu(), target, index))
+            batches.append(Batch(features, logits.cpu(), target.cpu(), index.cpu()))
     finally:
         if hook is not None:
             hook.remove()
-    return Recording(batches, loader.dataset)
+    return Recording(batches, loader.dataset, accelerator.device)
 
 
 def _features(classifier: nn.Linear, entered: list[torch.Tensor], logits: torch.Tensor) -> torch.Tensor:

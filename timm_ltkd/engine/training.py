@@ -21,9 +21,8 @@ from ..errors import UserError, last_line
 from .build import compile_in_place, create_mixing, create_optimizer, create_task
 from .class_means import teacher_class_means
 from .epoch.bank import BankedTeacher, open_run_bank
-from .epoch.graph import RECORDING, graph_step
-from .epoch.loop import eval_network, train_epoch
-from .epoch.step import TrainingStep
+from .epoch.graph import RECORDING
+from .epoch.loop import EpochLoop, eval_network
 from .epoch.watch import LossWatch, not_finite
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .loaders import create_full_loader, create_loaders, host_view
@@ -88,9 +87,10 @@ class Training:
         self.optimizer = self._prepare(optimizer)
         self.watch = LossWatch(accelerator, self._also_watched)
         self.bank = self._ready_teacher()
-        step = TrainingStep(self.task, self.optimizer, accelerator, args, self.watch, self.bank)
-        self.step, self.of_rows = graph_step(step, self.train_loader) if args.cuda_graph else (step, False)
-        self.epoch = self.updates = 0
+        self.loop = EpochLoop(
+            self.task, self.train_loader, self.optimizer, accelerator, args, self.watch, scheduler=self.scheduler,
+            mixing=self.mixing, bank=self.bank)
+        self.epoch = 0
         self.record = Record()
 
     def _create_task(
@@ -178,7 +178,7 @@ class Training:
             'scheduler': self.scheduler.state_dict() if self.scheduler is not None else None,
             'plateau': self._plateau().state_dict() if self._plateau() is not None else None,
             'scaler': scaler.state_dict() if scaler is not None else None,
-            'updates': self.updates,
+            'updates': self.loop.updates,
         }
 
     def rng_state(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Training:
         except (RuntimeError, LookupError, ValueError, AttributeError, TypeError, OverflowError) as e:
             raise UserError(
                 f'the checkpoint in {folder.last} is of another architecture or recipe ({last_line(e)[:120]})') from e
-        self.epoch, self.updates = state['epoch'], state['updates']
+        self.epoch, self.loop.updates = state['epoch'], state['updates']
         self.record.restore(state)
         if self.data.splits.holdout is None:
             self.record.choose_by(self.args.eval_metric)
@@ -230,9 +230,7 @@ class Training:
         if self.turn is not None:
             self.turn.new_epoch()
         lr = max(group['lr'] for group in self.optimizer.param_groups)
-        means, self.updates = train_epoch(
-            self.task, self.train_loader, self.optimizer, self.accelerator, args, epoch, self.epochs, self.updates,
-            self.scheduler, self.mixing, self.watch, self.turn, self.step, self.of_rows, self.bank)
+        means = self.loop.run(epoch, self.epochs, self.turn)
         seconds = means.pop('seconds')
         self._share_batch_norm()
         self._check_weights(epoch)

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from timm_ltkd.cli.arguments import distill_parser
 from timm_ltkd.distill import DistillTask
-from timm_ltkd.engine import training
 from timm_ltkd.engine.epoch.bank import VIEW_OPTIONS
+from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.report.summary import read_summary
 
 EPOCHS = 3
@@ -181,16 +181,16 @@ def test_what_is_rounded_is_rounded_always(distil, tmp_path, more):
 
 def test_an_interrupted_run_resumes_with_and_without(distil, tmp_path, monkeypatch, capsys):
     """The folder of the bank is no part of a run: begun with it one goes on without, and the other way. A dtype is."""
-    online, train_epoch = distil('online'), training.train_epoch
+    online, train_epoch = distil('online'), EpochLoop.run
     for i, (before, after) in enumerate((
             (bank(tmp_path), bank(tmp_path)), (bank(tmp_path), []), ([], bank(tmp_path)))):
         def train_and_stop(*args):
             result = train_epoch(*args)
-            if args[5] == 1:
-                monkeypatch.setattr(training, 'train_epoch', train_epoch)
+            if args[1] == 1:
+                monkeypatch.setattr(EpochLoop, 'run', train_epoch)
                 raise KeyboardInterrupt
             return result
-        monkeypatch.setattr(training, 'train_epoch', train_and_stop)
+        monkeypatch.setattr(EpochLoop, 'run', train_and_stop)
         with pytest.raises(SystemExit):
             distil(f'run{i}', *before)
         assert distil(f'run{i}', *after, '--resume', 'auto') == online

@@ -4,8 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from timm_ltkd.distill import list_losses, list_methods
-from timm_ltkd.engine import training
-from timm_ltkd.engine.epoch import loop
+from timm_ltkd.engine.epoch.loop import EpochLoop
 
 ASKING = ('_local_scalar_dense', 'item', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique', 'unique_dim',
           'repeat_interleave', '_is_all_true', '_is_any_true', 'argwhere', 'nonzero_static')
@@ -61,22 +60,23 @@ def test_the_counter_counts():
 def asked(script, options, tmp_path, monkeypatch):
     """Runs a script for an epoch; what was asked for in the steps of its training."""
     seen = []
-    train_epoch = loop.train_epoch
+    train_epoch = EpochLoop.run
 
-    def counted(task, loader, *args):
+    def counted(loop, *args):
+        loop.loader = Uncounted(loop.loader)
         with Asked() as counter:
-            result = train_epoch(task, Uncounted(loader), *args)
+            result = train_epoch(loop, *args)
         seen.append(counter.names)
         return result
 
     def run(name, argv):
-        monkeypatch.setattr(training, 'train_epoch', train_epoch)
+        monkeypatch.setattr(EpochLoop, 'run', train_epoch)
         if name == 'distill':
             script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
             argv = ['--teacher-checkpoint', str(tmp_path / 'teacher'), '--student', 'resnet20', *argv]
         else:
             argv = ['--model', 'resnet20', *argv]
-        monkeypatch.setattr(training, 'train_epoch', counted)
+        monkeypatch.setattr(EpochLoop, 'run', counted)
         script(name, [*options, '--epochs', '1', '--log-interval', '1', '--experiment', 'run', *argv])
         return seen.pop()
     return run

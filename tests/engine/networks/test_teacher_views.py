@@ -10,7 +10,7 @@ from timm.models import save_for_hf
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
 from timm_ltkd.distill import Teacher, normalisation
-from timm_ltkd.engine.epoch import loop
+from timm_ltkd.engine.epoch.loop import EpochLoop
 
 pytestmark = pytest.mark.usefixtures('no_plots')
 
@@ -47,18 +47,18 @@ def seen(monkeypatch):
     """Batches that the training loop gave to student and teacher, with what the teacher said to them."""
     batches = []
 
-    def look(task, *args, **kwargs):
+    def look(loop, *args):
         def note(task, inputs):
             input = inputs[0]
             student, own = input if isinstance(input, tuple) else (input, input)
             batches.append((student.clone(), own.clone(), task.teacher(own).logits))
-        handle = task.register_forward_pre_hook(note)
+        handle = loop.task.register_forward_pre_hook(note)
         try:
-            return train_epoch(task, *args, **kwargs)
+            return train_epoch(loop, *args)
         finally:
             handle.remove()
-    train_epoch = loop.train_epoch
-    monkeypatch.setattr('timm_ltkd.engine.training.train_epoch', look)
+    train_epoch = EpochLoop.run
+    monkeypatch.setattr(EpochLoop, 'run', look)
     return batches
 
 

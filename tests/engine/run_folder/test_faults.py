@@ -19,12 +19,12 @@ matplotlib.figure.Figure.savefig = lambda figure, path, **_: Image.new('L', (8, 
 '''
 SLOW = '''
 import time
-from timm_ltkd.engine import training
-train_epoch = training.train_epoch
+from timm_ltkd.engine.epoch.loop import EpochLoop
+train_epoch = EpochLoop.run
 def slowly(*args):
     time.sleep(1)
     return train_epoch(*args)
-training.train_epoch = slowly
+EpochLoop.run = slowly
 '''
 GO_ON = '; the checkpoint of the last whole epoch stands: the same command with --resume auto goes on'
 MOST = 240  # seconds; machines that are busy with other things are slow
@@ -345,12 +345,12 @@ def test_where_a_process_is_killed_the_other_says_so_and_ends(pair, dead):
 def test_a_process_that_waits_for_a_dead_one_for_ever_is_ended(pair):
     hang = '''
 import threading
-from timm_ltkd.engine import training
-wait, epochs = training.train_epoch, []
+from timm_ltkd.engine.epoch.loop import EpochLoop
+wait, epochs = EpochLoop.run, []
 def forever(*args):
     epochs.append(args)
     return wait(*args) if len(epochs) == 1 else threading.Event().wait()
-training.train_epoch = forever
+EpochLoop.run = forever
 '''
     both = pair(before={0: hang}, grace=0.5)
     time.sleep(0.5)
@@ -369,15 +369,15 @@ def test_where_one_is_stopped_both_stop(pair):
 
 def test_where_one_fails_the_other_says_why(pair):
     fail = '''
-from timm_ltkd.engine import training
+from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.errors import UserError
-train, epochs = training.train_epoch, []
+train, epochs = EpochLoop.run, []
 def fail(*args):
     epochs.append(args)
     if len(epochs) == 3:
         raise UserError("cannot read image 'x.png'")
     return train(*args)
-training.train_epoch = fail
+EpochLoop.run = fail
 '''
     both = pair(before={1: fail})
     assert [process.end() for process in both] == [2, 2]
@@ -387,7 +387,7 @@ training.train_epoch = fail
 
 def test_an_honest_process_may_be_slow(pair):
     late = '''
-from timm_ltkd.engine import training
+from timm_ltkd.engine.epoch.loop import EpochLoop
 import time
 evaluate = training.Training.evaluate
 def slowly(*args, **how):

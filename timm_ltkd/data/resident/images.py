@@ -6,6 +6,7 @@ import torch
 
 from ...errors import UserError
 from ..dataset import LongTailedDataset
+from ..device import Normalise
 from .decode import Layout, decode, find_layout
 from .random_numbers import uniforms
 from .shared_memory import Exchange
@@ -50,6 +51,7 @@ class ResidentImages:
             exchange: Exchange | None = None,
     ):
         self.steps = take_apart(transform, side=side)
+        self._normalise = Normalise(self.steps.mean, self.steps.std)
         self.device = torch.device(device)
         self._dataset, self._options = dataset, dict(workers=workers, progress=progress, exchange=exchange)
         self._bytes, self._lock = None, threading.Lock()
@@ -129,9 +131,7 @@ class ResidentImages:
             rows: As `rows` gives them; or positions alone `[B, 1]`, for the images as they are stored.
         """
         pixels = self._cut(rows)
-        flat = pixels.reshape(*pixels.shape[:2], -1).float()  # divided first, as torchvision does
-        mean, std = self._normalisation
-        values = flat.div_(255).sub_(mean).div_(std).view(pixels.shape)
+        values = self._normalise(pixels)
         if self.steps.erasing is not None and rows.shape[1] > 1:
             values = self.steps.erasing.erase(values, move(rows[:, 1 + self.steps.crop.width:], self.device))
         return values.permute(0, 3, 1, 2)
@@ -153,13 +153,6 @@ class ResidentImages:
     def place(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows, made on the CPU, where the images are."""
         return move(rows, self.images.device)
-
-    @cached_property
-    def _normalisation(self) -> list[torch.Tensor]:
-        """Mean and standard deviation, repeated over a row of pixels `[W * C]`: much faster than `[C]`."""
-        across = self.size[1] * self.layout.channels
-        return [torch.tensor(values).repeat(across // len(values)).to(self.device)
-                for values in (self.steps.mean, self.steps.std)]
 
 
 def move(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,9 +1,5 @@
 """One epoch of training."""
-import logging
-import threading
-import time
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -13,107 +9,112 @@ from accelerate import Accelerator
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from ...data import SeededMixup, epoch_plan
+from ...data import ResidentTrainLoader, SeededMixup, epoch_plan
 from .bank import BankedTeacher
+from .graph import graph_step
+from .progress import Progress
+from .step import TrainingStep
 from .watch import LossWatch
 
-_SILENCE = 60.  # seconds without a line where no progress bar is shown
-_logger = logging.getLogger(__name__)
 
-
-def train_epoch(
-        task: TrainingTask,
-        loader: DataLoader,
-        optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
-        args: Namespace,
-        epoch: int,
-        epochs: int,
-        updates: int,
-        scheduler: Any,
-        mixing: SeededMixup | None,
-        watch: LossWatch,
-        turn: AbstractContextManager | None,
-        step: Callable[..., None],
-        of_rows: bool,
-        bank: BankedTeacher | None,
-) -> tuple[dict[str, float], int]:
-    """Train on every batch of the loader once.
+class EpochLoop:
+    """Trains on every batch of the loader, once an epoch.
 
     The host never waits for the device, but at the end: where `watch` is read.
 
     Args:
         task: Its trainable module and the optimizer are prepared by the accelerator.
-        loader: Yields (input, target); from `create_train_loader`.
+        loader: Yields (input, target) on the device; from `create_train_loader`.
         optimizer: Of the task's trainable module.
         accelerator: Device, precision, processes, gradient accumulation.
-        args: Options of the run: `log_interval`, `sched_on_updates`.
-        epoch: From 0.
-        epochs: How many there will be, for the progress bar.
-        updates: Optimizer updates made before.
+        args: Options of the run: `log_interval`, `sched_on_updates`, `cuda_graph` and those of `TrainingStep`.
+        watch: Adds up the losses.
         scheduler: timm's, stepped after each update if `sched_on_updates`.
         mixing: Mixup and CutMix, if any: makes soft targets of class indices.
-        watch: Adds up the losses.
-        turn: Around each step, where several runs are trained at once.
+        bank: Says what the teacher does, for the step to unpack.
+
+    Attributes:
+        updates: Of the optimizer, made until now.
         step: What trains on a batch: a `TrainingStep`, or a graph of one.
-        of_rows: `step` takes what the loader's `showings` yield, and makes the images itself.
-        bank: Says what the teacher does, for `step` to unpack.
-
-    Returns:
-        Means over the epoch (`loss`, its parts by name, `seconds`), and the updates made until now.
-
-    Raises:
-        UserError: A loss is NaN or infinite.
     """
-    task.train()
-    start = time.perf_counter()
-    watch.start()
-    turn = turn or nullcontext()
-    window, sizes = accelerator.gradient_accumulation_steps, epoch_plan(loader).batch_sizes()
-    if bank is not None:
-        bank.start()
-    bar = tqdm(  # None shows it on a terminal only
-        total=len(sizes), desc=f'epoch {epoch + 1}/{epochs}', leave=False,
-        disable=None if accelerator.is_main_process and threading.current_thread() is threading.main_thread() else True)
-    told = start
-    with bar:  # which must be gone before anything else is told
-        for i, batch in enumerate(loader.showings() if of_rows else loader):
-            with turn:
-                last_of_window = (i + 1) % window == 0 or i + 1 == len(sizes)
-                if of_rows:
-                    taught = () if bank is None else (bank.rows(i, partial(loader.images.batch, batch)),)
-                    step(batch, *taught)
-                else:
-                    input, target = (part.to(accelerator.device, non_blocking=True) for part in batch)
-                    if mixing is not None:
-                        input, target = mixing(input, target, epoch, i)
-                    first = i // window * window  # the last batch and the last window may be smaller
-                    share = sizes[i] * window / sum(sizes[first:first + window])
-                    taught = () if bank is None else (bank.rows(i, input),)
-                    step(input, target, *taught, share=share, update=last_of_window)
-                if last_of_window:
-                    updates += 1
-                    if task.has_ema():
-                        task.update_ema(step=updates)
-                    if args.sched_on_updates and scheduler is not None:
-                        scheduler.step_update(num_updates=updates)
-            bar.update()
-            if i % args.log_interval == 0 and (loss := watch.check(epoch + 1)) is not None:
-                rate = sum(sizes[:i + 1]) * accelerator.num_processes / (time.perf_counter() - start)
-                lr = f'{optimizer.param_groups[0]["lr"]:.3g}'
-                bar.set_postfix(loss=f'{loss:.4f}', lr=lr, img_s=f'{rate:.0f}')
-                if bar.disable and (now := time.perf_counter()) - told > _SILENCE:
-                    told = now
-                    _logger.info(
-                        f'epoch {epoch + 1}/{epochs}, batch {i + 1}/{len(sizes)}: loss {loss:.4f}, lr {lr}, '
-                        f'{rate:.0f} img/s')
-    means = watch.read(epoch + 1)
-    if bank is not None:
-        bank.flush()
-    means['seconds'] = time.perf_counter() - start
-    return means, updates
+
+    def __init__(
+            self,
+            task: TrainingTask,
+            loader: DataLoader | ResidentTrainLoader,
+            optimizer: torch.optim.Optimizer,
+            accelerator: Accelerator,
+            args: Namespace,
+            watch: LossWatch,
+            *,
+            scheduler: Any = None,
+            mixing: SeededMixup | None = None,
+            bank: BankedTeacher | None = None,
+    ):
+        self.task, self.loader, self.optimizer, self.accelerator, self.args = task, loader, optimizer, accelerator, args
+        self.watch, self.mixing, self.bank = watch, mixing, bank
+        self.scheduler = scheduler if args.sched_on_updates else None
+        step = TrainingStep(task, optimizer, accelerator, args, watch, bank)
+        # a step of rows takes what the loader's `showings` yield, and makes the images itself
+        self.step, self.of_rows = graph_step(step, loader) if args.cuda_graph else (step, False)
+        self.window = accelerator.gradient_accumulation_steps
+        self.updates = 0
+
+    def run(self, epoch: int, epochs: int, turn: AbstractContextManager | None = None) -> dict[str, float]:
+        """Train an epoch.
+
+        Args:
+            epoch: From 0.
+            epochs: How many there will be.
+            turn: Around each step, where several runs are trained at once.
+
+        Returns:
+            Means over the epoch: `loss`, its parts by name, `seconds`.
+
+        Raises:
+            UserError: A loss is NaN or infinite.
+        """
+        self.task.train()
+        self.watch.start()
+        if self.bank is not None:
+            self.bank.start()
+        sizes, turn = epoch_plan(self.loader).batch_sizes(), turn or nullcontext()
+        with Progress(epoch, epochs, len(sizes), self.accelerator.is_main_process) as progress:
+            for i, batch in enumerate(self.loader.showings() if self.of_rows else self.loader):
+                with turn:
+                    self._train_on(batch, epoch, i, sizes)
+                progress.advance()
+                if i % self.args.log_interval == 0 and (loss := self.watch.check(epoch + 1)) is not None:
+                    images = sum(sizes[:i + 1]) * self.accelerator.num_processes
+                    progress.tell(i + 1, images, loss, self.optimizer.param_groups[0]['lr'])
+        means = self.watch.read(epoch + 1)
+        if self.bank is not None:
+            self.bank.flush()
+        return means | {'seconds': progress.seconds}
+
+    def _train_on(self, batch, epoch: int, i: int, sizes: list[int]) -> None:
+        """Train on batch `i` of the epoch, and do what follows an update where it makes one."""
+        last_of_window = (i + 1) % self.window == 0 or i + 1 == len(sizes)
+        if self.of_rows:
+            self.step(batch, *self._taught(i, partial(self.loader.images.batch, batch)))
+        else:
+            input, target = batch
+            if self.mixing is not None:
+                input, target = self.mixing(input, target, epoch, i)
+            first = i // self.window * self.window  # the last batch and the last window may be smaller
+            share = sizes[i] * self.window / sum(sizes[first:first + self.window])
+            self.step(input, target, *self._taught(i, input), share=share, update=last_of_window)
+        if last_of_window:
+            self.updates += 1
+            if self.task.has_ema():
+                self.task.update_ema(step=self.updates)
+            if self.scheduler is not None:
+                self.scheduler.step_update(num_updates=self.updates)
+
+    def _taught(self, i: int, input) -> tuple[torch.Tensor, ...]:
+        """What the bank says of batch `i`, if there is one; `input`, or what makes it, is for what it does not know."""
+        return () if self.bank is None else (self.bank.rows(i, input),)
 
 
 def eval_network(task: TrainingTask) -> torch.nn.Module:
