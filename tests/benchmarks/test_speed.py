@@ -144,8 +144,8 @@ def test_a_busy_machine_is_refused(scripts, monkeypatch):
 
 @pytest.mark.parametrize('name, argv', [
     ('steps', ['--parts', 'loss', 'teacher']), ('steps', ['--parts', 'student', 'distillation']), ('epoch', []),
-    ('epoch', ['--teacher-bank']), ('loaders', []), ('seeds', []), ('steps', ['--parts', 'memory']),
-    ('steps', ['--parts', 'convolutions']),
+    ('epoch', ['--teacher-bank']), ('loaders', []), ('loaders', ['--photos']), ('seeds', []),
+    ('steps', ['--parts', 'memory']), ('steps', ['--parts', 'convolutions']),
 ], ids=lambda value: value if isinstance(value, str) else ' '.join(value))
 def test_quick(scripts, capsys, name, argv):
     scripts(name).main(['--device', 'cpu', '--quick', *argv])
