@@ -31,13 +31,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = measure.create_parser('loaders.py', __doc__.splitlines()[0])
     parser.set_defaults(repeats=5)
     parser.add_argument(
-        '--images', type=int, help='of an epoch (default: those of CIFAR-100-LT, 10847; with --photos 1024)')
+        '--images', type=int, help='of an epoch (default: those of CIFAR-100-LT, 10847; with --photos 1024, a multiple of the batch)')
     parser.add_argument('--photos', action='store_true', help='JPEGs, and crops of 224 pixels')
     parser.add_argument('--workers', type=int, default=4, help='of the first two (default: %(default)s)')
     args = measure.parse(parser, argv)
     args.images = args.images or (1024 if args.photos else 10847)
     if args.quick:
-        args.images, args.workers, args.repeats = 300, 0, 1
+        args.images, args.workers, args.repeats = 2 * BATCH, 0, 1
     create = create_photo_loaders if args.photos else create_loaders
     loaders = create(args.images, args.workers, args.device)
     rates = {name: [] for name in loaders}
