@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = measure.create_parser('loaders.py', __doc__.splitlines()[0])
     parser.set_defaults(repeats=5)
     parser.add_argument(
-        '--images', type=int, help='of an epoch (default: those of CIFAR-100-LT, 10847; with --photos 1024, a multiple of the batch)')
+        '--images', type=int,
+        help='of an epoch (default: those of CIFAR-100-LT, 10847; with --photos 1024, a multiple of the batch)')
     parser.add_argument('--photos', action='store_true', help='JPEGs, and crops of 224 pixels')
     parser.add_argument('--workers', type=int, default=4, help='of the first two (default: %(default)s)')
     args = measure.parse(parser, argv)
