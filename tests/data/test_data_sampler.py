@@ -24,8 +24,15 @@ def test_every_image_once_but_for_the_repeats():
         assert len(seen) - n == ranks[0].repeats <= world * batch
         sizes = [[len(keys) for keys in rank] for rank in batches]
         assert all(size == sizes[0] for size in sizes), 'ranks have batches of the same size'
-        assert all(size == batch for size in sizes[0][:-1]) and min(batch, 2) <= sizes[0][-1] <= batch
-        if n % (world * batch) == 0:
+        assert sizes[0] == ranks[0].batch_sizes()
+        whole, last_two = sizes[0][:-2], sizes[0][-2:]
+        assert all(size == batch for size in whole) and min(batch, 2) <= last_two[-1] <= batch
+        full, rest = divmod(n, world * batch)
+        if full and 0 < rest < world * batch / 8:
+            assert last_two[0] - last_two[1] in (0, 1)
+        else:
+            assert all(size == batch for size in last_two[:-1])
+        if rest == 0:
             assert ranks[0].repeats == 0
 
 
@@ -60,6 +67,21 @@ def test_a_last_batch_of_one_is_not_left_alone():
     assert [len(list(sampler)[-1]) for sampler in ranks] == [2, 2]
     assert ranks[0].repeats == 3
     assert [len(keys) for keys in EpochBatchSampler(3, 1, seed=0)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize('n, batch, world, sizes', [
+    (271, 128, 1, [128, 72, 71]), (272, 128, 1, [128, 128, 16]), (258, 128, 1, [128, 65, 65]), (15, 128, 1, [15]),
+    (271, 64, 2, [64, 36, 36]), (271, 32, 4, [32, 18, 18]),  # as many processes as there are
+    (10847, 128, 1, [128] * 84 + [95]),  # the published recipe's
+])
+def test_a_small_last_batch_shares_with_the_one_before(n, batch, world, sizes):
+    """Whatever the number of processes, and without an image more or less."""
+    ranks = samplers(n, batch, world)
+    assert ranks[0].batch_sizes() == [len(keys) for keys in ranks[-1]] == sizes
+    assert {index for sampler in ranks for keys in sampler for _, index in keys} == set(range(n))
+    alone = samplers(n, batch, world, share_end=False)
+    assert ranks[0].repeats == alone[0].repeats and len(ranks[0]) == len(alone[0])
+    assert [key for keys in ranks[0] for key in keys] == [key for keys in alone[0] for key in keys]
 
 
 @pytest.mark.parametrize('n, world', [(0, 1), (1, 3), (10, 3), (9, 3)])

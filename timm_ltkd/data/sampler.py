@@ -1,5 +1,6 @@
 """Which image goes to which process in which batch."""
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,10 @@ class EpochBatchSampler(Sampler):
     processes with 64 each train on the same global batches as one with 128.
 
     The last global batch is filled up from the start of the permutation, only so far that every rank gets the same
-    number of images, and at least 2 where B >= 2 (batch norm cannot train on one value per channel).
+    number of images, and at least 2 where B >= 2 (batch norm cannot train on one value per channel). Where it would be
+    smaller than an eighth of the others (our choice), it shares evenly with the one before: batch norm's running
+    statistics, which evaluation uses next, would follow a few images. On 500 test images a last batch of 2 moved the
+    accuracy by 0.4 to 1.4 points.
 
     The epoch travels with the key, so persistent workers need no message when it changes.
 
@@ -44,6 +48,7 @@ class EpochBatchSampler(Sampler):
         order: From an epoch to what is shown in it, int64 [N], instead of a permutation; it must depend on nothing
             else, so that all processes agree. See `epoch_order`.
         stored_views: V; any number of augmentations if None.
+        share_end: Whether a small last batch shares with the one before.
 
     Attributes:
         repeats: Images that are seen twice in an epoch (counted once per further time), at most W * B; with `order`,
@@ -60,6 +65,7 @@ class EpochBatchSampler(Sampler):
             world_size: int = 1,
             order: Callable[[int], torch.Tensor] | None = None,
             stored_views: int | None = None,
+            share_end: bool = True,
     ):
         _check_shard(rank, world_size)
         if num_samples < 1 or batch_size < 1:
@@ -75,11 +81,13 @@ class EpochBatchSampler(Sampler):
         self.stored_views = stored_views
         self.epoch = 0
 
-        global_batch = world_size * batch_size
-        self._full_batches, rest = divmod(num_samples, global_batch)
-        smallest = min(batch_size, 2)
-        self._last_batch = max(-(-rest // world_size), smallest) if rest else 0  # per rank
-        self.repeats = self._last_batch * world_size - rest
+        full_batches, rest = divmod(num_samples, world_size * batch_size)
+        last = max(-(-rest // world_size), min(batch_size, 2)) if rest else 0  # per rank
+        self.repeats = last * world_size - rest
+        self._batch_sizes = [batch_size] * full_batches + [last] * (last > 0)
+        if share_end and full_batches and 0 < rest < world_size * batch_size / 8:
+            both = batch_size + last
+            self._batch_sizes[-2:] = both - both // 2, both // 2
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through."""
@@ -87,11 +95,11 @@ class EpochBatchSampler(Sampler):
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
-        return self._full_batches + (self._last_batch > 0)
+        return len(self._batch_sizes)
 
     def batch_sizes(self) -> list[int]:
         """Images of each batch of an epoch, the same on every rank."""
-        return [self.batch_size] * self._full_batches + [self._last_batch] * (self._last_batch > 0)
+        return list(self._batch_sizes)
 
     def shown(self) -> Shown:
         """All that this rank shows in the epoch, batch after batch."""
@@ -105,8 +113,8 @@ class EpochBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         indices, epochs, showings = (part.tolist() for part in self.shown())
-        for start in range(0, len(indices), self.batch_size):
-            batch = slice(start, start + self.batch_size)
+        for end, size in zip(accumulate(self._batch_sizes), self._batch_sizes, strict=True):
+            batch = slice(end - size, end)
             yield [
                 (epoch, index, again) if again else (epoch, index)
                 for index, epoch, again in zip(indices[batch], epochs[batch], showings[batch], strict=True)]

@@ -24,7 +24,8 @@ class TrainStream(IterableDataset):
     ones (class counts were given, so that nobody counted) some are shown twice and as many not at all, others in
     another epoch.
 
-    Batches are sized as `EpochBatchSampler` has them, the same on every process; give the loader the same batch size.
+    Batches are sized as `EpochBatchSampler` has them without `share_end`, the same on every process; give the loader
+    the same batch size.
 
     Args:
         stream: With its transform.
@@ -38,7 +39,8 @@ class TrainStream(IterableDataset):
     """
 
     def __init__(self, stream: StreamDataset, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1):
-        batches = EpochBatchSampler(len(stream), batch_size, seed=seed, rank=rank, world_size=world_size)
+        batches = EpochBatchSampler(
+            len(stream), batch_size, seed=seed, rank=rank, world_size=world_size, share_end=False)
         self.stream, self.seed, self.rank, self.world_size = stream, seed, rank, world_size
         self.repeats = batches.repeats
         self._batch_sizes = batches.batch_sizes()
