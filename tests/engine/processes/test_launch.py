@@ -63,3 +63,18 @@ def test_processes_that_nothing_connects_do_not_train_alone(monkeypatch):
     monkeypatch.setattr(launch, 'Accelerator', lambda **options: alone)
     with pytest.raises(UserError, match='2 processes were launched and each would train alone: .* on mps'):
         launch.create_accelerator()
+
+
+@pytest.mark.parametrize('environment, project', [({}, 'timm_ltkd'), ({'WANDB_PROJECT': 'moths'}, 'moths')])
+def test_trackers_are_told_the_name_of_the_run(tmp_path, monkeypatch, environment, project):
+    """As they take it; wandb is to write into the folder too."""
+    monkeypatch.delenv('WANDB_PROJECT', raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    accelerator, told = launch.create_accelerator(['tensorboard']), []
+    monkeypatch.setattr(accelerator, 'init_trackers', lambda *args, **kwargs: told.append((args, kwargs)))
+    launch.start_trackers(accelerator, ['tensorboard'], str(tmp_path / 'run7'), {'lr': 0.1, 'kd': ['bkd']})
+    (args, kwargs), = told
+    assert args == (project,) and kwargs['config'] == {'lr': 0.1, 'kd': "['bkd']"}
+    assert kwargs['init_kwargs']['wandb'] == {'name': 'run7', 'dir': str(tmp_path / 'run7')}
+    assert kwargs['init_kwargs']['mlflow'] == {'run_name': 'run7'}

@@ -73,14 +73,20 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
 
 
 def start_trackers(accelerator: Accelerator, names: Sequence[str], folder: str, config: dict[str, Any]) -> None:
-    """Start Accelerate's trackers; those that write files write below `folder`."""
+    """Start Accelerate's trackers; those that write files write below `folder`, whose name is the run's.
+
+    The project is WANDB_PROJECT of the environment, for any of them, else timm_ltkd.
+    """
     if names:
         accelerator.log_with = filter_trackers(list(names), folder)
         places = accelerator.project_configuration
         places.project_dir = places.logging_dir = folder  # not set_directories: it would keep the teacher's
         plain = {key: value if isinstance(value, (int, float, str, bool)) else str(value)
                  for key, value in config.items()}
-        accelerator.init_trackers('timm_ltkd', config=plain)
+        name = os.path.basename(folder)
+        accelerator.init_trackers(os.environ.get('WANDB_PROJECT') or 'timm_ltkd', config=plain, init_kwargs={
+            'wandb': {'name': name, 'dir': folder}, 'mlflow': {'run_name': name}, 'trackio': {'name': name},
+            'swanlab': {'experiment_name': name}})
 
 
 def finish_trackers(accelerator: Accelerator) -> None:
