@@ -106,8 +106,8 @@ def compare(
         ('public BKD code', times['plain'], times['ours'] + once, deviations),
         ('timm, LogitDistillationTask', times['timm'], times['ours'] + once, [''] * 3)], 1.)
     training.args.val_interval = ours.NEVER
-    for each in (by_timm, training):
-        each.train_loader = measure.Uncounted(each.train_loader)
+    by_timm.train_loader = measure.Uncounted(by_timm.train_loader)
+    training.loop.loader = measure.Uncounted(training.loop.loader)
     waits = {
         'public BKD code': partial(baseline.train_epoch, measure.Uncounted(loaders[0])), 'timm': by_timm.train_epoch,
         'ours': training.run_epoch}

@@ -36,7 +36,8 @@ from safetensors import safe_open
 
 from timm_ltkd.cli import run
 from timm_ltkd.distill.bank import rows
-from timm_ltkd.engine import fit, jobs, training  # noqa: F401
+from timm_ltkd.engine import fit, jobs  # noqa: F401
+from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.files import is_aside
 from timm_ltkd.report import write  # noqa: F401
 
@@ -190,7 +191,7 @@ class Watch:
     def install(self, output: Path) -> None:
         """Put it around what a run does, for the rest of this process."""
         for phase, place, name in (
-                ('training', training, 'train_epoch'), ('checkpoint', fit, 'save_checkpoint'),
+                ('training', EpochLoop, 'run'), ('checkpoint', fit, 'save_checkpoint'),
                 ('report', fit, 'finish'), ('bank', rows.RowFile, 'write'), ('bank', rows.RowFile, 'make')):
             function = getattr(place, name)
             wrapped = self._around(phase, function)

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 
 import timm_ltkd  # noqa: F401
 from timm_ltkd.cli.arguments import train_parser
-from timm_ltkd.data import long_tail_indices
+from timm_ltkd.data import Views, long_tail_indices
 
 
 def student(seen):
@@ -69,12 +69,8 @@ def eval_batch_size(seen):
     return seen.loaders[-1].batch_size
 
 
-def eval_image(seen):
-    return seen.loaders[-1].dataset[0][0]
-
-
 def eval_size(seen):
-    return list(eval_image(seen).shape[-2:])
+    return list(next(iter(seen.loaders[-1]))[0].shape[-2:])
 
 
 def eval_range(seen):
@@ -116,7 +112,8 @@ def eval_resize(seen):
 
 def view_sizes(seen):
     """Of a training image: the student's, and the teacher's where the loader makes it."""
-    return [view.shape[-1] for view in seen.training.train_loader.dataset[0][0] if view.ndim == 3]
+    pixels, _ = next(iter(seen.training.train_loader))
+    return [view.shape[-1] for view in (pixels if isinstance(pixels, Views) else [pixels])]
 
 
 def is_random(seen):
@@ -331,7 +328,7 @@ CASES = [
     Case('--pin-mem', '', of_loaders('pin_memory'), [True, True]),
     Case('--pin-mem', '', of_loaders('pin_memory'), [True], scripts='validate'),
     Case('--loader', 'resident', loader_kinds, ['ResidentTrainLoader', 'ResidentEvalLoader'], RRC + '--color-jitter 0'),
-    Case('--loader', 'timm', loader_kinds, ['DataLoader', 'DataLoader'], PADDED),
+    Case('--loader', 'timm', loader_kinds, ['DeviceLoader', 'DeviceLoader'], PADDED),
     Case('--resident-size', '40', resident_shape, (40, 40), RRC + '--color-jitter 0 --loader resident'),
     # input
     Case('--img-size', '12', eval_size, [12, 12], scripts=ALL),

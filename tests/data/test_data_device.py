@@ -17,7 +17,7 @@ from timm_ltkd.data import (
     create_train_transform,
     views_per_image,
 )
-from timm_ltkd.data.device import put_off
+from timm_ltkd.data.device import split_normalisation
 
 CPU = torch.device('cpu')
 PIXELS = dict(input_size=(3, 12, 16), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -74,13 +74,13 @@ def travelled(monkeypatch):
     seen = []
 
     def noting(transform):
-        begun, finish = put_off(transform)
+        begun, finish = split_normalisation(transform)
 
         def note(pixels):
             seen.extend(part.dtype for part in (pixels if isinstance(pixels, Views) else [pixels]))
             return finish(pixels)
         return begun, note
-    monkeypatch.setattr('timm_ltkd.data.loader.put_off', noting)
+    monkeypatch.setattr('timm_ltkd.data.loader.split_normalisation', noting)
     return seen
 
 
@@ -153,3 +153,19 @@ def test_an_image_that_never_changes_has_one_view():
             loader = create_train_loader(
                 LongTailedDataset(Images()), transform, batch_size=4, seed=3, device=device)
             assert views_per_image(loader) == views
+
+
+@pytest.mark.parametrize('name', ['eval', 'grey_eval'])
+def test_the_layout_is_that_of_an_image_with_so_many_channels(name):
+    """One channel is contiguous in either layout, and convolutions go by the strides."""
+    (made, _), *_ = batches(Images(), TRANSFORMS[name], CPU)
+    assert made.is_contiguous() == (name == 'grey_eval') and made.is_contiguous(memory_format=torch.channels_last)
+    if name == 'grey_eval':
+        assert made.stride() == batches(Images(), TRANSFORMS[name], None)[0][0].stride()
+
+
+def test_channels_that_do_not_fit_are_refused_as_ever():
+    transform = create_eval_transform(input_size=(12, 18), mean=(0.1, 0.2, 0.3), std=(1.,) * 3)
+    for device in (CPU, None):
+        with pytest.raises(RuntimeError, match='output with shape'):
+            batches(Images('L'), transform, device)

@@ -217,9 +217,10 @@ def test_batches(name, recipe):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_augmentation(name, recipe):
-    train, val = (loader.dataset for loader in (recipe(name).training.train_loader, recipe(name).training.val_loader))
-    resize, crop, flip, to_tensor, normalize = train.dataset.transform.transforms  # and nothing else
-    image = recipe(name).training.data.splits.train[0][0]
+    training = recipe(name).training
+    transform = training.train_loader.dataset.dataset.transform
+    resize, crop, flip, to_tensor, normalize = transform.transforms  # and nothing else
+    image = training.data.splits.train[0][0]
     assert type(resize) is Resize and resize(image) is image
     assert type(crop) is RandomCrop and (crop.size, crop.padding, crop.fill, crop.padding_mode) == (
         (32, 32), 4, 0, 'constant')
@@ -230,7 +231,8 @@ def test_augmentation(name, recipe):
         assert torch.as_tensor(values).tolist() == pytest.approx(expected, abs=1e-7)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).double() / 255
     expected = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    assert torch.allclose(val[0][0].double(), expected, atol=1e-6)  # evaluation only normalises
+    shown = next(iter(training.val_loader))[0][0]
+    assert torch.allclose(shown.double(), expected, atol=1e-6)  # evaluation only normalises
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .class_sampling import epoch_order
 from .dataset import LongTailedDataset
-from .device import DeviceLoader, Unnormalised, put_off
+from .device import DeviceLoader, split_normalisation
 from .resident import Exchange, ResidentEvalLoader, ResidentImages, ResidentTrainLoader, take_apart
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
@@ -91,7 +91,7 @@ def create_train_loader(
         _check_same(images, view)
         return ResidentTrainLoader(images, sampler, seed=seed)
     options = dict(batch_sampler=sampler, **process_options(workers, pin_memory))
-    return _of_workers(view, transform, device, options, lambda view: SeededDataset(view, seed))
+    return _of_workers(view, transform, device, options, lambda images: SeededDataset(images, seed))
 
 
 def create_eval_loader(
@@ -151,8 +151,7 @@ def views_per_image(loader: DataLoader | ResidentTrainLoader) -> int | None:
         return plan.stored_views
     if isinstance(loader, ResidentTrainLoader):
         return loader.images.views
-    transform = loader.dataset.dataset.transform
-    return 1 if _never_changes(transform.whole if isinstance(transform, Unnormalised) else transform) else None
+    return 1 if _never_changes(loader.dataset.dataset.transform) else None
 
 
 def epoch_views(loader: DataLoader | ResidentTrainLoader) -> torch.Tensor:
@@ -202,24 +201,22 @@ def _of_workers(
         transform,
         device: torch.device | None,
         options: dict[str, Any],
-        shown: Callable[[Any], Dataset],
+        read: Callable[[Any], Dataset],
 ) -> DataLoader:
     """Batches that worker processes make.
 
     Args:
         dataset: Of images.
         transform: What is done to them.
-        device: Where to; None is the CPU, with all done by the workers.
+        device: Where batches go, to be normalised there; None leaves all to the workers.
         options: Of `DataLoader`.
-        shown: From the dataset with a transform to what is read of it, in which order.
+        read: From the images under a transform to what workers read of them.
     """
-    def part(transform) -> Dataset:
-        return shown(
-            dataset.with_transform(transform) if isinstance(dataset, StreamDataset) else _view(dataset, transform))
+    of_image, of_batch = (transform, None) if device is None else split_normalisation(transform)
+    images = dataset.with_transform(of_image) if isinstance(dataset, StreamDataset) else _view(dataset, of_image)
     if device is None:
-        return DataLoader(part(transform), **options)
-    begun, finish = put_off(transform)
-    return DeviceLoader(part(begun), device, finish, **options)
+        return DataLoader(read(images), **options)
+    return DeviceLoader(read(images), device, of_batch, **options)
 
 
 def _view(dataset: Dataset, transform) -> LongTailedDataset:

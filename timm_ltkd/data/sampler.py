@@ -82,12 +82,14 @@ class EpochBatchSampler(Sampler):
         self.epoch = 0
 
         full_batches, rest = divmod(num_samples, world_size * batch_size)
-        last = max(-(-rest // world_size), min(batch_size, 2)) if rest else 0  # per rank
-        self.repeats = last * world_size - rest
-        self._batch_sizes = [batch_size] * full_batches + [last] * (last > 0)
+        sizes, last = [batch_size] * full_batches, -(-rest // world_size)  # per rank
         if share_end and full_batches and 0 < rest < world_size * batch_size / 8:
             both = batch_size + last
-            self._batch_sizes[-2:] = both - both // 2, both // 2
+            sizes[-1:] = both - both // 2, both // 2
+        elif rest:
+            sizes.append(max(last, min(batch_size, 2)))
+        self._batch_sizes = sizes
+        self.repeats = sum(sizes) * world_size - num_samples
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through."""

@@ -130,7 +130,7 @@ def create_full_loader(
     Args:
         dataset: All of it is evaluated.
         args: Options of the run.
-        accelerator: Processes.
+        accelerator: Device and processes.
         input_config: How the images are made.
         **options: Of `create_eval_loader`, for images that stay in memory since they come often.
     """

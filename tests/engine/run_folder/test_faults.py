@@ -387,7 +387,7 @@ EpochLoop.run = fail
 
 def test_an_honest_process_may_be_slow(pair):
     late = '''
-from timm_ltkd.engine.epoch.loop import EpochLoop
+from timm_ltkd.engine import training
 import time
 evaluate = training.Training.evaluate
 def slowly(*args, **how):

@@ -6,7 +6,7 @@ import torch
 
 from ...errors import UserError
 from ..dataset import LongTailedDataset
-from ..device import Normalise
+from ..device import Normalise, channels_first
 from .decode import Layout, decode, find_layout
 from .random_numbers import uniforms
 from .shared_memory import Exchange
@@ -125,7 +125,7 @@ class ResidentImages:
         return torch.cat(parts, 1)
 
     def batch(self, rows: torch.Tensor) -> torch.Tensor:
-        """The images of `rows`, float32 `[B, C, H, W]` in channels_last layout, on `device`.
+        """The images of `rows`, float32 `[B, C, H, W]`, on `device`; see `channels_first`.
 
         Args:
             rows: As `rows` gives them; or positions alone `[B, 1]`, for the images as they are stored.
@@ -134,7 +134,7 @@ class ResidentImages:
         values = self._normalise(pixels)
         if self.steps.erasing is not None and rows.shape[1] > 1:
             values = self.steps.erasing.erase(values, move(rows[:, 1 + self.steps.crop.width:], self.device))
-        return values.permute(0, 3, 1, 2)
+        return channels_first(values)
 
     def targets_of(self, rows: torch.Tensor) -> torch.Tensor:
         """Class indices of the images of `rows`, int64 `[B]`, on `device`."""

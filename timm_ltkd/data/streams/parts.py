@@ -24,8 +24,8 @@ class TrainStream(IterableDataset):
     ones (class counts were given, so that nobody counted) some are shown twice and as many not at all, others in
     another epoch.
 
-    Batches are sized as `EpochBatchSampler` has them without `share_end`, the same on every process; give the loader
-    the same batch size.
+    Batches are sized as `EpochBatchSampler` has them without `share_end` (a loader of a stream knows one size), the
+    same on every process; give the loader the same batch size.
 
     Args:
         stream: With its transform.

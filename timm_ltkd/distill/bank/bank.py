@@ -25,7 +25,7 @@ class TeacherBank:
 
     On a CPU a batch of few images, or of an odd number, may go through other kernels than a large one and differ in the
     last bit. So the teacher is asked about multiples of `at_once` images, with known ones among them; a batch that is
-    no such multiple (the last of an epoch, perhaps) goes past the bank.
+    no such multiple (at the end of an epoch, perhaps) goes past the bank.
 
     Rows are kept on a GPU if a quarter of its free memory holds them; else they are read from the file, which the
     system keeps in memory as long as there is room.

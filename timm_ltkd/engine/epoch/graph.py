@@ -31,7 +31,7 @@ class GraphedStep:
 
     A recording holds for batches of one shape, and as long as nothing changes that is not in tensors: a method with a
     schedule, or a weight decay, makes a new one, after a step without. (The learning rate is handed over in a tensor.)
-    The last batch of an epoch, which is smaller, has a recording of its own.
+    Smaller batches at the end of an epoch have recordings of their own.
 
     Args:
         step: What to do with a batch; it must not wait for the device.

@@ -75,12 +75,12 @@ class EpochLoop:
         Raises:
             UserError: A loss is NaN or infinite.
         """
-        self.task.train()
-        self.watch.start()
-        if self.bank is not None:
-            self.bank.start()
         sizes, turn = epoch_plan(self.loader).batch_sizes(), turn or nullcontext()
+        self.task.train()
         with Progress(epoch, epochs, len(sizes), self.accelerator.is_main_process) as progress:
+            self.watch.start()
+            if self.bank is not None:
+                self.bank.start()
             for i, batch in enumerate(self.loader.showings() if self.of_rows else self.loader):
                 with turn:
                     self._train_on(batch, epoch, i, sizes)
@@ -93,8 +93,8 @@ class EpochLoop:
             self.bank.flush()
         return means | {'seconds': progress.seconds}
 
-    def _train_on(self, batch, epoch: int, i: int, sizes: list[int]) -> None:
-        """Train on batch `i` of the epoch, and do what follows an update where it makes one."""
+    def _train_on(self, batch: Any, epoch: int, i: int, sizes: list[int]) -> None:
+        """Train on batch `i` of the epoch: (input, target), or rows; and do what follows an update, if it is one."""
         last_of_window = (i + 1) % self.window == 0 or i + 1 == len(sizes)
         if self.of_rows:
             self.step(batch, *self._taught(i, partial(self.loader.images.batch, batch)))
@@ -112,7 +112,7 @@ class EpochLoop:
             if self.scheduler is not None:
                 self.scheduler.step_update(num_updates=self.updates)
 
-    def _taught(self, i: int, input) -> tuple[torch.Tensor, ...]:
+    def _taught(self, i: int, input: Any) -> tuple[torch.Tensor, ...]:
         """What the bank says of batch `i`, if there is one; `input`, or what makes it, is for what it does not know."""
         return () if self.bank is None else (self.bank.rows(i, input),)
 
