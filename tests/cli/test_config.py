@@ -266,7 +266,8 @@ class TestTeacherArgs:
         for key in ('loss', 'loss_kwargs', 'drop', 'drop_path', 'gp', 'model_kwargs', 'initial_checkpoint',
                     'experiment', 'resume'):
             assert getattr(teacher, key) == getattr(default, key), key
-        for key in ('epochs', 'lr', 'imbalance_factor', 'mean', 'opt_kwargs', 'output', 'batch_size'):
+        assert teacher.lr is None  # of the student's, once it is known what the teacher starts from
+        for key in ('epochs', 'imbalance_factor', 'mean', 'opt_kwargs', 'output', 'batch_size'):
             assert getattr(teacher, key) == getattr(args, key), key
         assert teacher.seed != args.seed
         assert vars(teacher).keys() == vars(default).keys()
@@ -281,11 +282,21 @@ class TestTeacherArgs:
         assert args.epochs == 7
 
     def test_data_input_and_run_stay_the_students(self, config):
-        file = config('dataset: torch/cifar10\nmean: [0.1]\nimg_size: 64\noutput: elsewhere\neval_metric: few\n')
+        file = config('dataset: torch/cifar10\nmean: [0.1]\noutput: elsewhere\neval_metric: few\n')
         args = distill('--teacher-config', file, '--output', 'o')
         teacher = teacher_args(args, train_parser())
-        for key in ('dataset', 'mean', 'img_size', 'output', 'eval_metric', 'lr'):
+        for key in ('dataset', 'mean', 'img_size', 'output', 'eval_metric'):
             assert getattr(teacher, key) == getattr(args, key), key
+
+    @pytest.mark.parametrize('words, refused', [
+        ([], True), (['--img-size', '64'], False), (['--img-size', '32'], True), (['--teacher-img-size', '64'], False)])
+    def test_a_size_that_would_not_count_is_refused(self, config, words, refused):
+        args = distill('--teacher-config', config('img_size: 64\n'), *words)
+        if refused:
+            with pytest.raises(UserError, match='img_size does not count there.*; give --teacher-img-size 64'):
+                teacher_args(args, train_parser())
+        else:
+            assert teacher_args(args, train_parser()).img_size == 64
 
     @pytest.mark.parametrize('text, argv, expected', [
         ('', [], None), ('', ['--teacher-pretrained'], True), ('', ['--no-teacher-pretrained'], False),
@@ -342,6 +353,19 @@ def test_help_shows_the_defaults_of_every_data_set():
     for defaults in (DIGITS, CIFAR, OTHER):
         for key, value in defaults._asdict().items():
             assert value is None or f'{key} {value}' in text
+
+
+@pytest.mark.parametrize('words, lr', [
+    ([], 0.1), (['--pretrained'], 0.01), (['--initial-checkpoint', 'x'], 0.01), (['--pretrained', '--lr', '0.3'], 0.3),
+    (['--pretrained', '--stage', 'head'], 0.1), (['--initial-checkpoint', 'x', '--stage', 'crt'], 0.1)])
+def test_weights_that_are_there_take_a_tenth_of_the_rate(words, lr):
+    assert train('--dataset', 'folder', *words).lr == lr
+
+
+@pytest.mark.parametrize('words, metric', [
+    ([], 'top1'), (['--holdout', '0.1'], 'balanced'), (['--holdout', '0.1', '--eval-metric', 'top1'], 'top1')])
+def test_a_holdout_chooses_by_balanced_accuracy(words, metric):
+    assert train(*words).eval_metric == distill(*words).eval_metric == metric
 
 
 @pytest.mark.parametrize('words, seed', [([], 7), (['--teacher-seed', '5'], 5)])

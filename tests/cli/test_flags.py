@@ -236,17 +236,14 @@ def test_seeds(script, base, monkeypatch):
 
 @covers('distill', '--teacher-seed')
 def test_teacher_seed(base):
-    """Another than the student's, unless it is told; each of --seeds keeps that of the one teacher, so that its
-    args.yaml repeats it."""
+    """One for all students, and another than theirs, unless it is told."""
     def teachers(args):
         return [own.seed for own in all_teacher_args(args, train_parser())]
     parser = PARSERS['distill']
-    assert teachers(parse(parser(), ['--seed', '3'])) == [1003]
-    assert teachers(parse(parser(), ['--seed', str(2 ** 31 - 1)])) == [999]
+    assert teachers(parse(parser(), [])) == teachers(parse(parser(), ['--seed', '3'])) == [1042]
     assert teachers(parse(parser(), ['--seed', '3', '--teacher-seed', '5'])) == [5]
-    args = parse(parser(), ['--seed', '3', '--seeds', '1', '2'])
-    each = each_seed(args, *teachers(args))
-    assert [teachers(own) for own in each] == [[1003], [1003]] == [teachers(args)] * 2
+    args = parse(parser(), ['--seeds', '1', '2', '--teacher-seed', '5'])
+    assert [teachers(own) for own in each_seed(args)] == [[5], [5]] == [teachers(args)] * 2
     plain, other = (reach('distill', [*base['distill'], *more]) for more in ([], ['--teacher-seed', '5']))
     assert plain.folder.key == other.folder.key, 'a teacher that is there counts by its weights'
 

@@ -1,13 +1,16 @@
 """What is told before and while a run trains: what looks like a mistake, long epochs, errors on lines of their own."""
 import re
+from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 from front_door import PARSERS, reach
 
+from timm_ltkd.cli import run
 from timm_ltkd.cli.config import parse
+from timm_ltkd.engine.doubts import warn_of_recipe
 from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.epoch.watch import LossWatch
-from timm_ltkd.engine.plan import log_plan
 from timm_ltkd.engine.run_folder.folder import find_folder
 from timm_ltkd.engine.seeds import each_seed, warn_of_one_seed
 from timm_ltkd.errors import UserError
@@ -56,50 +59,68 @@ def test_options_of_folders_that_do_not_go_together(words, message):
         find_folder(args, 'net-ce', '0' * 16)
 
 
+def told(log, *words, epochs=10, batches=3, **changed):
+    """What is warned of with these options."""
+    args = parse(PARSERS['train'](), ['--img-size', '32', *words])
+    network = SimpleNamespace(pretrained_cfg={'input_size': (3, 32, 32)})
+    log.clear()
+    warn_of_recipe(Namespace(**{**vars(args), **changed}), network, epochs, batches)
+    return '\n'.join(log)
+
+
 @pytest.mark.parametrize('words, message', [
-    (['--model-ema', '--model-ema-decay', '0.99'], r'after all (\d+) updates (\d+) % of the moving average'),
+    (['--model-ema', '--model-ema-decay', '0.99'], r'after all 30 updates (\d+) % of the moving average'),
     (['--model-ema', '--model-ema-decay', '0.3'], None),
     (['--model-ema', '--model-ema-decay', '0.99', '--model-ema-warmup'], None),
     ([], None),
 ])
-def test_an_average_that_is_mostly_the_beginning_is_warned_of(base, log, words, message):
-    training = reach('train', [*base['train'], *words]).training
-    log.clear()
-    log_plan(training)
-    told = [line for line in log if 'moving average' in line]
-    assert len(told) == (message is not None)
+def test_an_average_that_is_mostly_the_beginning_is_warned_of(log, words, message):
+    line = told(log, *words)
+    assert ('moving average' in line) == (message is not None)
     if message:
-        updates, share = map(int, re.match(message, told[0]).groups())
-        assert updates == training.epochs * 3 and share == round(100 * 0.99 ** updates)
-        decay = float(re.search(r'--model-ema-decay of ([\d.]+) or less', told[0])[1])
-        assert decay ** updates == pytest.approx(0.05, rel=0.01)
-        training.args.model_ema_decay = decay
-        log.clear()
-        log_plan(training)
-        assert 'moving average' not in '\n'.join(log)
+        assert int(re.match(message, line)[1]) == round(100 * 0.99 ** 30)
 
 
-def test_the_decay_that_is_named_is_enough(base, log):
-    training = reach('train', [*base['train'], '--model-ema']).training
-    for training.epochs in (4500, 1000, 4990, 2):
-        training.args.model_ema_decay = 0.99999
-        log.clear()
-        log_plan(training)
-        training.args.model_ema_decay = float(re.search(r'--model-ema-decay of ([\d.]+) or less', '\n'.join(log))[1])
-        log.clear()
-        log_plan(training)
-        assert 'moving average' not in '\n'.join(log)
+def test_updates_are_those_of_whole_windows(log):
+    line = told(log, '--model-ema', '--model-ema-decay', '0.99', '--grad-accum-steps', '2', batches=5)
+    assert line.startswith('after all 30 updates')
+
+
+def test_the_decay_that_is_named_is_enough(log):
+    for epochs in (4500, 1000, 4990, 20, 7):
+        line = told(log, '--model-ema', epochs=epochs, model_ema_decay=0.99999)
+        decay = float(re.search(r'--model-ema-decay of ([\d.]+) or less', line)[1])
+        assert decay ** (3 * epochs) == pytest.approx(0.05, rel=0.15) and decay ** (3 * epochs) <= 0.05
+        assert 'moving average' not in told(log, '--model-ema', epochs=epochs, model_ema_decay=decay)
 
 
 @pytest.mark.parametrize('words, warned', [
-    (['--lr', '0.1'], True), (['--lr', '0.01'], False), (['--lr', '0.1', '--opt', 'lamb'], False)])
-def test_a_rate_that_ruins_pretrained_weights_is_warned_of(base, log, words, warned):
-    training = reach('train', [*base['train'], *words]).training
-    for pretrained, stage in ((False, None), (True, None), (True, 'head')):
-        training.args.pretrained, training.args.stage = pretrained, stage
-        log.clear()
-        log_plan(training)
-        assert ('the weights are pretrained' in '\n'.join(log)) == (pretrained and stage is None and warned)
+    (['--lr', '0.1'], 'trained already'), (['--lr', '0.01'], ''), (['--lr', '0.1', '--opt', 'lamb'], ''),
+    (['--lr', '0.1', '--opt', 'momentum'], 'trained already'), (['--lr', '0.01', '--opt', 'AdamW'], 'is one for SGD'),
+    (['--lr', '0.001', '--opt', 'adamw'], ''), (['--lr', '1', '--opt', 'adadelta'], '')])
+def test_a_rate_that_ruins_weights_is_warned_of(log, words, warned):
+    there = 'trained already'
+    for changed, counts in (
+            ({}, warned != there), ({'pretrained': True}, True), ({'initial_checkpoint': 'x'}, True),
+            ({'pretrained': True, 'stage': 'head'}, warned != there)):
+        line = told(log, *words, **changed)
+        assert (warned in line and line != '') if warned and counts else line == ''
+
+
+@pytest.mark.parametrize('asked', [False, True])
+def test_small_images_that_nobody_asked_for_are_warned_of(base, log, asked):
+    """A network for CIFAR is the default of the scripts."""
+    words = base['train']
+    at = words.index('--img-size')
+    log.clear()
+    reach('train', words if asked else [*words[:at], *words[at + 2:]])
+    assert ('resnet20 is made for images of 32 pixels, and nothing says' in '\n'.join(log)) != asked
+
+
+def test_what_looks_like_a_mistake_is_told_once_of_all_seeds(base, log):
+    log.clear()
+    run.train([*base['train'], '--seeds', '0', '1', '2', '--lr', '0.1', '--opt', 'adamw', '--epochs', '1'])
+    assert '\n'.join(log).count('is one for SGD') == 1
 
 
 @pytest.mark.parametrize('seed, warned', [(3, True), (4, False)])

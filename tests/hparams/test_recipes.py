@@ -152,7 +152,8 @@ def test_every_key_overrides_a_default(name):
     parser = parser_of(name.split('_')[-1])
     keys = set(yaml.safe_load((FOLDER / f'{name}.yaml').read_text(encoding='utf-8')))
     ours, default = vars(parse_file(name)), vars(parser.parse_args([]))  # None where the data set has a default
-    assert keys and keys == {key for key in ours if ours[key] != default[key]} - {'config', 'workers', 'class_sampling'}
+    assert keys and keys == {key for key in ours if ours[key] != default[key]} - {
+        'config', 'workers', 'class_sampling', 'eval_metric'}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -251,4 +252,5 @@ def test_teacher_of_distill_is_the_teacher_recipe(name):
     recipe = vars(parse_file(name.rsplit('_', 1)[0] + '_teacher'))
     assert stage.pop('pretrained') is None and recipe.pop('pretrained') is False  # no weights of it are known
     assert stage.pop('seed') != recipe.pop('seed')  # the student's own is that of the file
+    assert stage.pop('lr') is None and recipe.pop('lr') == parse_file(name).lr  # it is the student's
     assert {**stage, 'config': None} == {**recipe, 'config': None}

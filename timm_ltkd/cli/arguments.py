@@ -175,8 +175,7 @@ def add_optimisation(parser: Parser) -> None:
     add('--seed', metavar='N', type=SEED, default=42,
         help='initial weights, order, augmentation (default: %(default)s)')
     add('--seeds', metavar='N', type=SEED, nargs='+',
-        help='train a network for each of these seeds, several at once, each in a folder of its own and as by --seed '
-             '(by which the teacher\'s is then chosen)')
+        help='train a network for each of these seeds, several at once, each in a folder of its own and as by --seed')
 
 
 def add_augmentation(parser: Parser) -> None:
@@ -237,7 +236,7 @@ def add_distillation(parser: Parser) -> None:
     add('--teacher-checkpoint', metavar='PATH', action=OneOrMore,
         help='a run\'s folder or a file of weights, for each teacher; without it the teacher is trained first, on the '
              'same data, and kept in teachers/ under the output folder for the next run')
-    add('--teacher-seed', metavar='N', type=SEED, help='of its own training (default: --seed + 1000)')
+    add('--teacher-seed', metavar='N', type=SEED, help='of its own training (default: 1042, whatever the --seed)')
     add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
     _flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
     add('--teacher-tune', choices=TUNING,
@@ -285,8 +284,8 @@ def add_run(parser: Parser) -> None:
     _flag(group, '--overwrite', 'replace the run that is in the folder')
     add('--val-interval', metavar='N', type=NATURAL, default=1,
         help='epochs between evaluations (default: %(default)s)')
-    add('--eval-metric', choices=('top1', 'balanced', 'few'), default='top1',
-        help='figure that names the best epoch (default: %(default)s)')
+    add('--eval-metric', choices=('top1', 'balanced', 'few'),
+        help='figure that names the best epoch (default: top1; with a --holdout, which chooses by it, balanced)')
     add('--log-interval', metavar='N', type=NATURAL, default=50,
         help='batches between looks at the loss (default: %(default)s)')
     add('--log-with', nargs='+', default=[], metavar='TRACKER', help='Accelerate\'s trackers: tensorboard, wandb, …')

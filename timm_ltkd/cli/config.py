@@ -194,9 +194,10 @@ def all_teacher_args(args: Namespace, parser: Parser) -> list[Namespace]:
     return [teacher_args(Namespace(**{**vars(args), 'teacher': name}), parser) for name in names]
 
 
-_APART = 1000
-"""How far a teacher's seed is from its student's: with the same one a network of the same kind would start from the
-same weights, and see the same views of the same images in the same order. Our choice."""
+TEACHER_SEED = 1042
+"""Of a teacher that is trained here, whatever its students have, so that all share it. Another than theirs: with the
+same one a network of the same kind would start from the same weights, and see the same views in the same order. Our
+choice."""
 
 
 def teacher_args(args: Namespace, parser: Parser) -> Namespace:
@@ -223,21 +224,28 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
             setattr(own, key, getattr(args, key))
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     own.img_size = args.teacher_img_size or args.img_size
-    own.seed = (args.seed + _APART) % 2 ** 31
+    own.seed = TEACHER_SEED
+    recipe = {}
     if args.teacher_config:
         recipe = read_config(parser, args.teacher_config)
         import_modules(recipe.get('import'))
         if recipe.get('model', args.teacher) != args.teacher:
             raise UserError(
                 f"{args.teacher_config} trains '{recipe['model']}' but --teacher is '{args.teacher}'; make them agree")
-        shared = _group_options(parser, 'data') | _group_options(parser, 'input') | _group_options(parser, 'run')
-        vars(own).update({key: value for key, value in recipe.items() if key not in {*shared, 'seeds'}})
+        if recipe.get('img_size') not in (None, own.img_size):
+            raise UserError(
+                f"{args.teacher_config}: img_size does not count there, since the images are the student's; give "
+                f"--teacher-img-size {recipe['img_size']}")
+        shared = {'seeds'}.union(*(_group_options(parser, group) for group in ('data', 'input', 'run')))
+        vars(own).update({key: value for key, value in recipe.items() if key not in shared})
     if args.teacher_seed is not None:
         own.seed = args.teacher_seed
     if args.teacher_pretrained is not None:
         own.pretrained = args.teacher_pretrained
     own.small_image_stem = own.small_image_stem or args.teacher_small_image_stem
     fill_defaults(own)  # of what the file leaves empty
+    if recipe.get('lr') is None:
+        own.lr = None  # of the student's, once it is known what the teacher starts from
     return own
 
 

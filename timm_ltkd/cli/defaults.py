@@ -42,7 +42,8 @@ DEFAULTS_HELP = 'Defaults that belong to the data set:\n' + '\n'.join(
     f'  {name:<30}' + ', '.join(f'{key} {value}' for key, value in defaults._asdict().items() if value is not None)
     for name, defaults in (
         ('digits', DIGITS), ('cifar*', CIFAR), ('tinyimagenet', TINY_IMAGENET),
-        ('imagenet, places365, inat2018', IMAGENET), ('others', OTHER)))
+        ('imagenet, places365, inat2018', IMAGENET), ('others', OTHER))) + (
+    '\nA network that starts from weights that are trained already takes a tenth of this lr, but in a --stage.')
 
 
 def dataset_defaults(dataset: str) -> DatasetDefaults:
@@ -60,15 +61,22 @@ def dataset_defaults(dataset: str) -> DatasetDefaults:
 def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
     """Give options that are None (of `only`, or all) their data set's default, and the data set its own, in place.
 
-    Pretrained weights keep the normalisation that they were trained with.
+    Pretrained weights keep the normalisation that they were trained with. A network that starts from weights, and is
+    trained whole, takes a tenth of the data set's learning rate (our choice). A holdout, which chooses what is
+    exported, does so by balanced accuracy.
     """
     if args.dataset is None:
         args.dataset = 'lt/digits' if args.train_list is None else 'lt/list'
     defaults = {key: value for key, value in dataset_defaults(args.dataset)._asdict().items() if value is not None}
     if getattr(args, 'pretrained', None):  # the model knows with which normalisation
         defaults = {key: value for key, value in defaults.items() if key not in ('mean', 'std')}
+    if (getattr(args, 'pretrained', None) or getattr(args, 'initial_checkpoint', None)) \
+            and not getattr(args, 'stage', None):
+        defaults['lr'] /= 10
     for key, value in defaults.items():
         if key in args and getattr(args, key) is None and (only is None or key in only):
             setattr(args, key, list(value) if isinstance(value, tuple) else value)
     if 'class_sampling' in args and args.class_sampling is None:
         args.class_sampling = 'class' if getattr(args, 'stage', None) in ('crt', 'lws') else 'instance'
+    if 'eval_metric' in args and args.eval_metric is None:
+        args.eval_metric = 'balanced' if args.holdout else 'top1'

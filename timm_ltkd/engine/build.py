@@ -13,6 +13,7 @@ from ..data import SeededMixup, check_cutmix_minmax
 from ..distill import DistillMethod, DistillTask, HardLabelLoss, Teacher, TeacherEnsemble, create_loss
 from ..errors import UserError, last_line, nearest
 from .combinations import check_cuda_graph, check_loss, mixing_options
+from .doubts import warn_of_deferral, warn_of_recipe
 from .epoch.bank import check_views
 from .epoch.graph import check_graphable
 from .epoch.optimizer import create_optimizer
@@ -77,7 +78,8 @@ def refuse_given(option: str, kwargs: dict[str, Any]) -> None:
 
 
 def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network: nn.Module) -> None:
-    """Make all that the options describe and throw it away: their mistakes are told before anything is trained.
+    """Make all that the options describe and throw it away: their mistakes, and what looks like
+    one, are told before anything is trained.
 
     Raises:
         UserError: A name, option or value that is wrong, or that does not fit the data.
@@ -90,13 +92,14 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
     if args.decay_milestones != sorted(args.decay_milestones):
         raise UserError(
             f'--decay-milestones {" ".join(map(str, args.decay_milestones))}: list the epochs in ascending order')
-    check_loss(args, create_criterion(args, data))
+    criterion = create_criterion(args, data)
+    check_loss(args, criterion)
     train_loader, _ = create_loaders(args, accelerator, data, network.pretrained_cfg)
     check_views(args, train_loader, data)
     create_mixing(args, accelerator, data, network.pretrained_cfg)
     optimizer = create_optimizer(args, network, accelerator.mixed_precision)
     try:
-        create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=1)
+        _, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=1)
     except (AssertionError, ValueError) as e:
         raise UserError(f"--sched '{args.sched}': {last_line(e)}") from e
     if args.cuda_graph:
@@ -105,6 +108,8 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
         raise UserError('--torchcompile-mode is about --torchcompile; give that too, or leave it out')
     if args.torchcompile:
         check_compile(args.torchcompile, args.torchcompile_mode, args.grad_accum_steps, accelerator.device)
+    warn_of_recipe(args, network, epochs, len(train_loader))
+    warn_of_deferral(criterion, '--loss-kwargs', epochs)
 
 
 def check_compile(backend: str, mode: str | None, accumulated: int, device: torch.device) -> None:

@@ -1,12 +1,16 @@
 """Options that are right each for itself, and make no sense together."""
 import logging
 from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from accelerate import Accelerator
 
 from ..data import is_stream_name
-from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count
+from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count, create_loss
 from ..errors import UserError
+from ..prior import ClassPrior
 from .recipe import listed
 
 _logger = logging.getLogger(__name__)
@@ -146,6 +150,24 @@ def check_method(args: Namespace, method: DistillMethod) -> None:
     for name, one in dict(zip(names, methods, strict=True)).items():
         _check_labels(args, f'--kd {name}', not one.needs_hard_labels)
         _warn_of_two_corrections(args, f'--kd {name}', one.corrects_prior)
+
+
+def warn_of_corrected_teachers(
+        args: Namespace, method: DistillMethod, losses: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Warn of a teacher whose loss has made up for the class frequencies, under a method that does so again.
+
+    Args:
+        args: Options of the run.
+        method: What it teaches by.
+        losses: Name and options of the loss of each teacher, as far as that is known.
+    """
+    for name, options in losses if method.corrects_prior else ():
+        with suppress(UserError):  # of a module that is not imported here
+            if create_loss(name, prior=ClassPrior([2, 1]), **options).corrects_prior:
+                _logger.warning(
+                    f"the teacher's loss, {name}, and --kd {' '.join(listed(args.kd))} both make up for the class "
+                    'frequencies: together they correct them twice; --kd kd leaves its soft labels as they are')
+                return
 
 
 def _check_labels(args: Namespace, option: str, soft_labels: bool) -> None:

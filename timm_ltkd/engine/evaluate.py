@@ -103,6 +103,7 @@ def evaluate_teacher(
         prior: ClassPrior,
         channels_last: bool,
         where: str,
+        trained_here: bool,
 ) -> dict[str, Any]:
     """`evaluate` of a teacher; of several together, and the log tells of each.
 
@@ -114,6 +115,7 @@ def evaluate_teacher(
         prior: Class prior of the training set.
         channels_last: Memory layout of the inputs.
         where: What the log calls the images.
+        trained_here: Whether this command has trained it, or one before with the same recipe.
     """
     def tell(teacher: Teacher | TeacherEnsemble, name: str) -> dict[str, Any]:
         with _exactly(teacher):
@@ -121,9 +123,12 @@ def evaluate_teacher(
         figures = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
         _logger.info(f'{name} on {where}: {figures}')
         if near_chance(report, prior.num_classes):
-            _logger.warning(
-                f'{name} is near chance ({100 / prior.num_classes:.2g} %): is its label space that of the data '
-                '(--teacher-class-map, --teacher-tune), and does it see what it was trained on (--teacher-img-size)?')
+            doubt = (
+                'was its training long enough, and its learning rate not too high (--teacher-config)?'
+                if trained_here else
+                'is its label space that of the data (--teacher-class-map, --teacher-tune), and does it see what it '
+                'was trained on (--teacher-img-size)?')
+            _logger.warning(f'{name} is near chance ({100 / prior.num_classes:.2g} %): {doubt}')
         return report
 
     if not isinstance(teacher, TeacherEnsemble):

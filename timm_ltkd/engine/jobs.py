@@ -13,7 +13,8 @@ from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, f
 from ..errors import UserError
 from ..report import format_table, spread
 from .build import refuse_given
-from .combinations import check_cuda_graph, check_method, check_teachers
+from .combinations import check_cuda_graph, check_method, check_teachers, warn_of_corrected_teachers
+from .doubts import told_once, warn_of_deferral
 from .fit import Result, Run, fit
 from .initial import trainable_network
 from .networks.create import check_model_name
@@ -25,7 +26,7 @@ from .run_folder.folder import RunFolder, check_key, find_folder, short_name
 from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, warn_of_one_seed
 from .shared import Shared
 from .sharing.share import check_sharing, share_runs
-from .teachers import check_teacher_sizes, create_teacher, plan_teachers, train_teachers
+from .teachers import check_teacher_sizes, create_teacher, plan_teachers, teacher_losses, train_teachers
 from .together import Together
 
 Plan = tuple[Namespace, nn.Module, RunFolder]
@@ -55,7 +56,8 @@ def _train(args: Namespace, to_yaml: Callable[[Namespace], str], accelerator: Ac
     data = open_data(args, accelerator)
     name, plans = f'{short_name(args.model)}-{args.stage or args.loss}', []
     for own in each_seed(args):  # their mistakes are told before the first is trained
-        network = trainable_network(own, own.model, data, accelerator, '--model')
+        with told_once(first=not plans):
+            network = trainable_network(own, own.model, data, accelerator, '--model')
         plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
     check_loader_of_seeds(args, plans[0][0].loader)
     check_sharing([own for own, _, _ in plans], accelerator)
@@ -101,14 +103,20 @@ def _distill(
     check_seeds(args, accelerator)
     data = open_data(args, accelerator)
     refuse_given('--kd-kwargs', args.kd_kwargs)
-    each = each_seed(args, teacher_args[0].seed)
+    each, students = each_seed(args), []
     warn_of_one_seed(args, each)
-    students = [(own, trainable_network(own, own.student, data, accelerator, '--student')) for own in each]
+    for own in each:
+        with told_once(first=not students):
+            students.append((own, trainable_network(own, own.student, data, accelerator, '--student')))
     check_loader_of_seeds(args, students[0][0].loader)
-    teachers = plan_teachers(args, teacher_args, accelerator, data)
+    teachers = plan_teachers(args, teacher_args, accelerator, data, students[0][1])
     check_teacher_sizes(args, teachers)
     keys, networks = [teacher.key for teacher in teachers], [teacher.network for teacher in teachers]
-    methods = [_create_method(own, data, student, networks) for own, student in students]
+    methods = []
+    for own, student in students:
+        with told_once(first=not methods):
+            methods.append(_create_method(own, data, student, networks))
+    warn_of_corrected_teachers(args, methods[0], teacher_losses(args, teachers))
     name, several = f'{short_name(args.student)}-{"+".join(listed(args.kd))}', args.seeds is not None
     for own, _ in students:  # a folder that cannot be used is told before the teacher's hours
         _open_folder(own, data, accelerator, name, keys, several)
@@ -187,6 +195,7 @@ def _create_method(
             feature_dim(network)  # which says why it has no features
         raise
     check_method(args, method)
+    warn_of_deferral(method, '--kd-kwargs', args.epochs)
     return method
 
 

@@ -51,7 +51,7 @@ class Record:
                     key: weight.detach().to('cpu', copy=True) for key, weight in network.state_dict().items()}
 
 
-def epoch_line(row: dict[str, Any], epochs: int, seconds: float, rate: float) -> str:
+def epoch_line(row: dict[str, Any], epochs: int, seconds: float, rate: float, where: str = '') -> str:
     """What the log tells of an epoch.
 
     Args:
@@ -59,8 +59,12 @@ def epoch_line(row: dict[str, Any], epochs: int, seconds: float, rate: float) ->
         epochs: Of the whole run.
         seconds: That the training took.
         rate: Images per second.
+        where: What the figures are of, if that needs to be said.
     """
     figures = [f'loss {row["train_loss"]:.4f}']
-    figures += [f'{key} {row[f"eval_{key}"]:.2f}' for key in ('top1', *OUR_FIGURES) if f'eval_{key}' in row]
+    measured = [f'{key} {row[f"eval_{key}"]:.2f}' for key in ('top1', *OUR_FIGURES) if f'eval_{key}' in row]
+    if measured and where:
+        measured[0] = f'on {where} {measured[0]}'
+    figures += measured
     figures += [f'lr {row["lr"]:.3g}', f'{rate:.0f} img/s', f'{seconds:.1f} s']
     return f'epoch {row["epoch"] + 1}/{epochs}: {", ".join(figures)}'

@@ -2,12 +2,11 @@
 import logging
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from ..errors import UserError
-from ..plain_yaml import load_yaml
+from .networks.trained import run_options
 from .recipe import listed
 from .sharing.hub import AUTO
 
@@ -15,19 +14,13 @@ MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a 
 _logger = logging.getLogger(__name__)
 
 
-def each_seed(args: Namespace, teacher_seed: int | None = None) -> list[Namespace]:
-    """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options.
-
-    Args:
-        args: Options of the command.
-        teacher_seed: That of the teacher they share, in a distillation.
-    """
+def each_seed(args: Namespace) -> list[Namespace]:
+    """The options of each run that --seeds asks for, as they are for a run with this one seed; or the options."""
     if args.seeds is None:
         return [args]
-    kept = vars(args) | ({} if teacher_seed is None else {'teacher_seed': teacher_seed})
     return [
         Namespace(**{
-            **kept, 'seed': seed, 'seeds': None,
+            **vars(args), 'seed': seed, 'seeds': None,
             'experiment': args.experiment and f'{args.experiment}-seed{seed}',
             'push_to_hub': args.push_to_hub if args.push_to_hub in (None, AUTO) else f'{args.push_to_hub}-seed{seed}',
         })
@@ -42,9 +35,7 @@ def seed_name(args: Namespace) -> str:
 def warn_of_one_seed(args: Namespace, runs: Sequence[Namespace]) -> None:
     """Say so if a teacher that comes in the folder of its run was trained with the seed of a student."""
     for folder in listed(args.teacher_checkpoint):
-        file = Path(folder.removeprefix('local-dir:')) / 'args.yaml'
-        kept = load_yaml(file.read_text(encoding='utf-8'), str(file)) if file.is_file() else None
-        seed = (kept or {}).get('seed')
+        seed = run_options(folder).get('seed')
         if any(seed == run.seed for run in runs):
             _logger.warning(
                 f'the teacher in {folder} was trained with --seed {seed}, as a student is going to be: of one '

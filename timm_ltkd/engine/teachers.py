@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,7 +21,7 @@ from .initial import trainable_network
 from .loaders import choose_loader
 from .networks.create import ELSEWHERE, check_takes_images, create_network, resolve_input
 from .networks.labels import find_class_map
-from .networks.trained import load_network, network_options, warn_of_seen_holdout
+from .networks.trained import load_network, network_options, run_options, warn_of_seen_holdout
 from .processes.launch import on_main
 from .recipe import Data, file_key, listed, recipe_key
 from .run_folder.folder import RunFolder, short_name
@@ -48,7 +49,8 @@ class PlannedTeacher:
 
 
 def plan_teachers(
-        args: Namespace, recipes: Sequence[Namespace], accelerator: Accelerator, data: Data) -> list[PlannedTeacher]:
+        args: Namespace, recipes: Sequence[Namespace], accelerator: Accelerator, data: Data, student: nn.Module,
+) -> list[PlannedTeacher]:
     """Find the teachers that the options name; nothing is trained yet.
 
     Args:
@@ -56,6 +58,7 @@ def plan_teachers(
         recipes: Of each teacher's own training; completed in place.
         accelerator: Processes and precision.
         data: What is taught.
+        student: What they teach, whose images they are trained on where they are trained whole.
 
     Raises:
         UserError: Weights that are not there or don't fit, or another label space than that of the data.
@@ -65,7 +68,7 @@ def plan_teachers(
     maps = maps * len(recipes) if len(maps) == 1 else maps
     if args.teacher_tune == 'none':
         return [_as_it_is(args, *each, data) for each in zip(recipes, sources, maps, strict=True)]
-    return [_to_be_tuned(args, *each, accelerator, data) for each in zip(recipes, sources, strict=True)]
+    return [_to_be_tuned(args, *each, accelerator, data, student) for each in zip(recipes, sources, strict=True)]
 
 
 def _as_it_is(
@@ -96,9 +99,19 @@ def _zoo_key(name: str) -> str:
 
 
 def _to_be_tuned(
-        args: Namespace, recipe: Namespace, source: str | None, accelerator: Accelerator, data: Data) -> PlannedTeacher:
+        args: Namespace,
+        recipe: Namespace,
+        source: str | None,
+        accelerator: Accelerator,
+        data: Data,
+        student: nn.Module,
+) -> PlannedTeacher:
     """A teacher with a classifier for this data, trained in a folder of its own."""
     _choose_start(args, recipe, source, accelerator)
+    _choose_rate(args, recipe)
+    height, width = student.pretrained_cfg['input_size'][-2:]
+    if args.teacher_tune == 'all' and recipe.img_size is None and height == width:
+        recipe.img_size = height
     network = create_network(
         recipe.model, data.prior.num_classes, option='--teacher', img_size=recipe.img_size,
         small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs, global_pool=recipe.gp)
@@ -140,6 +153,32 @@ def _choose_start(args: Namespace, recipe: Namespace, source: str | None, accele
     else:
         own = network_options(source, '--teacher-checkpoint')
         vars(recipe).update(own, initial_checkpoint=source, new_head=True, pretrained=False)
+
+
+def _choose_rate(args: Namespace, recipe: Namespace) -> None:
+    """The student's learning rate, where the teacher's recipe has none; a tenth of it for a teacher that starts from
+    weights beside a student from scratch (our choice). In place."""
+    if recipe.lr is not None:
+        return
+    recipe.lr = args.lr
+    there, its = (bool(options.pretrained or options.initial_checkpoint) for options in (recipe, args))
+    if args.teacher_tune == 'all' and there and not its:
+        recipe.lr = args.lr / 10
+        _logger.info(
+            f"teacher {recipe.model} starts from weights that are trained already: its learning rate is {recipe.lr:g}, "
+            "a tenth of the student's (lr in a --teacher-config chooses another)")
+
+
+def teacher_losses(args: Namespace, plans: Sequence[PlannedTeacher]) -> list[tuple[str, dict[str, Any]]]:
+    """Name and options of the loss that each teacher is or was trained by, as far as that is known."""
+    if args.teacher_tune != 'none':
+        return [(plan.recipe.loss, plan.recipe.loss_kwargs) for plan in plans]
+    losses = []
+    for folder in listed(args.teacher_checkpoint):
+        options = run_options(folder)
+        if 'loss' in options and 'kd' not in options:
+            losses.append((options['loss'], options.get('loss_kwargs') or {}))
+    return losses
 
 
 def _fetch_zoo_weights(name: str) -> bool:

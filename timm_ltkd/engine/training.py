@@ -252,7 +252,8 @@ class Training:
         images = sum(epoch_plan(self.train_loader).batch_sizes()) * self.accelerator.num_processes
         if self.bank is not None and self.epoch == self.epochs:
             self.bank.tell()
-        return epoch_line(row, self.epochs, seconds, images / seconds)
+        where = '' if self.data.splits.holdout is None else self.watched
+        return epoch_line(row, self.epochs, seconds, images / seconds, where)
 
     def _also_watched(self) -> dict[str, torch.Tensor]:
         """What is read with the losses at the end of an epoch: the method's sums, and how many weights are ruined."""
@@ -315,7 +316,7 @@ class Training:
         try:
             return evaluate_teacher(
                 self.task.teacher, self.args.teacher, loader, self.accelerator, self.data.prior,
-                self.args.channels_last, self.watched)
+                self.args.channels_last, self.watched, trained_here=self.args.teacher_tune in ('all', 'head'))
         finally:
             if loader is not self.val_loader:
                 stop_workers(loader)

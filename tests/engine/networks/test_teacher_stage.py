@@ -1,8 +1,11 @@
 """The teacher that distill.py trains first: once for each recipe and data, then taken as it is."""
 import json
+from argparse import Namespace
 
 import pytest
 import yaml
+
+from timm_ltkd.engine.teachers import _choose_rate
 
 pytestmark = pytest.mark.usefixtures('no_plots')
 
@@ -36,9 +39,53 @@ def test_trained_once_for_all_students(script, argv, tmp_path, log):
 
 def test_another_recipe_or_other_data_is_another_teacher(script, argv, tmp_path, make_images):
     data = make_images(tmp_path / 'data', {'ant': 6, 'bee': 3}, {'ant': 2, 'bee': 2})
-    for i, more in enumerate([[], ['--lr', '0.01'], ['--data-dir', str(data)], ['--seed', '1'], ['-b', '8']]):
+    for i, more in enumerate([[], ['--lr', '0.01'], ['--data-dir', str(data)], ['--teacher-seed', '1'], ['-b', '8']]):
         script('distill', [*argv, '--epochs', '1', '--experiment', str(i), *more])
         assert len(teachers(tmp_path)) == i + 1, more
+
+
+def test_students_of_other_seeds_share_it(script, argv, tmp_path):
+    for seed in '01':
+        script('distill', [*argv, '--epochs', '1', '--experiment', seed, '--seed', seed])
+    assert len(teachers(tmp_path)) == 1
+
+
+@pytest.mark.parametrize('recipe, student, tune, rate', [
+    ({}, {}, 'all', 0.1), ({'pretrained': True}, {}, 'all', 0.01), ({'initial_checkpoint': 'x'}, {}, 'all', 0.01),
+    ({'pretrained': True}, {'pretrained': True}, 'all', 0.1), ({'pretrained': True, 'lr': 0.3}, {}, 'all', 0.3),
+    ({'pretrained': True}, {}, 'head', 0.1)])
+def test_the_rate_of_a_teacher_that_starts_from_weights(recipe, student, tune, rate, log):
+    plain = dict(pretrained=False, initial_checkpoint=None, model='net')
+    args = Namespace(**{**plain, 'lr': 0.1, 'teacher_tune': tune, **student})
+    own = Namespace(**{**plain, 'lr': None, **recipe})
+    _choose_rate(args, own)
+    assert own.lr == pytest.approx(rate, abs=0)
+    assert ("a tenth of the student's" in '\n'.join(log)) == (rate == 0.01)
+
+
+def test_it_is_trained_on_images_of_the_students_size(script, argv, tmp_path):
+    """Whatever its network is made for; that of the student may come from its network as well."""
+    at = argv.index('--img-size')
+    script('distill', [
+        *argv[:at], *argv[at + 2:], '--teacher', 'test_resnet', '--no-teacher-pretrained', '--epochs', '1',
+        '--experiment', 'run'])
+    for folder in (*teachers(tmp_path), tmp_path / 'run'):
+        assert json.loads((folder / 'config.json').read_text())['pretrained_cfg']['input_size'] == [3, 32, 32]
+
+
+@pytest.mark.parametrize('kd, loss, warned', [
+    ('bkd', 'balanced_softmax', True), ('kd', 'balanced_softmax', False), ('bkd', 'focal', False)])
+def test_a_loss_of_its_own_and_a_method_that_both_correct(script, argv, tmp_path, log, kd, loss, warned):
+    """Trained here, or taken as it is."""
+    file = tmp_path / 'teacher.yaml'
+    file.write_text(f'loss: {loss}\n')
+    argv = [*argv, '--epochs', '1', '--kd', kd]
+    for i, more in enumerate((['--teacher-config', str(file)], ['--teacher-checkpoint', ''])):
+        if i:
+            more[1] = str(teachers(tmp_path)[0])
+        log.clear()
+        script('distill', [*argv, '--experiment', f'run{i}', *more])
+        assert (f"the teacher's loss, {loss}, and --kd {kd} both make up" in '\n'.join(log)) == warned
 
 
 def test_its_figures_are_beside_the_students(script, argv, tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 
 from ...errors import UserError, last_line
 from ...models import network_name
+from ...plain_yaml import load_yaml
 from ..recipe import Data, holdout_is_unseen
 from .create import ELSEWHERE, create_network, load_weights, read_weights
 
@@ -139,6 +140,13 @@ def network_options(source: str, what: str) -> dict[str, Any]:
             key: value for key, value in (config.get('model_args') or {}).items()
             if key not in ('num_classes', 'network')},
     }
+
+
+def run_options(source: str) -> dict[str, Any]:
+    """What args.yaml in a run's folder holds; nothing for other sources of weights."""
+    file = Path(source.removeprefix('local-dir:')) / 'args.yaml'
+    kept = load_yaml(file.read_text(encoding='utf-8'), str(file)) if file.is_file() else None
+    return kept if isinstance(kept, dict) else {}
 
 
 def _read_config(folder: Path, what: str) -> dict[str, Any]:

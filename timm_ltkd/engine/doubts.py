@@ -1,0 +1,85 @@
+"""What about a recipe looks like a mistake: told before anything is trained, and trained all the same."""
+import logging
+import math
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+# all of these are our choice
+_FROM_SCRATCH = 0.05  # the learning rate of SGD that is too high for weights that are there
+_OF_SGD = 0.005  # the learning rate that is too high for optimizers that divide by the gradient's size
+_DIVIDING = ('adam', 'adabelief', 'adan', 'adopt', 'nadam', 'radam', 'lion')
+_BEGINNING = 0.05  # of a moving average
+_SMALL = 64  # pixels
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def told_once(first: bool) -> Iterator[None]:
+    """Inside, nothing is told but errors, unless it is the first of several runs that are all told the same."""
+    logger = logging.getLogger('timm_ltkd')
+    level = logger.level
+    try:
+        if not first:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: int) -> None:
+    """Warn of small images that nobody asked for, and of a learning rate, a warm-up or a moving average that does not
+    go with the rest.
+
+    Args:
+        args: Options of the run.
+        network: That knows how its images come.
+        epochs: Of the run, those at the end that its schedule adds included.
+        batches: Of an epoch.
+    """
+    side = network.pretrained_cfg['input_size'][-1]
+    if args.img_size is None and side <= _SMALL:
+        name = args.model if 'model' in args else args.student
+        _logger.warning(
+            f'{name} is made for images of {side} pixels, and nothing says that these are so small: name another '
+            f'network, or say --img-size {side}')
+    if args.warmup_epochs >= epochs:
+        rising = f'all {epochs} epochs' if epochs > 1 else 'the only epoch'
+        _logger.warning(f'the learning rate is still rising after {rising}: lower --warmup-epochs')
+    _warn_of_rate(args)
+    updates = epochs * -(-batches // args.grad_accum_steps)
+    if args.model_ema and not args.model_ema_warmup and args.model_ema_decay ** updates > _BEGINNING:
+        _logger.warning(
+            f'after all {updates} updates {100 * args.model_ema_decay ** updates:.0f} % of the moving average, which '
+            'is exported, are still the weights of the beginning: give --model-ema-warmup, or a --model-ema-decay of '
+            f'{math.floor(1e5 * _BEGINNING ** (1 / updates)) / 1e5:g} or less')
+
+
+def _warn_of_rate(args: Namespace) -> None:
+    opt, there = args.opt.lower(), args.pretrained or args.initial_checkpoint
+    if opt.startswith(_DIVIDING) and args.lr >= _OF_SGD:
+        _logger.warning(
+            f'--lr {args.lr:g} is one for SGD, and --opt {args.opt} divides by the size of the gradient: a hundredth '
+            'is usual (of a teacher that is trained first: in its --teacher-config)')
+    elif opt in ('sgd', 'momentum') and there and args.lr >= _FROM_SCRATCH and not getattr(args, 'stage', None):
+        _logger.warning(  # a stage leaves what is there as it is
+            f'--lr {args.lr:g} is one for training from scratch, and these weights are trained already, which it may '
+            'ruin: a tenth or less is usual (of a teacher that is trained first: in its --teacher-config)')
+
+
+def warn_of_deferral(module: nn.Module, option: str, epochs: int) -> None:
+    """Warn of class weights that are to come in after the last epoch.
+
+    Args:
+        module: A loss, or a method.
+        option: What its options are given by.
+        epochs: Of the run.
+    """
+    for part in module.modules():
+        deferred = getattr(part, 'deferred_epochs', 0)
+        if deferred >= epochs:
+            _logger.warning(
+                f'{option} deferred_epochs={deferred:g}: the run ends after {epochs} epochs, so class weights never '
+                'come in; lower it')
