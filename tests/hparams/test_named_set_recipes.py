@@ -72,3 +72,18 @@ def test_the_data_it_names_can_be_asked_for(name, tmp_path):
     assert create_dataset(args.dataset, tmp_path, list_file=tmp_path / 'list.txt').class_names == ['x', 'y']
     with pytest.raises(UserError, match='--train-list'):
         create_dataset(args.dataset, tmp_path)
+
+
+def test_photos_of_ones_own():
+    """Both start from weights that are there, and the teacher has the student's recipe, its rate too."""
+    text = (FOLDER / 'finetune_bkd.yaml').read_text(encoding='utf-8')
+    assert text.startswith('# Our choice: BKD on ')
+    args, keys = parse_file('finetune_bkd'), yaml.safe_load(text)
+    default = vars(distill_parser().parse_args([]))
+    assert {key for key in keys if vars(args)[key] == default[key]} == set()  # it says nothing that goes without
+    assert args.pretrained and (args.lr, args.epochs, args.kd, args.mean, args.img_size) == (0.01, 30, 'bkd', None, None)
+    own = teacher_args(args, train_parser())
+    assert (own.model, own.pretrained, own.epochs, own.weight_decay) == ('resnet50', None, 30, args.weight_decay)
+    assert all(timm.get_pretrained_cfg(name).has_weights for name in (args.teacher, args.student))
+    found = rates(args)
+    assert found[0] == pytest.approx(1e-5) and max(found) <= 0.01 and found[-1] < 1e-3
