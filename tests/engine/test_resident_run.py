@@ -41,10 +41,15 @@ def test_images_that_fit_stay_in_memory_and_the_run_is_as_if_asked_for(trained, 
         assert all(torch.equal(first[name], other[name]) for name in first)
 
 
+RESIZED = (
+    '--train-crop-mode rrc is for --loader resident if it is asked for, with --color-jitter 0, without --aa, and with '
+    '--resident-size where sizes differ')
+
+
 @pytest.mark.parametrize(('more', 'reason'), [
-    (['--aa', 'rand-m9'], 'images in memory cannot go through RandAugment'),
-    ([], 'images in memory cannot go through ColorJitter'),
-    ([*PLAIN, '--train-crop-mode', 'rrc'], '--train-crop-mode rrc is for --loader resident if it is asked for'),
+    (['--train-crop-mode', 'pad', '--aa', 'rand-m9'], 'images in memory cannot go through RandAugment'),
+    (['--train-crop-mode', 'pad'], 'images in memory cannot go through ColorJitter'),
+    ([], RESIZED), ([*PLAIN, '--train-crop-mode', 'rrc'], RESIZED),
     ([*PLAIN, '--loader', 'timm'], 'as asked'),
 ])
 def test_why_images_are_decoded_whenever_they_are_shown(trained, more, reason):

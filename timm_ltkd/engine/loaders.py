@@ -50,13 +50,14 @@ def why_not_resident(
     """Why images don't stay in memory unless they are told to; None if they do."""
     if getattr(args, 'teacher_resize', None) == 'host':  # no option of train.py
         return '--teacher-resize host makes them in two sizes'
+    if args.train_crop_mode != 'pad' and not args.no_aug:
+        return (f'--train-crop-mode {args.train_crop_mode} is for --loader resident if it is asked for, with '
+                '--color-jitter 0, without --aa, and with --resident-size where sizes differ')
     try:
         loaders = create_loaders(Namespace(**{**vars(args), 'loader': 'resident'}), accelerator, data, input_config)
         needed = sum(loader.images.layout.nbytes for loader in loaders)
     except UserError as e:
         return str(e).partition(';')[0]
-    if loaders[0].images.steps.crop.resamples:
-        return f'--train-crop-mode {args.train_crop_mode} is for --loader resident if it is asked for'
     memory = machine_memory()
     if needed > memory * MEMORY_SHARE:
         return f'they take {_size(needed)}, more than a quarter of the {_size(memory)} of this machine'
