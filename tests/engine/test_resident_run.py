@@ -47,9 +47,9 @@ RESIZED = (
 
 
 @pytest.mark.parametrize(('more', 'reason'), [
-    (['--train-crop-mode', 'pad', '--aa', 'rand-m9'], 'images in memory cannot go through RandAugment'),
-    (['--train-crop-mode', 'pad'], 'images in memory cannot go through ColorJitter'),
-    ([], RESIZED), ([*PLAIN, '--train-crop-mode', 'rrc'], RESIZED),
+    (['--aa', 'rand-m9'], 'images in memory cannot go through RandAugment'),
+    ([], 'images in memory cannot go through ColorJitter'),
+    (['--train-crop-mode', 'rrc'], RESIZED), ([*PLAIN, '--train-crop-mode', 'rrc'], RESIZED),
     ([*PLAIN, '--loader', 'timm'], 'as asked'),
 ])
 def test_why_images_are_decoded_whenever_they_are_shown(trained, more, reason):
