@@ -5,9 +5,10 @@ import pytest
 import yaml
 
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
-from timm_ltkd.cli.config import NOT_IN_CONFIG, all_teacher_args, dump_config, parse, teacher_args, use_run_of_stage
+from timm_ltkd.cli.config import all_teacher_args, dump_config, parse, teacher_args, use_run_of_stage
 from timm_ltkd.cli.defaults import CIFAR, DIGITS, OTHER
 from timm_ltkd.errors import UserError
+from timm_ltkd.options import PLACE
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 
@@ -243,8 +244,8 @@ class TestRoundTrip:
     def test_where_a_run_goes_is_not_in_it(self):
         args = distill('--output', 'o', '--experiment', 'e', '--resume', 'auto', '--overwrite')
         written = yaml.safe_load(dump_config(args))
-        assert written.keys() == vars(args).keys() - set(NOT_IN_CONFIG)
-        assert set(NOT_IN_CONFIG) == {
+        assert written.keys() == vars(args).keys() - PLACE
+        assert PLACE == {
             'config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private'}
 
     def test_the_command_line_still_wins(self, config):

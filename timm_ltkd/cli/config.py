@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..options import PLACE
 from ..plain_yaml import dump_yaml, load_yaml
 from ..report.text import flag
 from .defaults import fill_defaults
@@ -16,8 +17,6 @@ _OPTIONS_OF = {'kd': 'kd_kwargs', 'loss': 'loss_kwargs', 'opt': 'opt_kwargs'}
 _VIEWS = {  # what a network is shown of an image, which a second stage goes on with
     'no_aug', 'train_crop_mode', 'crop_padding', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa',
     'train_interpolation', 'reprob', 'remode', 'recount'}
-# where a run goes is no part of what it is
-NOT_IN_CONFIG = ('config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private')
 
 
 def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str] | None = None) -> Namespace:
@@ -180,7 +179,7 @@ def _scalar(parser: Parser, action: argparse.Action, value: Any) -> Any:
 
 def to_config(args: Namespace) -> dict[str, Any]:
     """All options that make up the run, as a `--config` file holds them."""
-    return {key: value for key, value in sorted(vars(args).items()) if key not in NOT_IN_CONFIG}
+    return {key: value for key, value in sorted(vars(args).items()) if key not in PLACE}
 
 
 def dump_config(args: Namespace) -> str:

@@ -22,6 +22,7 @@ from ..data import (
     skip_bad_images,
 )
 from ..errors import UserError, first_few
+from ..options import MANNER, PLACE
 from ..prior import ClassPrior
 from ..report import data_profile
 from .own_code import own_code
@@ -30,16 +31,14 @@ from .processes.launch import exchange, loader_workers
 _logger = logging.getLogger(__name__)
 
 # options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
-NO_PART = frozenset((
-    'config', 'import', 'output', 'experiment', 'resume', 'overwrite', 'seeds', 'workers', 'pin_mem', 'log_with',
-    'log_interval', 'val_interval', 'eval_metric', 'validation_batch_size', 'num_classes', 'crop_pct', 'interpolation',
+NO_PART = PLACE | MANNER | {
+    'import', 'seeds', 'val_interval', 'eval_metric', 'crop_pct', 'interpolation',
     'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_map', 'input_key', 'target_key',
     'dataset_download', 'many_shot', 'few_shot', 'imbalance_factor',
     'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
     'holdout', 'holdout_type', 'on_bad_image', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained',
     'teacher_seed', 'teacher_tune', 'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank', 'bank_features',
-    'push_to_hub', 'hub_private', 'license',
-))
+}
 
 
 # options that say which training images are held out

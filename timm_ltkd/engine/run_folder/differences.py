@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...options import MANNER, PLACE
 from ...plain_yaml import dump_yaml, load_yaml
 from ...report.text import flag, words
 
-# where a run goes and how it is watched; which of them count is for `recipe_key` to know, the others never do
-_NEVER_COUNT = frozenset((
-    'config', 'import', 'output', 'experiment', 'resume', 'overwrite', 'workers', 'pin_mem', 'log_with', 'log_interval',
-    'validation_batch_size', 'num_classes', 'push_to_hub', 'hub_private', 'license'))
+# which of the others count is for `recipe_key` to know
+_NEVER_COUNT = PLACE | MANNER | {'import'}
 _AT_MOST = 5
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...options import PLACE
+
 # options that name files or folders (or where the run goes); of these only names on the hub are of use to others
-PRIVATE = frozenset((
-    'config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private',
+PRIVATE = PLACE | {
     'data_dir', 'train_list', 'val_list', 'class_map', 'class_counts', 'initial_checkpoint', 'teacher_checkpoint',
     'teacher_config', 'teacher_class_map', 'teacher_bank',
-))
-_NEVER_MISSED = frozenset((
-    'config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private', 'teacher_bank'))
+}
+_NEVER_MISSED = PLACE | {'teacher_bank'}
 _HUB = ('hf-hub:', 'hf_hub:')
 _LOOKS_LIKE_A_PATH = re.compile(r'[/~\\]|\.{1,2}([/\\]|$)|[A-Za-z]:[/\\]|file:')
 _PREFIXES = re.compile(r'local-dir:|(lt/)?((hfds|hfids|wds|torch|tfds)/)?', re.IGNORECASE)

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import UserError
+from ...options import MANNER, PLACE
 from ..table import Grid
 from ..text import flag, words
 from .runs import FinishedRun
 
-# where a run goes, how it is watched, and what makes it fast: no reason to tell two runs apart
-_ASIDE = frozenset((
-    'config', 'output', 'experiment', 'resume', 'overwrite', 'seed', 'seeds', 'workers', 'pin_mem', 'log_with',
-    'log_interval', 'num_classes', 'validation_batch_size', 'dataset_download', 'teacher_bank', 'bank_features',
-    'push_to_hub', 'hub_private', 'license'))
+# no reason to tell two runs apart: the seed, and what makes one fast as well
+_ASIDE = PLACE | MANNER | {'seed', 'seeds', 'dataset_download', 'teacher_bank', 'bank_features'}
 _CHOOSING = ('val_interval', 'eval_metric')  # which change a network where they choose its epoch or its schedule
 _DISTILLS = ('kd', 'teacher', 'bank')  # how options that only distill.py has begin
 _TRAINS = ('stage',)  # and those of train.py
