@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..distill import linear_classifier
 from ..errors import UserError
 from ..posthoc import TAU_SWEEP, adjust_logits, tau_normalise
 from ..prior import ClassPrior
 from .evaluate import evaluate
-from .networks.create import linear_classifier
 from .recipe import Data, holdout_is_unseen
 
 _logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def measure_fixes(
     Raises:
         UserError: No linear classifier to normalise, or a metric that the holdout doesn't have.
     """
-    classifier = linear_classifier(network, '--tau-norm')[1] if 'tau-norm' in fixes else None
+    classifier = linear_classifier(network, '--tau-norm needs')[1] if 'tau-norm' in fixes else None
 
     def report(recording: Recording, name: str, tau: float) -> dict[str, Any]:
         if name == 'tau-norm':

@@ -7,8 +7,8 @@ from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 from torch import nn
 
+from ..distill import linear_classifier
 from ..errors import UserError
-from .networks.create import linear_classifier
 
 
 class ScaledLinear(nn.Module):
@@ -89,7 +89,7 @@ def prepare_stage(network: nn.Module, stage: str, *, seed: int) -> None:
     Raises:
         UserError: The network has no linear classifier.
     """
-    name, classifier = linear_classifier(network, f'--stage {stage}')
+    name, classifier = linear_classifier(network, f'--stage {stage} needs')
     network.requires_grad_(False)
     if stage in ('crt', 'head'):
         _start_anew(classifier, seed=seed)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...errors import UserError
 from ..checks import full_precision
+from ..classifier import linear_classifier
 
 MOMENTUM = 0.1  # of the running mean, as batch norm's
 
@@ -69,25 +69,14 @@ class CosineLinear(nn.Module):
         return linear
 
 
-def timm_classifier(network: nn.Module) -> Any:
-    """The classifier of a network as timm finds it; None for one without that interface."""
-    return cast(Any, network).get_classifier() if hasattr(network, 'get_classifier') else None
-
-
 def cosine_classifier(network: nn.Module, scale: float) -> None:
     """Replace the linear classifier of a timm network by a `CosineLinear`, in place.
 
     Raises:
         UserError: The network has none, or more than one.
     """
-    classifier = timm_classifier(network)
-    names = [name for name, module in network.named_modules() if module is classifier]
-    if not isinstance(classifier, nn.Linear) or len(names) != 1:
-        kind = 'one that timm does not find' if classifier is None else type(classifier).__name__
-        raise UserError(
-            f'ldam normalises a linear classifier, and that of {type(network).__name__} is {kind}; '
-            'choose another network or another loss')
-    network.set_submodule(names[0], CosineLinear(classifier, scale))
+    name, classifier = linear_classifier(network, 'ldam normalises')
+    network.set_submodule(name, CosineLinear(classifier, scale))
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from torch import nn
 from ...errors import UserError
 from ...prior import ClassPrior
 from ..checks import check_class_count, check_labels, check_number, full_precision
+from ..classifier import timm_classifier
 from .class_weights import ClassWeights
-from .cosine import cosine_classifier, timm_classifier
+from .cosine import cosine_classifier
 from .loss import HardLabelLoss, register_loss
 
 

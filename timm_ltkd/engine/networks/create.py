@@ -208,25 +208,6 @@ def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence
     network.load_state_dict(state)
 
 
-def linear_classifier(network: nn.Module, option: str) -> tuple[str, nn.Linear]:
-    """The one linear layer that gives a network's logits, and its name in the network.
-
-    Args:
-        network: A timm model.
-        option: Which option needs it, for the message.
-
-    Raises:
-        UserError: Its classifier is no single linear layer.
-    """
-    classifier = network.get_classifier() if hasattr(network, 'get_classifier') else None
-    names = [name for name, module in network.named_modules() if module is classifier]
-    if not isinstance(classifier, nn.Linear) or len(names) != 1:
-        kind = 'one that timm does not find' if classifier is None else type(classifier).__name__
-        hint = ' (of --loss ldam)' if kind == 'CosineLinear' else ''
-        raise UserError(
-            f'{option} needs a linear classifier, and that of {type(network).__name__} is {kind}{hint}; use another')
-    return names[0], classifier
-
 
 def checkpoint_activations(network: nn.Module, what: str) -> None:
     """Let a network compute activations again in the backward pass, as timm's networks can.
