@@ -34,7 +34,8 @@ def evaluations(monkeypatch):
     return seen
 
 
-HOLDOUT = ['--model', 'resnet20', '--epochs', '4', '--holdout', '0.3']  # 4, 2 and 1 of 13, 7 and 3 images
+HOLDOUT = [  # 4, 2 and 1 of 13, 7 and 3 images
+    '--model', 'resnet20', '--epochs', '4', '--holdout', '0.3', '--eval-metric', 'top1']
 
 
 def test_the_best_epoch_on_the_holdout_is_exported(script, options, tmp_path, evaluations, monkeypatch, log):
@@ -121,14 +122,14 @@ def test_teacher_and_student_have_the_same_holdout(script, options, tmp_path, ev
     assert any(line.startswith('teacher on this data: ') for line in log)
     report = json.loads((tmp_path / 'run/report.json').read_text())
     assert report['teacher']['num_samples'] == 11 and report['holdout']['teacher']['num_samples'] == 5
-    script('distill', [*argv, '--holdout-type', 'balanced', '--eval-metric', 'balanced', '--experiment', 'other'])
+    script('distill', [*argv, '--holdout-type', 'balanced', '--eval-metric', 'top1', '--experiment', 'other'])
     assert len(list((tmp_path / 'teachers').iterdir())) == 2, 'another metric may choose other weights'
 
 
 def test_a_run_is_not_resumed_with_another_holdout(script, options, tmp_path, capsys):
     argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
     script('train', [*argv, '--holdout', '0.3'])
-    for more in (['--holdout', '0.1'], [], ['--holdout', '0.3', '--eval-metric', 'balanced']):
+    for more in (['--holdout', '0.1'], [], ['--holdout', '0.3', '--eval-metric', 'top1']):
         with pytest.raises(SystemExit):
             script('train', [*argv, *more, '--resume', 'auto'])
         assert 'other settings or data' in capsys.readouterr().err
