@@ -88,7 +88,8 @@ def _remarks(row: Row, runs: list[Run]) -> str:
     """What a reader must know of a row: that it is shorter than published, or lacks seeds."""
     epochs = {len(run.history) for run in runs}
     shortened = [f'{min(epochs)} epochs'] if min(epochs) < PUBLISHED_EPOCHS else []
-    lacks = [f'seeds {", ".join(map(str, sorted({*row.seeds} - {*row.seeds_done()})))} missing']
+    left = sorted({*row.seeds} - {*row.seeds_done()})
+    lacks = [f'seed{"s" if len(left) > 1 else ""} {", ".join(map(str, left))} missing']
     return '; '.join(shortened + (lacks if len(runs) < len(row.seeds) else []))
 
 

@@ -176,7 +176,7 @@ def test_keeps_the_network_that_teaches(elsewhere, tmp_path):
 
 def test_the_page_of_them(elsewhere):
     run.main(['--data-dir', 'DATA', '--rows', 'b', '--seeds', '0'])
-    assert '| second | 40.0 | 45.0 | 60.0 | 40.0 | 10.0 | 5.0 | 1 | 20 epochs; seeds 1 missing |' in readme.page()
+    assert '| second | 40.0 | 45.0 | 60.0 | 40.0 | 10.0 | 5.0 | 1 | 20 epochs; seed 1 missing |' in readme.page()
     assert 'Not run yet: first.' in readme.page()
     assert 'The teacher: 47.0 (many 60.0, medium 40.0, few 20.0).' in readme.page()
     run.main(['--data-dir', 'DATA'])
