@@ -369,3 +369,8 @@ def test_bad_options_say_what_to_do(call, message):
     with pytest.raises(UserError, match=message) as error:
         call()
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('rebalance', [False, True])
+def test_ltkd_makes_up_for_the_class_frequencies_where_it_rebalances(rebalance):
+    assert create_method('ltkd', prior=ClassPrior([9, 5, 2]), rebalance=rebalance).corrects_prior == rebalance

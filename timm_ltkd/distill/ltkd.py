@@ -132,6 +132,7 @@ class LTKD(DistillMethod):
         self.beta = check_number('ltkd', 'beta', beta, least=0.)
         self.rebalance = check_flag('ltkd', 'rebalance', rebalance)
         self.reweight = check_flag('ltkd', 'reweight', reweight)
+        self.corrects_prior = self.rebalance
         for name, group in zip(('head', 'medium', 'tail'), class_thirds(prior.counts), strict=True):
             self.register_buffer(name, group, persistent=False)
 
