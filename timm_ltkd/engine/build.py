@@ -78,7 +78,7 @@ def refuse_given(option: str, kwargs: dict[str, Any]) -> None:
 
 
 def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network: nn.Module) -> None:
-    """Make all that the options describe and throw it away: mistakes, and what looks like one, are told before training.
+    """Make all that the options describe and throw it away: mistakes, and what looks like one, are told beforehand.
 
     Raises:
         UserError: A name, option or value that is wrong, or that does not fit the data.
