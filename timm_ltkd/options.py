@@ -4,5 +4,6 @@ PLACE = frozenset(('config', 'output', 'experiment', 'resume', 'overwrite', 'pus
 """Where a run comes from and goes."""
 
 MANNER = frozenset((
-    'workers', 'pin_mem', 'validation_batch_size', 'num_classes', 'log_with', 'log_interval', 'license'))
+    'workers', 'pin_mem', 'validation_batch_size', 'num_classes', 'log_with', 'log_interval', 'checkpoint_interval',
+    'license'))
 """How it is carried out, watched and labelled."""

@@ -285,6 +285,18 @@ def test_dist_bn(script, base, monkeypatch):
     assert calls == [(2, True), (2, True), (2, False)]
 
 
+@covers('train distill', '--checkpoint-interval')
+@pytest.mark.parametrize('script', ['train', 'distill'])
+def test_checkpoint_interval(script, base, tmp_path):
+    written = []
+    for words in ([], ['--checkpoint-interval', '2'], ['--checkpoint-interval', '5']):
+        folder = tmp_path / str(len(written))
+        getattr(run, script)([
+            *base[script], *words, '--epochs', '4', '--output', str(tmp_path), '--experiment', folder.name])
+        written.append(sorted(int(path.stem[-6:]) for path in (folder / 'last').glob('*.pt')))
+    assert written == [[3, 4], [2, 4], [4]], 'the two newest'
+
+
 @covers('train distill', '--log-interval')
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_log_interval(script, base, monkeypatch):

@@ -286,6 +286,9 @@ def add_run(parser: Parser) -> None:
         help='epochs between evaluations (default: %(default)s)')
     add('--eval-metric', choices=('top1', 'balanced', 'few'),
         help='figure that names the best epoch (default: top1; with a --holdout, which chooses by it, balanced)')
+    add('--checkpoint-interval', metavar='N', type=NATURAL, default=1,
+        help='epochs between checkpoints, with which summary.csv is written; the last epoch always is one '
+             '(default: %(default)s)')
     add('--log-interval', metavar='N', type=NATURAL, default=50,
         help='batches between looks at the loss (default: %(default)s)')
     add('--log-with', nargs='+', default=[], metavar='TRACKER', help='Accelerate\'s trackers: tensorboard, wandb, …')

@@ -111,16 +111,22 @@ class Run:
             self.teacher_report = training.evaluate_teacher()
 
     def train(self) -> None:
-        """All epochs that are left, a checkpoint after each."""
+        """All epochs that are left, and checkpoints as often as the options say."""
         training, accelerator = self.training, self.accelerator
         while training.epoch < training.epochs:
             told = training.run_epoch()
-            if accelerator.is_main_process:
-                write_summary(self.folder.summary, training.record.history)
             row = training.record.history[-1]
             accelerator.log({key: value for key, value in row.items() if key != 'epoch'}, step=row['epoch'])
-            save_checkpoint(self.folder.last, training.epoch, training.state(), accelerator, training.rng_state())
-            _logger.info(told)  # now that it cannot be lost
+            if training.epoch % training.args.checkpoint_interval == 0 or training.epoch == training.epochs:
+                self._save()
+            _logger.info(told)  # now that it cannot be lost, where each epoch is saved
+
+    def _save(self) -> None:
+        """Write what a resume needs, and the rows of the epochs so far."""
+        training, accelerator = self.training, self.accelerator
+        if accelerator.is_main_process:
+            write_summary(self.folder.summary, training.record.history)
+        save_checkpoint(self.folder.last, training.epoch, training.state(), accelerator, training.rng_state())
 
     def finish(self) -> Result:
         """What comes after the last epoch: weights and report."""

@@ -112,6 +112,13 @@ def test_dropout_draws_from_the_random_states_that_are_restored(script, interrup
     assert not torch.equal(whole['head.weight'], resumed['head.weight'])
 
 
+def test_epochs_after_the_last_checkpoint_are_trained_again(same_when_interrupted, options, log):
+    rows = same_when_interrupted(
+        'train', [*options, '--model', 'resnet20', '--epochs', '6', '--checkpoint-interval', '2'], after=3)
+    assert [row['epoch'] for row in rows] == [*range(6)]
+    assert any(line.endswith('after epoch 2 of 6') for line in log)
+
+
 def test_a_plateau_remembers_the_epochs_that_were_no_better(same_when_interrupted, options):
     rows = same_when_interrupted('train', [
         *options, *TINY_VIT, '--epochs', '6', '--lr', '1e-6', '--sched', 'plateau', '--patience-epochs', '2'], after=3)
