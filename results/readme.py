@@ -135,7 +135,8 @@ def _origins(runs: dict[Row, list[Run]]) -> list[str]:
         for run in each:
             facts = run.report['run']
             versions = ', '.join(f'{name} {number}' for name, number in facts['versions'].items())
-            text = f'{facts["hardware"]}, {facts["precision"]}, {versions}, commit {facts["git_commit"]}'
+            commits = ', then '.join(facts.get('git_commits', [facts['git_commit']]))
+            text = f'{facts["hardware"]}, {facts["precision"]}, {versions}, commit {commits}'
             found.setdefault(text, []).append(f'{row.key} {run.report["run"]["args"]["seed"]}')
     return [f'- {text}: {", ".join(names)}' for text, names in found.items()]
 

@@ -18,7 +18,7 @@ from .processes.launch import finish_trackers, on_main, start_trackers
 from .recipe import Data, listed
 from .run_folder.checkpoint import check_same_epoch, load_checkpoint, save_checkpoint
 from .run_folder.differences import tell_changed
-from .run_folder.finished import finish
+from .run_folder.finished import finish, git_commit
 from .run_folder.folder import RunFolder
 from .shared import Shared
 from .training import Training
@@ -113,6 +113,8 @@ class Run:
     def train(self) -> None:
         """All epochs that are left, and checkpoints as often as the options say."""
         training, accelerator = self.training, self.accelerator
+        if training.epoch < training.epochs:
+            training.record.note_commit(git_commit())
         while training.epoch < training.epochs:
             told = training.run_epoch()
             row = training.record.history[-1]
@@ -144,7 +146,7 @@ class Run:
         if accelerator.is_main_process:
             write_summary(self.folder.summary, training.record.history)
             finish(self.folder, args, accelerator, data, eval_network(training.task), report, teacher_report,
-                   training.record.history, training.record.best, training.record.method_report, holdout_reports)
+                   training.record, holdout_reports)
         finish_trackers(accelerator)
         accelerator.wait_for_everyone()
         return Result(report, teacher_report)

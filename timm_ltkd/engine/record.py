@@ -15,6 +15,7 @@ class Record:
         best: `metric`, `value`, `epoch` and `chosen_on` of the best epoch; None before the first evaluation.
         best_weights: Of that epoch, where they are to be taken in the end.
         method_report: What the method has counted in the last epoch.
+        commits: Of this package's checkout while the run was trained, the first first; empty where there is none.
     """
 
     def __init__(self):
@@ -22,16 +23,24 @@ class Record:
         self.best: dict[str, Any] | None = None
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.method_report: dict[str, Any] = {}
+        self.commits: list[str] = []
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         kept = {} if self.best_weights is None else {'best_weights': self.best_weights}
-        return kept | {'history': self.history, 'best': self.best, 'method_report': self.method_report}
+        return kept | {
+            'history': self.history, 'best': self.best, 'method_report': self.method_report, 'commits': self.commits}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.history, self.best, self.method_report = state['history'], state['best'], state['method_report']
         self.best_weights = state.get('best_weights')
+        self.commits = state.get('commits', [])
+
+    def note_commit(self, commit: str | None) -> None:
+        """Remember the code that trains from here on."""
+        if commit is not None and commit not in self.commits[-1:]:
+            self.commits = [*self.commits, commit]
 
     def choose_by(self, metric: str) -> None:
         """Let another figure say which of the epochs so far was the best; of weights that are kept it cannot."""

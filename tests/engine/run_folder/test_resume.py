@@ -1,10 +1,14 @@
 """An interrupted and resumed run ends with the weights and figures of one that was not, to the last bit."""
+import json
+from contextlib import nullcontext
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from timm_ltkd.distill.bkd import BKD
-from timm_ltkd.engine import jobs, training
+from timm_ltkd.engine import fit, jobs, training
+from timm_ltkd.engine.run_folder import finished
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
@@ -117,6 +121,19 @@ def test_epochs_after_the_last_checkpoint_are_trained_again(same_when_interrupte
         'train', [*options, '--model', 'resnet20', '--epochs', '6', '--checkpoint-interval', '2'], after=3)
     assert [row['epoch'] for row in rows] == [*range(6)]
     assert any(line.endswith('after epoch 2 of 6') for line in log)
+
+
+def test_the_report_names_the_code_that_trained(script, interrupt, options, tmp_path, monkeypatch):
+    argv = [*options, '--model', 'resnet20', '--epochs', '3', '--experiment', 'run', '--resume', 'auto']
+    for commit in ('first', 'first', 'second', 'third'):  # which has nothing left to train
+        monkeypatch.setattr(fit, 'git_commit', lambda commit=commit: commit)
+        monkeypatch.setattr(finished, 'git_commit', lambda commit=commit: commit)
+        if commit == 'first':
+            interrupt(1)
+        with pytest.raises(SystemExit) if commit == 'first' else nullcontext():
+            script('train', argv)
+    run = json.loads((tmp_path / 'run/report.json').read_text())['run']
+    assert (run['git_commit'], run['git_commits']) == ('third', ['first', 'second'])
 
 
 def test_a_plateau_remembers_the_epochs_that_were_no_better(same_when_interrupted, options):

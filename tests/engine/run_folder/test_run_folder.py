@@ -315,4 +315,4 @@ def test_the_commit_is_that_of_this_package_or_none(tmp_path, monkeypatch):
     for root, commit in ((tmp_path, head), (tmp_path / 'venv' / 'lib', None)):
         (package := root / 'timm_ltkd' / 'engine' / 'run_folder').mkdir(parents=True)
         monkeypatch.setattr(finished, '__file__', str(package / 'finished.py'))
-        assert finished._git_commit() == commit
+        assert finished.git_commit() == commit

@@ -23,6 +23,7 @@ from ...report import write_report
 from ...report.summary import write_csv
 from ...version import __version__
 from ..recipe import Data, listed
+from ..record import Record
 from ..sharing.public import public_name
 from ..sharing.share import CARD, card_of, write_card
 from .folder import RunFolder
@@ -39,18 +40,18 @@ def finish(
         network: nn.Module,
         report: dict[str, Any],
         teacher_report: dict[str, Any] | None,
-        history: list[dict[str, Any]],
-        best: dict[str, Any] | None,
-        method_report: dict[str, Any],
+        record: Record,
         holdout_reports: dict[str, dict[str, Any] | None] | None = None,
 ) -> None:
     """Write model.safetensors, config.json, the report and the model card; on the main process."""
     card = folder.path / CARD
     told = card_of(folder.path) if card.is_file() else None  # of a finished run: what it said if nobody edited it
     export_network(folder.path, network, data.splits.class_names, data.prior.counts.tolist(), args.license)
-    run = run_facts(args, accelerator) | {'best': best, 'key': folder.key, 'val_split': data.splits.val_name}
-    if method_report:  # of the last epoch
-        run['rectification'] = method_report
+    run = run_facts(args, accelerator) | {'best': record.best, 'key': folder.key, 'val_split': data.splits.val_name}
+    if record.commits not in ([], [run['git_commit']]):
+        run['git_commits'] = record.commits
+    if record.method_report:  # of the last epoch
+        run['rectification'] = record.method_report
     if skipped := data.splits.skipped:
         write_csv(folder.path / 'skipped_images.csv', SkippedImage._fields, skipped)
         run['skipped_images'] = count_skipped(skipped) | {'listed_in': 'skipped_images.csv'}
@@ -58,7 +59,7 @@ def finish(
     holdout = {role: _without_loss(figures) for role, figures in (holdout_reports or {}).items() if figures}
     write_report(
         folder.path, student=student, teacher=teacher, holdout=holdout, prior=data.prior,
-        class_names=data.splits.class_names, history=history, run=run)
+        class_names=data.splits.class_names, history=record.history, run=run)
     if not card.is_file() or card.read_bytes() == told:
         write_card(folder.path)  # last: the run is finished
     elif card_of(folder.path) != told:
@@ -122,11 +123,11 @@ def run_facts(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
         'hardware': torch.cuda.get_device_name(device) if device.type == 'cuda' else cores,
         'processes': accelerator.num_processes,
         'precision': str(accelerator.mixed_precision),
-        'git_commit': _git_commit(),
+        'git_commit': git_commit(),
     }
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the checkout that this package runs from, if it is one."""
     checkout = Path(__file__).parents[3]
     if not (checkout / '.git').exists():  # as installed, perhaps within a checkout of something else

@@ -34,7 +34,7 @@ _FACTS = {
     'data': ('num_classes', 'num_train', 'imbalance_factor', 'class_counts', 'class_names', 'groups', 'many_shot',
              'few_shot'),
     'run': ('student', 'teacher', 'method', 'data', 'args', 'versions', 'hardware', 'processes', 'precision',
-            'git_commit', 'key', 'best', 'val_split', 'rectification', 'skipped_images')}
+            'git_commit', 'git_commits', 'key', 'best', 'val_split', 'rectification', 'skipped_images')}
 
 
 # ---- before and after a training -------------------------------------------------------------------------------------
