@@ -1,4 +1,5 @@
-"""Which options say nothing of what a run trains; whatever looks at options puts these aside."""
+"""Families of options: of the place and the manner of a run, of data and views; and how some are read."""
+from argparse import Namespace
 
 PLACE = frozenset(('config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private'))
 """Where a run comes from and goes."""
@@ -6,4 +7,25 @@ PLACE = frozenset(('config', 'output', 'experiment', 'resume', 'overwrite', 'pus
 MANNER = frozenset((
     'workers', 'pin_mem', 'validation_batch_size', 'num_classes', 'log_with', 'log_interval', 'checkpoint_interval',
     'license'))
-"""How it is carried out, watched and labelled."""
+"""How it is carried out, watched and labelled: nothing of what it trains, as of its place."""
+
+DATA = frozenset((
+    'dataset', 'data_dir', 'train_list', 'val_list', 'train_split', 'val_split', 'class_map', 'input_key', 'target_key',
+    'dataset_download', 'imbalance_factor', 'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts',
+    'holdout', 'holdout_type', 'many_shot', 'few_shot', 'on_bad_image'))
+"""Which images there are, and what they are called."""
+
+VIEW = frozenset((
+    'no_aug', 'train_crop_mode', 'crop_padding', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa',
+    'train_interpolation', 'reprob', 'remode', 'recount'))
+"""What a network is shown of an image."""
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    """An option that takes one value or several, as a list; empty if it is not given."""
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def trained_network(args: Namespace) -> str:
+    """The name of what a run trains: --model of train.py, --student of distill.py."""
+    return args.model if 'model' in args else args.student

@@ -1,7 +1,7 @@
 """What mends a trained classifier's bias to the classes with many images, without any training."""
 import torch
 
-TAU_SWEEP = tuple(round(0.1 * i, 1) for i in range(21))  # 0 to 2; our choice
+TAU_SWEEP = tuple(round(0.1 * i, 1) for i in range(21))  # 0 to 2, as the authors' code
 
 
 def tau_normalise(weight: torch.Tensor, tau: float) -> torch.Tensor:

@@ -4,16 +4,20 @@ from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
+import timm
 from front_door import PARSERS, reach
 
 from timm_ltkd.cli import run
 from timm_ltkd.cli.config import parse
-from timm_ltkd.engine.doubts import warn_of_recipe
+from timm_ltkd.distill import create_methods
+from timm_ltkd.engine.doubts import warn_of_recipe, warn_of_zero_classifier
 from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.run_folder.folder import find_folder
 from timm_ltkd.engine.seeds import each_seed, warn_of_one_seed
 from timm_ltkd.errors import UserError
+from timm_ltkd.options import listed
+from timm_ltkd.prior import ClassPrior
 
 
 def test_long_epochs_are_told_of_where_no_bar_is_shown(base, monkeypatch, log):
@@ -115,6 +119,22 @@ def test_small_images_that_nobody_asked_for_are_warned_of(base, log, asked):
     log.clear()
     reach('train', words if asked else [*words[:at], *words[at + 2:]])
     assert ('resnet20 is made for images of 32 pixels, and nothing says' in '\n'.join(log)) != asked
+
+
+@pytest.mark.parametrize('student, words, warned', [
+    ('mixer_s16_224', [], False), ('mixer_s16_224', ['--kd', 'dist'], True), ('test_resnet', ['--kd', 'dist'], False),
+    ('mixer_s16_224', ['--kd-kwargs', 'standardize=True'], True),
+    ('mixer_s16_224', ['--kd', 'kd', '--kd-kwargs', 'standardize=True'], True),
+    ('mixer_s16_224', ['--kd', 'kd', 'dist'], True), ('mixer_s16_224', ['--kd', 'dist', '--clip-grad', '1'], False),
+])
+def test_a_student_of_equal_logits_is_warned_of(student, words, warned, log):
+    options = {} if student == 'test_resnet' else {'num_blocks': 1, 'embed_dim': 8, 'img_size': 32}
+    args = parse(PARSERS['distill'](), ['--student', student, *words])
+    methods = create_methods(listed(args.kd), args.kd_kwargs, prior=ClassPrior([3, 2, 1]), student_features=64,
+                             teacher_features=[64])
+    network = timm.create_model(student, num_classes=3, **options)
+    warn_of_zero_classifier(args, network, methods)
+    assert [line.startswith(f'the classifier of {student} starts with zeros') for line in log] == [True] * warned
 
 
 def test_what_looks_like_a_mistake_is_told_once_of_all_seeds(base, log):

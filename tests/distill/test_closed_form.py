@@ -65,6 +65,16 @@ def test_cross_entropy_and_gradient_are_those_of_torch(smoothing):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('offset', [-1e4, 1e3, 1e4])
+def test_a_common_offset_costs_no_digits(dtype, offset):
+    logits = torch.tensor([[0., -7.8, -30.], [-64., 0., -16.]]).add(offset).to(dtype)
+    target = torch.tensor([0, 1])
+    assert torch.allclose(
+        hard_cross_entropy(logits, target).double(), F.cross_entropy(logits.double(), target, reduction='none'),
+        rtol=1e-4, atol=1e-9)
+
+
 def test_a_label_without_probability_has_a_finite_loss():
     logits = torch.tensor([[200., 0., -200.], [-1e4, 1e4, 0.]], requires_grad=True)
     loss = hard_cross_entropy(logits, torch.tensor([2, 0]))

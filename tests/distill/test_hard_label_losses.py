@@ -16,6 +16,7 @@ from timm_ltkd.distill import (
     ldam_margins,
     list_losses,
     logit_adjusted_loss,
+    register_method,
     weighted_cross_entropy_loss,
 )
 from timm_ltkd.distill.losses import HardLabelLoss, loss_class, register_loss
@@ -257,6 +258,11 @@ def test_each_has_a_line_with_its_paper():
 def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="'ce' is registered already"):
         register_loss('ce')(HardLabelLoss)
+
+
+def test_a_name_has_no_dot():
+    with pytest.raises(UserError, match="a distillation method cannot be called 'my.own': choose a name without a dot"):
+        register_method('my.own')(HardLabelLoss)
 
 
 def test_a_cell_of_a_notebook_may_run_again(monkeypatch):

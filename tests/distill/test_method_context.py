@@ -161,6 +161,7 @@ def test_context_goes_to_those_who_ask():
     (lambda: create_method('feature', student_features=4, teacher_features=4, seed='x'), 'seed must be a number'),
     (lambda: create_method('kd', standardise=True), "did you mean 'standardize'"),
     (lambda: create_method('kd', standardize='yes'), 'standardize must be True or False'),
+    (lambda: create_method('kd', prior=ClassPrior([9, 1]), standardize=True), 'the z-scores of two logits are'),
 ])
 def test_bad_options_say_what_to_do(call, message):
     with pytest.raises(UserError, match=message) as error:

@@ -129,7 +129,8 @@ def cross_entropy_parts(logits: torch.Tensor, target: torch.Tensor) -> Parts:
         torch.sum(_from_the_largest(z, _LOG2_E, out=p).exp2_(), 1, out=total_)
     target = target.unsqueeze(1)
     gradient.scatter_add_(1, target, -total.unsqueeze(1))
-    loss = total.log() + logits.amax(1) - logits.gather(1, target).squeeze(1)
+    largest, own = logits.amax(1).to(total.dtype), logits.gather(1, target).squeeze(1).to(total.dtype)
+    loss = total.log() + (largest - own)  # the difference first: of large logits the sum would lose what it adds
     return loss, gradient, total.reciprocal_()
 
 

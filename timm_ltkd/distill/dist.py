@@ -70,6 +70,7 @@ class DIST(DistillMethod):
         beta: Weight of the inter-class term.
         gamma: Weight of the intra-class term.
     """
+    by_spread = True
 
     def __init__(self, *, temperature: float = 4., beta: float = 2., gamma: float = 2.):
         super().__init__()

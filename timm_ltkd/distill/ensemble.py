@@ -34,25 +34,26 @@ class TeacherEnsemble(nn.Module):
         if not teachers:
             raise UserError('an ensemble needs at least one teacher')
         self.teachers = nn.ModuleList(t if isinstance(t, Teacher) else Teacher(t) for t in teachers)
-        sizes = {t.num_classes for t in self._each if t.num_classes is not None}
+        sizes = {t.num_classes for t in self.members if t.num_classes is not None}
         if len(sizes) > 1:
             raise UserError(
                 f"the teachers' heads have {' and '.join(map(str, sorted(sizes)))} classes: they must share one label "
                 'space')
 
     @property
-    def _each(self) -> list[Teacher]:
+    def members(self) -> list[Teacher]:
+        """The teachers that speak."""
         return cast(list[Teacher], list(self.teachers))
 
     @property
     def num_classes(self) -> int | None:
         """Size of the label space, None if no teacher says."""
-        return next((t.num_classes for t in self._each if t.num_classes is not None), None)
+        return next((t.num_classes for t in self.members if t.num_classes is not None), None)
 
     @property
     def networks(self) -> list[nn.Module]:
         """The networks alone."""
-        return [network for teacher in self._each for network in teacher.networks]
+        return [network for teacher in self.members for network in teacher.networks]
 
     def train(self, mode: bool = True) -> 'TeacherEnsemble':
         """Stays in eval mode, as a `Teacher` does."""
@@ -60,12 +61,12 @@ class TeacherEnsemble(nn.Module):
 
     def check_label_space(self, num_classes: int) -> None:
         """Raise a UserError if a head has another number of classes."""
-        for teacher in self._each:
+        for teacher in self.members:
             teacher.check_label_space(num_classes)
 
     def expect_input(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """State how arriving pixels are normalised; each teacher converts them to its own way."""
-        for teacher in self._each:
+        for teacher in self.members:
             teacher.expect_input(mean, std)
 
     @torch.no_grad()

@@ -33,6 +33,8 @@ class DistillMethod(nn.Module):
         needs_hard_labels: Whether labels must be class indices, which mixup and cutmix don't give.
         corrects_prior: Whether it makes up for the class frequencies, as class-balanced sampling does.
         needs_class_means: Whether `set_class_means` must be called before training.
+        by_spread: Whether it looks at logits in units of their own spread, so that its slope has no bound where a
+            student's are all equal.
         standardized: Of methods that correct logits, or weigh samples by them: whether they z-score what they compare,
             which they do afterwards, since a correction is in units of the plain logits. None of all others, which
             `StandardizedLogits` does it for.
@@ -43,6 +45,7 @@ class DistillMethod(nn.Module):
     needs_hard_labels = False
     corrects_prior = False
     needs_class_means = False
+    by_spread = False
 
     def set_epoch(self, epoch: int) -> None:
         """Told before each epoch, counted from 0; a method with a schedule acts on it."""
@@ -77,6 +80,7 @@ class StandardizedLogits(DistillMethod):
     Args:
         method: What learns from the standardised logits.
     """
+    by_spread = True
 
     def __init__(self, method: DistillMethod):
         super().__init__()
@@ -165,11 +169,13 @@ def create_method(
 
     Raises:
         UserError: Unknown method or option (the nearest is named), something needed and missing, or standardised
-            logits for a method that looks at no logits.
+            logits for a method that looks at no logits, or of two classes.
     """
     what, method = f"method '{name}'", method_class(name)
     if check_flag(what, 'standardize', standardize) and not method.uses_logits:
         raise UserError(f'{what} compares features and looks at no logits: leave standardize out')
+    if standardize and prior is not None and prior.num_classes == 2:
+        raise UserError(f'{what}: the z-scores of two logits are 1 and -1 whatever they are: leave standardize out')
     made = call_with_known(
         method, what, prior, kwargs, student_features=student_features, teacher_features=teacher_features,
         also=('standardize',) if method.uses_logits else ())
@@ -177,7 +183,7 @@ def create_method(
         return made
     if made.standardized is None:
         return StandardizedLogits(made)
-    made.standardized = True
+    made.standardized = made.by_spread = True
     return made
 
 

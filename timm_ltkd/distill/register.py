@@ -12,8 +12,11 @@ def enter(register: dict[str, Class], what: str, name: str) -> Callable[[Class],
     """Class decorator: make a class known under a name, in the place of one that the same code made before.
 
     Raises:
-        UserError: Another class has the name.
+        UserError: Another class has the name; a dot in it, which parts the name of a method from that of an option.
     """
+    if '.' in name:
+        raise UserError(f"a {what} cannot be called '{name}': choose a name without a dot")
+
     def add(cls: Class) -> Class:
         known = register.get(name, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):

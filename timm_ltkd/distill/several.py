@@ -38,7 +38,8 @@ class SeveralMethods(DistillMethod):
             raise UserError('several methods are one at least, and there is none')
         self.methods = nn.ModuleDict(methods)
         self.separate = separate
-        for what in ('needs_features', 'uses_logits', 'needs_hard_labels', 'corrects_prior', 'needs_class_means'):
+        for what in ('needs_features', 'uses_logits', 'needs_hard_labels', 'corrects_prior', 'needs_class_means',
+                     'by_spread'):
             setattr(self, what, any(getattr(method, what) for method in methods.values()))
 
     @property

@@ -123,8 +123,7 @@ class DistillTask(TrainingTask):
         if not isinstance(self.method, SeveralMethods):
             return [(self.teacher, self.method)]
         methods = cast(list[DistillMethod], list(self.method.methods.values()))
-        apart = cast(Any, self.teacher).teachers if self.method.separate else None
-        teachers = [self.teacher] * len(methods) if apart is None else apart
+        teachers = self.teacher.members if self.method.separate else [self.teacher] * len(methods)
         return list(zip(teachers, methods, strict=True))
 
     def set_epoch(self, epoch: int) -> None:
@@ -157,7 +156,7 @@ class DistillTask(TrainingTask):
             input: The teacher's images.
             needs_features: Of which of them to return features, for one of them too; None as the methods need them.
         """
-        if not isinstance(self.method, SeveralMethods) or not self.method.separate:
+        if not self.method.separate:
             return self.teacher(input, self.method.needs_features if needs_features is None else needs_features[0])
         wanted = needs_features or [method.needs_features for _, method in self.lessons]
         return tuple(teacher(input, each) for (teacher, _), each in zip(self.lessons, wanted, strict=True))
@@ -245,7 +244,7 @@ def _check_terms(method: DistillMethod, terms: Any) -> None:
 def _check_pairs(teacher: Teacher | TeacherEnsemble, method: DistillMethod) -> None:
     """Raise a UserError where each method is to have a teacher of its own, and has not."""
     if isinstance(method, SeveralMethods) and method.separate:
-        methods, teachers = len(method.methods), len(getattr(teacher, 'teachers', [teacher]))
+        methods, teachers = len(method.methods), len(teacher.members)
         if methods != teachers or not isinstance(teacher, TeacherEnsemble):
             raise UserError(f'{methods} methods that have a teacher each: give a TeacherEnsemble of {methods}, not of '
                             f'{teachers}')

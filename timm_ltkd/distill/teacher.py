@@ -3,12 +3,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.models import get_pretrained_cfg, is_model, list_models
+from timm.models import get_pretrained_cfg
 from timm.task import DistillationTeacher
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError
+from ..models import ELSEWHERE, unknown_model
 from .frozen import fold_batch_norm, hold_weights, share_weights
 from .output import Output, is_compiled, model_output
 from .pixels import PixelAdapter, normalisation
@@ -55,7 +56,7 @@ class Teacher(DistillationTeacher):
     ):
         head_classes = num_classes if class_map is None else None
         _check_path(model, head_classes, pretrained_path)
-        if isinstance(model, str) and not model.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
+        if isinstance(model, str) and not model.startswith(ELSEWHERE):
             _check_name(model, head_classes, bool(pretrained_path))
         super().__init__(model, num_classes=head_classes if pretrained_path else None, pretrained_path=pretrained_path)
         self.register_buffer('class_map', None, persistent=False)
@@ -216,9 +217,8 @@ def _check_path(model: str | nn.Module, num_classes: int | None, path: str | Non
 
 def _check_name(name: str, num_classes: int | None, has_weights: bool) -> None:
     """Refuse a model name that cannot become a teacher, before anything is downloaded for it."""
-    architecture = name.split('.')[0]
-    if not is_model(architecture):
-        raise UserError(f"unknown model '{name}'{nearest(architecture, list_models())}")
+    if unknown := unknown_model(name):
+        raise UserError(unknown)
     if has_weights:
         return
     cfg = get_pretrained_cfg(name)

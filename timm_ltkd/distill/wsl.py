@@ -66,8 +66,8 @@ class WSL(DistillMethod):
     """α · T² · KL, each sample weighted by how little it is learnt (Zhou et al. 2021, arXiv 2102.00650).
 
     Args:
-        temperature: Softens both distributions. The default is the paper's.
-        alpha: Weight of the term. The default is the paper's.
+        temperature: Softens both distributions. The default is the authors' for ImageNet; on CIFAR-100 they have 4.
+        alpha: Weight of the term. The default is theirs for ImageNet; on CIFAR-100 they have 2.25.
     """
 
     standardized = False

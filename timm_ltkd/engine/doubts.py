@@ -3,9 +3,14 @@ import logging
 import math
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from torch import nn
+
+from ..distill import DistillMethod
+from ..distill.output import classifiers
+from ..errors import UserError
+from ..options import listed, trained_network
 
 # all of these are our choice
 _FROM_SCRATCH = 0.05  # the learning rate of SGD that is too high for weights that are there
@@ -41,7 +46,7 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
     """
     side = network.pretrained_cfg['input_size'][-1]
     if args.img_size is None and side <= _SMALL:
-        name = args.model if 'model' in args else args.student
+        name = trained_network(args)
         _logger.warning(
             f'{name} is made for images of {side} pixels, and nothing says that these are so small: name another '
             f'network, or say --img-size {side}')
@@ -67,6 +72,25 @@ def _warn_of_rate(args: Namespace) -> None:
         _logger.warning(  # a stage leaves what is there as it is
             f'--lr {args.lr:g} is one for training from scratch, and these weights are trained already, which it may '
             'ruin: a tenth or less is usual (of a teacher that is trained first: in its --teacher-config)')
+
+
+def warn_of_zero_classifier(args: Namespace, network: nn.Module, method: DistillMethod) -> None:
+    """Warn of a student that starts with equal logits, under a method whose first gradients are then huge.
+
+    Args:
+        args: Options of the run.
+        network: The student, as it starts.
+        method: What it learns by.
+    """
+    if not method.by_spread or args.clip_grad:
+        return
+    with suppress(UserError):  # no classifier is found
+        weights = [weight for head in classifiers(network) for part in head for weight in part.parameters()]
+        if weights and not any(weight.any() for weight in weights):
+            _logger.warning(
+                f'the classifier of {args.student} starts with zeros, so that its logits are equal, where '
+                f'--kd {" ".join(listed(args.kd))} in units of their spread has gradients that throw weights far off: '
+                'give --clip-grad 1')
 
 
 def warn_of_deferral(module: nn.Module, option: str, epochs: int) -> None:

@@ -141,14 +141,13 @@ def evaluate_teacher(
 @contextmanager
 def _exactly(teacher: Teacher | TeacherEnsemble) -> Iterator[None]:
     """Inside, it answers as its network does and no faster, so that its figures are those of its own report."""
-    members = list(getattr(teacher, 'teachers', [teacher]))
-    fast = [member.fast for member in members]
+    fast = [member.fast for member in teacher.members]
     try:
-        for member in members:
+        for member in teacher.members:
             member.fast = False
         yield
     finally:
-        for member, was in zip(members, fast, strict=True):
+        for member, was in zip(teacher.members, fast, strict=True):
             member.fast = was
 
 

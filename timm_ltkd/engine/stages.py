@@ -14,8 +14,8 @@ from ..errors import UserError
 class ScaledLinear(nn.Module):
     """Logits s_c · (w_c · f + b_c) with a learnable s_c a class; starts as the linear layer itself.
 
-    Source: Kang et al. 2020, arXiv 1910.09217, section 4 (learnable weight scaling); scaling the bias too, and
-    starting from 1, are our choice.
+    Source: Kang et al. 2020, arXiv 1910.09217, section 4 (learnable weight scaling). That the bias is scaled too, and s
+    starts from 1, is the authors' code.
 
     Args:
         linear: Its weights are shared, and frozen.
@@ -79,7 +79,8 @@ def prepare_stage(network: nn.Module, stage: str, *, seed: int) -> None:
     """Freeze a network, in place, but for what the stage learns.
 
     Source: Kang et al. 2020, arXiv 1910.09217, section 4. `crt`: a new classifier. `lws`: a scale for each class of
-    the old one. `head` is a new classifier too; it differs in the images that it is shown.
+    the old one. `head` is a new classifier too; it differs in the images that it is shown. Batch-norm statistics are
+    frozen as well (our choice: the authors' code lets them follow the new sampling).
 
     Args:
         network: Trained, on the CPU.

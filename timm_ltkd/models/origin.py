@@ -3,10 +3,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.models import PretrainedCfg, is_model, model_entrypoint
+from timm.models import PretrainedCfg, is_model, list_models, model_entrypoint
 
+from ..errors import nearest
+
+HUB = ('hf-hub:', 'hf_hub:')
+ELSEWHERE = (*HUB, 'local-dir:')  # how names of models begin that are not in timm's list
 _ARXIV = 'arXiv:'
-_HUB = 'https://huggingface.co'
+_PAGES = 'https://huggingface.co'
 
 
 def model_origin(name: str, pretrained: bool = False) -> dict[str, str]:
@@ -28,7 +32,7 @@ def model_origin(name: str, pretrained: bool = False) -> dict[str, str]:
     package = model_entrypoint(architecture).__module__.split('.')[0]
     origin: dict[str, str | None] = {'package': package, 'page': cfg.origin_url}
     if package == 'timm' and cfg.hf_hub_id:
-        origin['page'] = f'{_HUB}/{cfg.hf_hub_id}'  # which names the papers of network and weights
+        origin['page'] = f'{_PAGES}/{cfg.hf_hub_id}'  # which names the papers of network and weights
     if package != 'timm' or pretrained:
         origin |= _paper(cfg)
     if pretrained and cfg.hf_hub_id:
@@ -49,6 +53,12 @@ def _paper(cfg: PretrainedCfg) -> dict[str, str | None]:
     first = ids[0] if ids else None
     url = f'https://arxiv.org/abs/{first.removeprefix(_ARXIV)}' if first and first.startswith(_ARXIV) else None
     return {'paper': cfg.paper_name or first, 'paper_url': url}
+
+
+def unknown_model(name: str) -> str | None:
+    """Why there is no model of a name that is to be in timm's list, the nearest named; None if there is one."""
+    architecture = name.partition('.')[0]
+    return None if is_model(architecture) else f"unknown model '{name}'{nearest(architecture, list_models())}"
 
 
 def network_name(config: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from ...data import Views, epoch_plan, epoch_views, views_per_image
 from ...distill import DistillTask, Output, RowLayout, Teacher, TeacherBank, open_bank
 from ...errors import UserError
+from ...options import VIEW
 from ..processes.launch import on_main
 from ..recipe import Data
 
@@ -24,10 +25,7 @@ _logger = logging.getLogger(__name__)
 # sizes that cuDNN can try its kernels for each
 _AT_ONCE = 16
 
-# options that say what a view is
-VIEW_OPTIONS = (
-    'train_crop_mode', 'crop_padding', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa', 'reprob', 'remode',
-    'recount', 'train_interpolation', 'no_aug', 'resident_size', 'teacher_resize')
+VIEW_OPTIONS = VIEW | {'resident_size', 'teacher_resize'}
 
 
 def check_views(args: Namespace, loader: DataLoader, data: Data) -> None:
@@ -135,14 +133,14 @@ def open_run_bank(
     check_views(args, loader, data)
     views, device = views_per_image(loader), accelerator.device
     key = {
-        'teacher': [_architecture(teacher) for teacher in _teachers(task)],
-        'teacher weights': [_weights_key(teacher) for teacher in _teachers(task)],
+        'teacher': [_architecture(teacher) for teacher in task.teacher.members],
+        'teacher weights': [_weights_key(teacher) for teacher in task.teacher.members],
         'data': data.fingerprint,
         'images': len(data.splits.train),
         'classes': data.prior.num_classes,
         'views': views,
         'view': _view(args, input_config, teacher_config),
-        "teacher's pixels": [_pixels(teacher) for teacher in _teachers(task)],
+        "teacher's pixels": [_pixels(teacher) for teacher in task.teacher.members],
         'precision': {
             'device': device.type,
             'autocast': str(accelerator.mixed_precision),
@@ -166,10 +164,6 @@ def _at_once(args: Namespace, device: torch.device) -> int:
     if args.batch_size % _AT_ONCE == 0 and not args.torchcompile:
         return _AT_ONCE
     return args.batch_size if args.torchcompile or device.type == 'cpu' else 1
-
-
-def _teachers(task: DistillTask) -> list[Teacher]:
-    return list(getattr(task.teacher, 'teachers', [task.teacher]))
 
 
 def _architecture(teacher: Teacher) -> str:
