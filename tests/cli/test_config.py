@@ -8,7 +8,7 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parse
 from timm_ltkd.cli.config import all_teacher_args, dump_config, parse, teacher_args, use_run_of_stage
 from timm_ltkd.cli.defaults import CIFAR, DIGITS, OTHER
 from timm_ltkd.errors import UserError
-from timm_ltkd.options import PLACE
+from timm_ltkd.options import DATA, PLACE
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 
@@ -347,6 +347,12 @@ def test_help_names_every_option(make):
         names = action.option_strings or [action.metavar]
         assert any(name in text for name in names)
         assert action.help, names
+
+
+@pytest.mark.parametrize('make', PARSERS.values())
+def test_the_data_options_are_those_of_the_group(make):
+    (group,) = (group for group in make()._action_groups if group.title == 'data')
+    assert {action.dest for action in group._group_actions} == DATA | {'workers', 'pin_mem'}
 
 
 def test_help_shows_the_defaults_of_every_data_set():

@@ -2,7 +2,7 @@
 import argparse
 
 from .. import distill
-from ..data import CLASS_SAMPLINGS, HOLDOUT_TYPES
+from ..data import CLASS_SAMPLINGS, CROP_MODES, ERASE_MODES, HOLDOUT_TYPES, IMBALANCE_TYPES
 from .defaults import DEFAULTS_HELP
 from .kinds import (
     COUNT,
@@ -53,7 +53,7 @@ def add_data(parser: Parser) -> None:
     add('--imbalance-factor', metavar='F', type=number(float, least=1),
         help='images of the largest class over images of the smallest, for lt/ datasets (default: no sub-selection; '
              'the data set of lt/digits has its own)')
-    add('--imbalance-type', choices=('exp', 'step'), default='exp',
+    add('--imbalance-type', choices=IMBALANCE_TYPES, default='exp',
         help='profile over classes (default: %(default)s)')
     add('--imbalance-seed', metavar='N', type=SEED, default=0, help='selects the images (default: %(default)s)')
     add('--max-per-class', metavar='N', type=NATURAL,
@@ -124,6 +124,11 @@ def add_network(parser: Parser) -> None:
     add('--model-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the model')
     _flag(group, '--grad-checkpointing',
           'compute activations again instead of keeping them: less memory, more time; batch norm counts them twice')
+
+
+def add_speed(parser: Parser) -> None:
+    group = parser.add_argument_group('speed')
+    add = group.add_argument
     _flag(group, '--channels-last', 'channels_last memory layout, in which convolutions are faster', True)
     add('--torchcompile', nargs='?', const='inductor', metavar='BACKEND', help='torch.compile (backend: inductor)')
     add('--torchcompile-mode', metavar='MODE', help='mode of torch.compile')
@@ -182,7 +187,7 @@ def add_augmentation(parser: Parser) -> None:
     group = parser.add_argument_group('augmentation and regularisation')
     add = group.add_argument
     add('--no-aug', action='store_true', help='no augmentation of single images')  # _flag would take no- for a negation
-    add('--train-crop-mode', choices=('pad', 'rrc', 'rkrc', 'rkrr'),
+    add('--train-crop-mode', choices=CROP_MODES,
         help='pad: pad and crop, as usual for CIFAR; the others are timm\'s (default: the data set\'s)')
     add('--crop-padding', metavar='N', type=COUNT, default=4, help='pixels, of pad (default: %(default)s)')
     add('--scale', metavar='S', type=POSITIVE, nargs=2,
@@ -195,7 +200,7 @@ def add_augmentation(parser: Parser) -> None:
     add('--aa', metavar='NAME', help='AutoAugment/RandAugment policy, e.g. original or rand-m9-mstd0.5')
     add('--train-interpolation', metavar='NAME', default='random', help='(default: %(default)s)')
     add('--reprob', metavar='P', type=SHARE, default=0., help='random erasing (default: %(default)s)')
-    add('--remode', choices=('const', 'rand', 'pixel'), default='pixel', help='(default: %(default)s)')
+    add('--remode', choices=ERASE_MODES, default='pixel', help='(default: %(default)s)')
     add('--recount', metavar='N', type=NATURAL, default=1, help='(default: %(default)s)')
     add('--smoothing', metavar='S', type=number(float, least=0, most=1), default=0.,
         help='label smoothing (default: %(default)s)')
@@ -318,7 +323,7 @@ def train_parser() -> Parser:
              'with images shown as they come, on --pretrained weights as well')
     for add in (
             add_data, add_loading, add_input, add_network, add_loss, add_optimisation, add_augmentation, add_mixing,
-            add_run, add_sharing):
+            add_speed, add_run, add_sharing):
         add(parser)
     return parser
 
@@ -330,7 +335,7 @@ def distill_parser() -> Parser:
     _add_config(parser)
     for add in (
             add_distillation, add_data, add_loading, add_input, add_network, add_loss, add_optimisation,
-            add_augmentation, add_mixing, add_run, add_sharing):
+            add_augmentation, add_mixing, add_speed, add_run, add_sharing):
         add(parser)
     return parser
 

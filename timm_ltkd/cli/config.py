@@ -1,12 +1,12 @@
 """Command line and YAML to one checked set of options, and back to YAML."""
 import argparse
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..options import PLACE
+from ..options import DATA, PLACE, VIEW
 from ..plain_yaml import dump_yaml, load_yaml
 from ..report.text import flag
 from .defaults import fill_defaults
@@ -14,9 +14,9 @@ from .kinds import KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
 
 _OPTIONS_OF = {'kd': 'kd_kwargs', 'loss': 'loss_kwargs', 'opt': 'opt_kwargs'}
-_VIEWS = {  # what a network is shown of an image, which a second stage goes on with
-    'no_aug', 'train_crop_mode', 'crop_padding', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa',
-    'train_interpolation', 'reprob', 'remode', 'recount'}
+# of the student alone, in groups of options and single ones; its teacher's training has its own
+_STUDENTS_GROUPS = ('network', 'hard-label loss', 'sharing')
+_STUDENTS = {'model', 'class_sampling', 'experiment', 'resume', 'seeds', 'config'}
 
 
 def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str] | None = None) -> Namespace:
@@ -68,7 +68,7 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
         cfg = load_yaml(exported.read_text(encoding='utf-8'), str(exported)).get('pretrained_cfg') or {}
         parser.set_defaults(**{key: list(cfg[key]) for key in ('mean', 'std') if cfg.get(key)})
     parser.set_defaults(**read_config(parser, path, only={
-        *pixels, *_VIEWS, 'model', 'small_image_stem', 'model_kwargs', 'gp'}))
+        *pixels, *VIEW, 'model', 'small_image_stem', 'model_kwargs', 'gp'}))
     named = (load_yaml(path.read_text(encoding='utf-8'), str(path)) or {}).get('student')
     if named is not None:  # it was distilled
         parser.set_defaults(model=str(named))
@@ -78,8 +78,7 @@ def use_data_of_run(parser: Parser, folder: str | Path) -> None:
     """Make the data options of a finished run the defaults, if the folder is one with an args.yaml."""
     path = Path(folder) / 'args.yaml'
     if path.is_file():
-        data = _group_options(parser, 'data') - {'workers', 'pin_mem'}
-        parser.set_defaults(**read_config(parser, path, only=data))
+        parser.set_defaults(**read_config(parser, path, only=DATA))
 
 
 def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) -> None:
@@ -98,12 +97,12 @@ def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) 
             if value:
                 raise UserError(f'{option} goes with --predict; name the images there')
         return
-    for dest in sorted(_group_options(parser, 'data') - {'workers', 'pin_mem'}):
+    for dest in sorted(DATA):
         if getattr(given, dest) not in (None, parser.get_default(dest)):
             raise UserError(f'--predict needs no data set; leave out --{dest.replace("_", "-")}')
 
 
-def read_config(parser: Parser, path: str | Path, only: set[str] | None = None) -> dict[str, Any]:
+def read_config(parser: Parser, path: str | Path, only: Collection[str] | None = None) -> dict[str, Any]:
     """A YAML file's options, checked as the parser would check them.
 
     Args:
@@ -213,14 +212,9 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
         UserError: Bad `--teacher-config`, or one for another network.
     """
     own = parser.parse_args([])
-    student_only = {
-        'model', 'small_image_stem', 'new_head', 'loss', 'loss_kwargs', 'class_sampling', 'pretrained',
-        'initial_checkpoint', 'drop', 'drop_path', 'gp', 'model_kwargs', 'grad_checkpointing', 'experiment', 'resume',
-        'seeds', 'config',
-        'push_to_hub', 'hub_private', 'license'}
-    for key in vars(own):
-        if key not in student_only and key in args:
-            setattr(own, key, getattr(args, key))
+    students = _STUDENTS.union(*(_group_options(parser, group) for group in _STUDENTS_GROUPS))
+    for key in vars(own).keys() & vars(args).keys() - students:
+        setattr(own, key, getattr(args, key))
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     own.img_size = args.teacher_img_size or args.img_size
     own.seed = TEACHER_SEED

@@ -18,7 +18,7 @@ from .config import (
 from .own_modules import import_modules
 from .stop import stoppable
 
-_GO_ON = '; the checkpoint of the last whole epoch stands: the same command with --resume auto goes on'
+_GO_ON = '; the last checkpoint stands: the same command with --resume auto goes on'
 
 
 def train(argv: Sequence[str] | None = None) -> None:

@@ -17,13 +17,15 @@ from .seeded import GENERATORS, SeededDataset, seeded_generators
 from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
 from .splits import SkippedImage, Splits, create_splits, create_val_split, fingerprint
 from .streams import StreamDataset, is_stream_name
-from .transforms import create_eval_transform, create_train_transform
+from .transforms import CROP_MODES, ERASE_MODES, create_eval_transform, create_train_transform
 from .views import TwoViews, Views
 from .workers import stop_workers
 
 __all__ = [
     'CLASS_SAMPLINGS',
+    'CROP_MODES',
     'DIGITS_IMBALANCE_FACTOR',
+    'ERASE_MODES',
     'GENERATORS',
     'HOLDOUT_TYPES',
     'IMBALANCE_TYPES',

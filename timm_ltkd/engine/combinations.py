@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from ..data import is_stream_name
 from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count, create_loss
 from ..errors import UserError
+from ..options import listed
 from ..prior import ClassPrior
-from .recipe import listed
 
 _logger = logging.getLogger(__name__)
 

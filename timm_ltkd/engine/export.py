@@ -11,7 +11,8 @@ from accelerate import PartialState
 from torch import nn
 
 from ..errors import UserError
-from .networks.create import ELSEWHERE, check_takes_images, resolve_input, set_input
+from ..models import ELSEWHERE
+from .networks.create import check_takes_images, resolve_input, set_input
 from .networks.trained import architecture, label_names, load_network
 from .processes.launch import set_up_logging
 from .run_folder.finished import export_network

@@ -11,17 +11,18 @@ from torch import nn
 from ..data import seeded_generators
 from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, feature_dim, share_teacher
 from ..errors import UserError
+from ..options import listed
 from ..report import format_table, spread
 from .build import refuse_given
 from .combinations import check_cuda_graph, check_method, check_teachers, warn_of_corrected_teachers
-from .doubts import told_once, warn_of_deferral
+from .doubts import told_once, warn_of_deferral, warn_of_zero_classifier
 from .fit import Result, Run, fit
 from .initial import trainable_network
 from .networks.create import check_model_name
 from .networks.trained import architecture
-from .processes.launch import create_accelerator, on_main, set_up_logging
-from .processes.peers import share_fate
-from .recipe import Data, listed, open_data, recipe_key
+from .processes.job import job
+from .processes.launch import create_accelerator, on_main
+from .recipe import Data, open_data, recipe_key
 from .run_folder.folder import RunFolder, check_key, find_folder, short_name
 from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, warn_of_one_seed
 from .shared import Shared
@@ -43,27 +44,20 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str]) -> list[Result]:
     Returns:
         Of each seed.
     """
-    accelerator = create_accelerator(args.log_with)
-    set_up_logging(accelerator.is_main_process)
-    with share_fate(accelerator):
-        return _train(args, to_yaml, accelerator)
-
-
-def _train(args: Namespace, to_yaml: Callable[[Namespace], str], accelerator: Accelerator) -> list[Result]:
-    check_model_name(args.model, '--model')
-    check_cuda_graph(args, accelerator)
-    check_seeds(args, accelerator)
-    data = open_data(args, accelerator)
-    name, plans = f'{short_name(args.model)}-{args.stage or args.loss}', []
-    for own in each_seed(args):  # their mistakes are told before the first is trained
-        with told_once(first=not plans):
-            network = trainable_network(own, own.model, data, accelerator, '--model')
-        plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
-    check_loader_of_seeds(args, plans[0][0].loader)
-    check_sharing([own for own, _, _ in plans], accelerator)
-    results = _fit_all(plans, to_yaml, accelerator, data)
-    _tell(accelerator, {}, args.model, plans, results)
-    accelerator.end_training()
+    with job(args.log_with) as accelerator:
+        check_model_name(args.model, '--model')
+        check_cuda_graph(args, accelerator)
+        check_seeds(args, accelerator)
+        data = open_data(args, accelerator)
+        name, plans = f'{short_name(args.model)}-{args.stage or args.loss}', []
+        for own in each_seed(args):  # their mistakes are told before the first is trained
+            with told_once(first=not plans):
+                network = trainable_network(own, own.model, data, accelerator, '--model')
+            plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
+        check_loader_of_seeds(args, plans[0][0].loader)
+        check_sharing([own for own, _, _ in plans], accelerator)
+        results = _fit_all(plans, to_yaml, accelerator, data)
+        _tell(accelerator, {}, args.model, plans, results)
     share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
     return results
 
@@ -80,55 +74,44 @@ def distill(
     Returns:
         Of each seed.
     """
-    accelerator = create_accelerator(args.log_with)
-    set_up_logging(accelerator.is_main_process)
-    with share_fate(accelerator):
-        return _distill(args, teacher_args, to_yaml, accelerator)
-
-
-def _distill(
-        args: Namespace,
-        teacher_args: Sequence[Namespace],
-        to_yaml: Callable[[Namespace], str],
-        accelerator: Accelerator,
-) -> list[Result]:
-    check_model_name(args.student, '--student')
-    check_teachers(args)
-    _name_teachers(args, teacher_args)
-    if not args.teacher_checkpoint:
-        for own in teacher_args:
-            check_model_name(own.model, '--teacher')
-    args.teacher_tune = args.teacher_tune or ('none' if args.teacher_checkpoint else 'all')
-    check_cuda_graph(args, accelerator)
-    check_seeds(args, accelerator)
-    data = open_data(args, accelerator)
-    refuse_given('--kd-kwargs', args.kd_kwargs)
-    each, students = each_seed(args), []
-    warn_of_one_seed(args, each)
-    for own in each:
-        with told_once(first=not students):
-            students.append((own, trainable_network(own, own.student, data, accelerator, '--student')))
-    check_loader_of_seeds(args, students[0][0].loader)
-    teachers = plan_teachers(args, teacher_args, accelerator, data, students[0][1])
-    check_teacher_sizes(args, teachers)
-    keys, networks = [teacher.key for teacher in teachers], [teacher.network for teacher in teachers]
-    methods = []
-    for own, student in students:
-        with told_once(first=not methods):
-            methods.append(_create_method(own, data, student, networks))
-    warn_of_corrected_teachers(args, methods[0], teacher_losses(args, teachers))
-    name, several = f'{short_name(args.student)}-{"+".join(listed(args.kd))}', args.seeds is not None
-    for own, _ in students:  # a folder that cannot be used is told before the teacher's hours
-        _open_folder(own, data, accelerator, name, keys, several)
-    check_sharing([own for own, _ in students], accelerator)  # last, as it makes the repository
-    if args.teacher_tune != 'none':
-        train_teachers(teachers, to_yaml, accelerator, data)
-    plans = [(own, student, _open_folder(own, data, accelerator, name, keys, several)) for own, student in students]
-    teacher = create_teacher(args, teachers, students[0][1])
-    results = _fit_all(plans, to_yaml, accelerator, data, teacher, methods)
-    names = ' + '.join(short_name(own.model) for own in teacher_args)
-    _tell(accelerator, {f'teacher {names}': results[0].teacher}, f'student {short_name(args.student)}', plans, results)
-    accelerator.end_training()
+    with job(args.log_with) as accelerator:
+        check_model_name(args.student, '--student')
+        check_teachers(args)
+        _name_teachers(args, teacher_args)
+        if not args.teacher_checkpoint:
+            for own in teacher_args:
+                check_model_name(own.model, '--teacher')
+        args.teacher_tune = args.teacher_tune or ('none' if args.teacher_checkpoint else 'all')
+        check_cuda_graph(args, accelerator)
+        check_seeds(args, accelerator)
+        data = open_data(args, accelerator)
+        refuse_given('--kd-kwargs', args.kd_kwargs)
+        each, students = each_seed(args), []
+        warn_of_one_seed(args, each)
+        for own in each:
+            with told_once(first=not students):
+                students.append((own, trainable_network(own, own.student, data, accelerator, '--student')))
+        check_loader_of_seeds(args, students[0][0].loader)
+        teachers = plan_teachers(args, teacher_args, accelerator, data, students[0][1])
+        check_teacher_sizes(args, teachers)
+        keys, networks = [teacher.key for teacher in teachers], [teacher.network for teacher in teachers]
+        methods = []
+        for own, student in students:
+            with told_once(first=not methods):
+                methods.append(_create_method(own, data, student, networks))
+        warn_of_corrected_teachers(args, methods[0], teacher_losses(args, teachers))
+        name, several = f'{short_name(args.student)}-{"+".join(listed(args.kd))}', args.seeds is not None
+        for own, _ in students:  # a folder that cannot be used is told before the teacher's hours
+            _open_folder(own, data, accelerator, name, keys, several)
+        check_sharing([own for own, _ in students], accelerator)  # last, as it makes the repository
+        if args.teacher_tune != 'none':
+            train_teachers(teachers, to_yaml, accelerator, data)
+        plans = [(own, student, _open_folder(own, data, accelerator, name, keys, several)) for own, student in students]
+        teacher = create_teacher(args, teachers, students[0][1])
+        results = _fit_all(plans, to_yaml, accelerator, data, teacher, methods)
+        names = ' + '.join(short_name(own.model) for own in teacher_args)
+        rows = {f'teacher {names}': results[0].teacher}
+        _tell(accelerator, rows, f'student {short_name(args.student)}', plans, results)
     share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
     return results
 
@@ -196,6 +179,7 @@ def _create_method(
         raise
     check_method(args, method)
     warn_of_deferral(method, '--kd-kwargs', args.epochs)
+    warn_of_zero_classifier(args, student, method)
     return method
 
 

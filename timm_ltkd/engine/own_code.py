@@ -9,6 +9,7 @@ import timm
 from timm.models import model_entrypoint
 
 from ..distill import loss_class, method_class
+from ..options import trained_network
 
 _KNOWN = ('timm', 'timm_ltkd')  # whose versions are the user's affair
 
@@ -36,6 +37,6 @@ def _definitions(args: Namespace, methods: list[str]) -> Iterator:
     """What the run's names stand for."""
     yield loss_class(args.loss)
     yield from map(method_class, methods)
-    name = getattr(args, 'model', None) or getattr(args, 'student', None)
-    if name and timm.is_model(name):
+    name = trained_network(args)
+    if timm.is_model(name):
         yield model_entrypoint(name)

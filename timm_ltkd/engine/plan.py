@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from ..data import class_shares, epoch_plan
+from ..options import trained_network
 from .epoch.loop import eval_network
 from .loaders import describe_loading
 from .recipe import Data, global_batch
@@ -19,7 +20,7 @@ def log_plan(training: Training) -> None:
     """Tell how long, how large and how fast a run is going to be."""
     args, accelerator, loader = training.args, training.accelerator, training.train_loader
     parameters = sum(p.numel() for p in eval_network(training.task).parameters())
-    name, (_, height, width) = args.model if 'model' in args else args.student, training.input_config['input_size']
+    name, (_, height, width) = trained_network(args), training.input_config['input_size']
     _logger.info(
         f'{name}, {parameters / 1e6:.2f} M parameters, images of {width}×{height}; '
         f'{training.epochs} epoch{"s" if training.epochs > 1 else ""} of {len(loader)} batches; global batch '

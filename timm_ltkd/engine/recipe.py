@@ -22,7 +22,7 @@ from ..data import (
     skip_bad_images,
 )
 from ..errors import UserError, first_few
-from ..options import MANNER, PLACE
+from ..options import DATA, MANNER, PLACE, listed
 from ..prior import ClassPrior
 from ..report import data_profile
 from .own_code import own_code
@@ -31,13 +31,10 @@ from .processes.launch import exchange, loader_workers
 _logger = logging.getLogger(__name__)
 
 # options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
-NO_PART = PLACE | MANNER | {
-    'import', 'seeds', 'val_interval', 'eval_metric', 'crop_pct', 'interpolation',
-    'dataset', 'data_dir', 'train_split', 'val_split', 'train_list', 'val_list', 'class_map', 'input_key', 'target_key',
-    'dataset_download', 'many_shot', 'few_shot', 'imbalance_factor',
-    'imbalance_type', 'imbalance_seed', 'max_per_class', 'class_counts', 'batch_size', 'grad_accum_steps',
-    'holdout', 'holdout_type', 'on_bad_image', 'teacher_checkpoint', 'teacher_config', 'teacher_pretrained',
-    'teacher_seed', 'teacher_tune', 'teacher_class_map', 'teacher_small_image_stem', 'teacher_bank', 'bank_features',
+NO_PART = PLACE | MANNER | DATA | {
+    'import', 'seeds', 'val_interval', 'eval_metric', 'crop_pct', 'interpolation', 'batch_size', 'grad_accum_steps',
+    'teacher_checkpoint', 'teacher_config', 'teacher_pretrained', 'teacher_seed', 'teacher_tune', 'teacher_class_map',
+    'teacher_small_image_stem', 'teacher_bank', 'bank_features',
 }
 
 
@@ -218,9 +215,9 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     recipe['teachers'] = list(teachers)
     if code := own_code(args, listed(getattr(args, 'kd', None))):
         recipe['own_code'] = code
-    for key in ('initial_checkpoint', 'model', 'student', 'teacher'):  # weights count by what they are, not where
-        if key == 'initial_checkpoint' and recipe.get(key) or str(recipe.get(key)).startswith('local-dir:'):
-            recipe[key] = file_key(recipe[key])
+    recipe |= {key: _by_content(recipe[key]) for key in ('model', 'student', 'teacher') if key in recipe}
+    if recipe.get('initial_checkpoint'):
+        recipe['initial_checkpoint'] = file_key(recipe['initial_checkpoint'])
     if args.holdout or args.sched == 'plateau':  # evaluation chooses the epoch, or the learning rate
         recipe |= {'chosen_by': args.eval_metric, 'chosen_every': args.val_interval}
         if args.eval_metric == 'few':
@@ -234,16 +231,18 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _by_content(name: str | list[str]) -> str | list[str]:
+    """Names of networks, where those of a folder count by its weights, wherever it lies."""
+    if isinstance(name, list):
+        return [_by_content(one) for one in name]
+    return file_key(name) if name.startswith('local-dir:') else name
+
+
 def file_key(source: str) -> str:
     """SHA-256 of a file of weights, or of those in a run's folder; the name itself of weights on the hub."""
     path = Path(source.removeprefix('local-dir:'))
     path = path / 'model.safetensors' if path.is_dir() else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
-
-
-def listed(value: str | list[str] | None) -> list[str]:
-    """An option that takes one value or several, as a list; empty if it is not given."""
-    return value if isinstance(value, list) else [value] if value else []
 
 
 def global_batch(args: Namespace, accelerator: Accelerator) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from accelerate import Accelerator
 
 from ..errors import UserError
+from ..options import listed
 from .networks.trained import run_options
-from .recipe import listed
 from .sharing.hub import AUTO
 
 MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two

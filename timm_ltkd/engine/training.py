@@ -23,7 +23,7 @@ from .class_means import teacher_class_means
 from .epoch.bank import BankedTeacher, open_run_bank
 from .epoch.graph import RECORDING
 from .epoch.loop import EpochLoop, eval_network
-from .epoch.watch import LossWatch, not_finite
+from .epoch.watch import LossWatch
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .loaders import create_full_loader, create_loaders, host_view
 from .networks.create import INPUT
@@ -85,7 +85,7 @@ class Training:
             optimizer, **scheduler_kwargs(args),
             updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
         self.optimizer = self._prepare(optimizer)
-        self.watch = LossWatch(accelerator, self._also_watched)
+        self.watch = LossWatch(accelerator, self._also_watched, args.checkpoint_interval)
         self.bank = self._ready_teacher()
         self.loop = EpochLoop(
             self.task, self.train_loader, self.optimizer, accelerator, args, self.watch, scheduler=self.scheduler,
@@ -332,7 +332,7 @@ class Training:
     def _check_weights(self, epoch: int) -> None:
         """Stop before a checkpoint is written of weights that the epoch's last step ruined."""
         if self.watch.sums.get(_RUINED):
-            raise not_finite('the weights are NaN or infinite after', epoch + 1, len(self.train_loader))
+            raise self.watch.not_finite('the weights are NaN or infinite after', epoch + 1, len(self.train_loader))
 
     def _note_best(self, report: dict[str, Any], epoch: int) -> None:
         metric, network, name = self.args.eval_metric, None, self.data.splits.val_name

@@ -1,5 +1,6 @@
 """Networks that are not made as timm makes its own: they go through the scripts, or a line says why not."""
 import json
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -67,6 +68,15 @@ def test_one_by_hand_trains_exports_and_is_measured(script, options, images, tmp
     capsys.readouterr()
     script('validate', [str(tmp_path / 'run'), '--workers', '0', '--predict', str(images / 'val')])
     assert len(capsys.readouterr().out.splitlines()) == 12
+
+
+def test_weights_alone_of_one_by_hand_see_images_as_timm_makes_them(script, options, tmp_path, capsys):
+    script('train', [*options, '--model', 'ltkd_by_hand', '--experiment', 'run'])
+    weights = shutil.move(tmp_path / 'run/model.safetensors', tmp_path / 'weights.safetensors')
+    script('distill', [
+        *options, '--teacher', 'ltkd_by_hand', '--teacher-checkpoint', str(weights), '--student', 'ltkd_by_hand',
+        '--experiment', 'student'])
+    assert 'taken as usual for ltkd_by_hand: 224 pixels' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('method', ['bkd', 'feature', 'krdistill'])

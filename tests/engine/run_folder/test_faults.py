@@ -26,7 +26,7 @@ def slowly(*args):
     return train_epoch(*args)
 EpochLoop.run = slowly
 '''
-GO_ON = '; the checkpoint of the last whole epoch stands: the same command with --resume auto goes on'
+GO_ON = '; the last checkpoint stands: the same command with --resume auto goes on'
 MOST = 240  # seconds; machines that are busy with other things are slow
 
 
@@ -304,15 +304,14 @@ import os
 os.environ |= {{
     'RANK': '{rank}', 'LOCAL_RANK': '{rank}', 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': 'localhost',
     'MASTER_PORT': '{port}', 'ACCELERATE_USE_CPU': 'true'}}
-from timm_ltkd.engine import jobs
-from timm_ltkd.engine.processes import peers
+from timm_ltkd.engine.processes import job, peers
 peers.GRACE = {grace}
-create = jobs.create_accelerator
+create = job.create_accelerator
 def create_accelerator(*args):
     accelerator = create(*args)
     assert accelerator.num_processes == 2
     return accelerator
-jobs.create_accelerator = create_accelerator
+job.create_accelerator = create_accelerator
 '''
 
 

@@ -18,14 +18,21 @@ class LossWatch:
     Args:
         accelerator: Device, processes.
         also: What else `read` shall read: gives tensors by name, to be added up over the processes.
+        first_checkpoint: The epoch after which there is one, from 1, for messages.
 
     Attributes:
         sums: What `also` gave at the last `read`, added up over the processes, on the CPU.
     """
 
-    def __init__(self, accelerator: Accelerator, also: Callable[[], Mapping[str, torch.Tensor]] = dict):
+    def __init__(
+            self,
+            accelerator: Accelerator,
+            also: Callable[[], Mapping[str, torch.Tensor]] = dict,
+            first_checkpoint: int = 1,
+    ):
         self.accelerator = accelerator
         self.also = also
+        self.first_checkpoint = first_checkpoint
         self.sums: dict[str, torch.Tensor] = {}
         self.names: list[str] = []
         dtype = torch.float32 if accelerator.device.type == 'mps' else torch.float64  # mps has no float64
@@ -65,7 +72,7 @@ class LossWatch:
         if totals is None:
             return None
         if self.accelerator.num_processes == 1:
-            _check_finite(epoch, totals)
+            self._check_finite(epoch, totals)
         before, self._seen = self._seen, (self._loss(totals), totals[_IMAGES])
         loss, images = (now - then for now, then in zip(self._seen, before, strict=True))
         return loss / images if images else None
@@ -80,11 +87,26 @@ class LossWatch:
         parts = [self.totals, *(tensor.to(self.totals).flatten() for tensor in also.values())]
         rows = self.accelerator.gather(torch.cat(parts)[None]).cpu()  # one of each process
         totals, *sums = rows.split([len(part) for part in parts], dim=1)
-        _check_finite(epoch, min(totals.tolist(), key=lambda row: row[_GOOD]))
+        self._check_finite(epoch, min(totals.tolist(), key=lambda row: row[_GOOD]))
         shaped = zip(also.items(), sums, strict=True)
         self.sums = {name: values.sum(dim=0).view(tensor.shape) for (name, tensor), values in shaped}
         added = totals.sum(dim=0).tolist()
         return {name: total / added[_IMAGES] for name, total in zip(self.names, added, strict=False)}
+
+    def not_finite(self, what: str, epoch: int, step: int) -> UserError:
+        """The error that says so.
+
+        Args:
+            what: That it is not finite, and when.
+            epoch, step: Counted from 1.
+        """
+        stands = '; the last checkpoint stands' if epoch > self.first_checkpoint else ''
+        return UserError(
+            f'{what} epoch {epoch}, step {step}{stands}. Lower --lr, raise --warmup-epochs, or set --clip-grad')
+
+    def _check_finite(self, epoch: int, totals: list[float]) -> None:
+        if totals[_GOOD] < totals[_STEPS]:
+            raise self.not_finite('the loss became NaN or infinite in', epoch, int(totals[_GOOD]) + 1)
 
     def _loss(self, totals: torch.Tensor | list[float]) -> torch.Tensor | float:
         return totals[self.names.index('loss')]
@@ -119,20 +141,3 @@ class _LaggedCopy:
         self.arrival.record()
         self.under_way = True
         return values
-
-
-def _check_finite(epoch: int, totals: list[float]) -> None:
-    if totals[_GOOD] < totals[_STEPS]:
-        raise not_finite('the loss became NaN or infinite in', epoch, int(totals[_GOOD]) + 1)
-
-
-def not_finite(what: str, epoch: int, step: int) -> UserError:
-    """The error that says so.
-
-    Args:
-        what: That it is not finite, and when.
-        epoch, step: Counted from 1.
-    """
-    stands = '; the last checkpoint stands' if epoch > 1 else ''
-    return UserError(
-        f'{what} epoch {epoch}, step {step}{stands}. Lower --lr, raise --warmup-epochs, or set --clip-grad')

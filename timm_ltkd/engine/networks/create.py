@@ -16,10 +16,10 @@ from torch import nn
 
 from ...distill import check_logits, normalisation
 from ...errors import UserError, last_line, nearest, unknown_keyword
+from ...models import ELSEWHERE, unknown_model
 from ..sharing.hub import why_out_of_reach
 
 _logger = logging.getLogger(__name__)
-ELSEWHERE = ('hf-hub:', 'hf_hub:', 'local-dir:')  # how names of models begin that are not in timm's list
 _NOT_KEPT = ('pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir')  # of timm.create_model: where weights come from
 _WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
@@ -28,9 +28,9 @@ def check_model_name(name: str, option: str) -> None:
     """Raise a UserError for a model that timm doesn't know, or not with these weights; the nearest is named."""
     if name.startswith(ELSEWHERE):
         return
+    if unknown := unknown_model(name):
+        raise UserError(f'{option}: {unknown}')
     architecture, dot, _ = name.partition('.')
-    if not timm.is_model(architecture):
-        raise UserError(f"{option}: unknown model '{name}'{nearest(architecture, timm.list_models())}")
     tagged = timm.list_pretrained(f'{architecture}.*')
     if dot and name not in tagged:
         raise UserError(f"{option}: timm knows no weights '{name}'{nearest(name, tagged)}")
@@ -116,8 +116,10 @@ def _complete(network: nn.Module, name: str, num_classes: int | None) -> None:
         network.num_classes = num_classes
     if not hasattr(network, 'num_features'):
         network.num_features = None  # which timm writes into config.json, for information
-    if not hasattr(network, 'pretrained_cfg'):
-        network.pretrained_cfg = network.default_cfg = {'architecture': name, 'num_classes': num_classes}
+    cfg = getattr(network, 'pretrained_cfg', {'architecture': name, 'num_classes': num_classes})
+    usual = resolve_data_config(pretrained_cfg=cfg)
+    if lacking := {key: value for key, value in usual.items() if cfg.get(key) is None}:
+        network.pretrained_cfg = network.default_cfg = {**cfg, **lacking}
 
 
 def _model_options(name: str, error: Exception) -> list[str]:
@@ -206,7 +208,6 @@ def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence
             f'{what}: {path} is of another architecture: {len(missing)} weights missing, {len(extra)} unknown '
             f'({names}, …)')
     network.load_state_dict(state)
-
 
 
 def checkpoint_activations(network: nn.Module, what: str) -> None:

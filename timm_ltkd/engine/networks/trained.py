@@ -10,10 +10,10 @@ from timm.models import is_model
 from torch import nn
 
 from ...errors import UserError, last_line
-from ...models import network_name
+from ...models import ELSEWHERE, HUB, network_name
 from ...plain_yaml import load_yaml
 from ..recipe import Data, holdout_is_unseen
-from .create import ELSEWHERE, create_network, load_weights, read_weights
+from .create import create_network, load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def _check_label_names(source: str | Path, names: Sequence[str] | None, data: Da
         return
     at = next(i for i, (a, b) in enumerate(zip(names, classes, strict=True)) if a != b)
     told = f"class {at} is '{names[at]}' for {source} and '{classes[at]}' in the data"
-    if str(source).startswith(ELSEWHERE[:2]) and not {*names} & {*classes}:
+    if str(source).startswith(HUB) and not {*names} & {*classes}:
         _logger.warning(f'{what}: {told}: figures are right only if both number their classes in the same order')
         return
     raise UserError(f'{what}: {told}; give the data the same --class-map')

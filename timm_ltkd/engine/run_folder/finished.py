@@ -19,10 +19,11 @@ from torch import nn
 from ...data import SkippedImage, count_skipped, published
 from ...distill import plain_classifier
 from ...files import replace_file
+from ...options import listed, trained_network
 from ...report import write_report
 from ...report.summary import write_csv
 from ...version import __version__
-from ..recipe import Data, listed
+from ..recipe import Data
 from ..record import Record
 from ..sharing.public import public_name
 from ..sharing.share import CARD, card_of, write_card
@@ -109,11 +110,12 @@ def run_facts(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """Options, software and hardware of a run, for its report."""
     device = accelerator.device
     cores = f'{device.type} ({os.cpu_count()} cores)'
-    names = {'student': public_name(args.model)} if 'model' in args else {
-        'student': public_name(args.student),
-        'teacher': ' + '.join(public_name(name) for name in listed(args.teacher)),
-        'method': ' + '.join(listed(args.kd)),
-    }
+    names = {'student': public_name(trained_network(args))}
+    if 'teacher' in args:
+        names |= {
+            'teacher': ' + '.join(public_name(name) for name in listed(args.teacher)),
+            'method': ' + '.join(listed(args.kd)),
+        }
     if remark := published.remark(args.dataset):
         names['data'] = remark
     return names | {

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...models import HUB
 from ...options import PLACE
 
 # options that name files or folders (or where the run goes); of these only names on the hub are of use to others
@@ -13,7 +14,6 @@ PRIVATE = PLACE | {
     'teacher_config', 'teacher_class_map', 'teacher_bank',
 }
 _NEVER_MISSED = PLACE | {'teacher_bank'}
-_HUB = ('hf-hub:', 'hf_hub:')
 _LOOKS_LIKE_A_PATH = re.compile(r'[/~\\]|\.{1,2}([/\\]|$)|[A-Za-z]:[/\\]|file:')
 _PREFIXES = re.compile(r'local-dir:|(lt/)?((hfds|hfids|wds|torch|tfds)/)?', re.IGNORECASE)
 
@@ -44,7 +44,7 @@ def public_name(name: str | None) -> str | None:
 
     `local-dir:/home/me/runs/a` becomes `local-dir:a`, `lt/hfds//data/birds` becomes `lt/hfds/birds`.
     """
-    if not name or name.startswith(_HUB):
+    if not name or name.startswith(HUB):
         return name
     prefix = _PREFIXES.match(name)[0]
     rest = name[len(prefix):]
@@ -56,7 +56,7 @@ def public_name(name: str | None) -> str | None:
 def _is_public(key: str, value: Any) -> bool:
     if key in PRIVATE:
         texts = list(_texts(value))
-        return bool(texts) and all(text.startswith(_HUB) for text in texts)
+        return bool(texts) and all(text.startswith(HUB) for text in texts)
     return not any(_LOOKS_LIKE_A_PATH.match(text) or os.path.isabs(text) for text in _texts(value))
 
 

@@ -15,11 +15,11 @@ from huggingface_hub import ModelCard
 from ...distill import describe_losses, describe_methods
 from ...errors import UserError, last_line
 from ...files import replace_file
-from ...models import model_origin, network_name
+from ...models import HUB, model_origin, network_name
+from ...options import listed
 from ...plain_yaml import dump_yaml, load_yaml
 from ...report.card import model_card, with_repository
 from ..processes.launch import on_main
-from ..recipe import listed
 from .hub import open_repository, upload
 from .public import public_name, public_options
 
@@ -211,8 +211,8 @@ def _origin(config: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]
     network, asked = network_name(config), str(run.get('student'))
     named = asked if asked.partition('.')[0] == network else network
     origin = model_origin(named, bool((run.get('args') or {}).get('pretrained')))
-    if asked.startswith('hf-hub:'):
-        origin['weights'] = asked.removeprefix('hf-hub:').partition('@')[0]
+    if asked.startswith(HUB):
+        origin['weights'] = asked.partition(':')[2].partition('@')[0]
     package = model_origin(made_by).get('package')
     return {**origin, 'package': package} if package else origin
 
