@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from timm_ltkd.engine import evaluate, training
+from timm_ltkd.engine import evaluate
 from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
@@ -21,16 +21,15 @@ def evaluations(monkeypatch):
     """How many images each evaluation saw, and what it found; `evaluations.pretend` replaces a metric's values."""
     class Evaluations(list):
         pretend = None
-    seen, measure = Evaluations(), evaluate.evaluate
+    seen, measure = Evaluations(), evaluate.figures
 
-    def note(network, loader, accelerator, prior, *how):
-        report = measure(network, loader, accelerator, prior, *how)
+    def note(answered, count, accelerator, prior):
+        report = measure(answered, count, accelerator, prior)
         if seen.pretend:
             report['top1'] = seen.pretend.pop(0)
-        seen.append((len(loader.dataset), prior.counts.tolist()))
+        seen.append((count, prior.counts.tolist()))
         return report
-    for module in (training, evaluate):  # of students and of teachers
-        monkeypatch.setattr(module, 'evaluate', note)
+    monkeypatch.setattr(evaluate, 'figures', note)
     return seen
 
 

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from ..distill import Teacher, feature_dim
-from .evaluate import mark_step
+from .evaluate import answers
 
 _logger = logging.getLogger(__name__)
 
@@ -34,12 +34,10 @@ def teacher_class_means(
     """
     device = accelerator.device
     dtype = torch.float32 if device.type == 'mps' else torch.float64
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     _logger.info(f"class means of the teacher's features over {len(loader.dataset)} training images")
     sums = torch.zeros(num_classes, feature_dim(teacher.model) + 1, dtype=dtype, device=device)  # and the counts
-    for input, target, _ in loader:
-        mark_step(teacher)
-        features = teacher(input.contiguous(memory_format=layout), needs_features=True).features.to(dtype)
+    for output, target, _ in answers(teacher, loader, channels_last, needs_features=True):
+        features = output.features.to(dtype)
         sums.index_add_(0, target, torch.cat([features, features.new_ones(len(features), 1)], dim=1))
     sums = accelerator.reduce(sums, 'sum')
     counts = sums[:, -1:]

@@ -1,6 +1,6 @@
 """Predictions of a network, each image exactly once however many processes share the work."""
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -22,7 +22,6 @@ TIMM_FIGURES = ('loss', 'top1', 'top5')
 OUR_FIGURES = ('balanced', 'many', 'medium', 'few', 'worst')
 
 
-@torch.no_grad()
 def evaluate(
         network: nn.Module,
         loader: DataLoader,
@@ -44,23 +43,55 @@ def evaluate(
         channels_last: Memory layout of the inputs.
         as_trained: In the run's precision; it makes a difference for bf16 only.
     """
+    as_trained = as_trained and accelerator.mixed_precision == 'bf16'
+    with _classifying_in_float32(network) if as_trained else nullcontext(False) as lower:
+        return figures(answers(network, loader, channels_last, lower), len(loader.dataset), accelerator, prior)
+
+
+@torch.no_grad()
+def answers(
+        network: nn.Module,
+        loader: Iterable[tuple],
+        channels_last: bool = False,
+        lower: bool = False,
+        **options: Any,
+) -> Iterator[tuple]:
+    """What a network says of each batch: (answer, target, index); one pass over the images.
+
+    Args:
+        network: Takes `[B, channels, H, W]`; put in eval mode.
+        loader: Yields (input, target, index), on the device.
+        channels_last: Memory layout of the inputs.
+        lower: Autocast to bf16.
+        **options: Of the network's forward.
+    """
     network.eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    as_trained = as_trained and accelerator.mixed_precision == 'bf16'
-    batches = []
-    with _classifying_in_float32(network) if as_trained else nullcontext(False) as lower:
-        for input, target, index in loader:
-            input = input.contiguous(memory_format=layout)
-            mark_step(network)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=lower):
-                logits = network(input)
-            batches.append({**per_sample(logits, target), 'target': target, 'index': index})
+    for input, target, index in loader:
+        input = input.contiguous(memory_format=layout)
+        if any(module._compiled_call_impl is not None for module in network.modules()):
+            torch.compiler.cudagraph_mark_step_begin()  # or each batch records a CUDA graph of its own
+        with torch.autocast(input.device.type, torch.bfloat16, enabled=lower):
+            answer = network(input, **options)
+        yield answer, target, index
+
+
+def figures(answered: Iterable[tuple], count: int, accelerator: Accelerator, prior: ClassPrior) -> dict[str, Any]:
+    """The report that `evaluate` gives, of logits.
+
+    Args:
+        answered: (logits, target, index) of this process's batches, on one device.
+        count: Images of all processes, each of which has to be there once.
+        accelerator: Processes.
+        prior: Class prior of the training set.
+    """
+    batches = [{**per_sample(logits, target), 'target': target, 'index': index} for logits, target, index in answered]
     share = {key: torch.cat([batch[key] for batch in batches]).cpu() for key in batches[0]} if batches else {}
     shares = [share for share in gather_object([share]) if share]
     columns = {key: torch.cat([share[key] for share in shares]) for key in shares[0]}
     order = columns['index'].argsort()
     columns = {key: column[order] for key, column in columns.items()}
-    if not torch.equal(columns['index'], torch.arange(len(loader.dataset))):
+    if not torch.equal(columns['index'], torch.arange(count)):
         raise RuntimeError('the evaluation did not see each image exactly once')
     report = long_tail_report(columns, columns['target'], prior)
     return report | {
@@ -89,12 +120,6 @@ def _classifying_in_float32(network: nn.Module) -> Iterator[bool]:
             hook.remove()
 
 
-def mark_step(network: nn.Module) -> None:
-    """Say that a batch comes, to a network with compiled parts: else each batch records a CUDA graph of its own."""
-    if any(module._compiled_call_impl is not None for module in network.modules()):
-        torch.compiler.cudagraph_mark_step_begin()
-
-
 def evaluate_teacher(
         teacher: Teacher | TeacherEnsemble,
         names: str | list[str],
@@ -119,9 +144,10 @@ def evaluate_teacher(
     """
     def tell(teacher: Teacher | TeacherEnsemble, name: str) -> dict[str, Any]:
         with _exactly(teacher):
-            report = evaluate(TeacherLogits(teacher), loader, accelerator, prior, channels_last)
-        figures = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
-        _logger.info(f'{name} on {where}: {figures}')
+            logits = ((output.logits, *which) for output, *which in answers(teacher, loader, channels_last))
+            report = figures(logits, len(loader.dataset), accelerator, prior)
+        told = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
+        _logger.info(f'{name} on {where}: {told}')
         if near_chance(report, prior.num_classes):
             doubt = (
                 'was its training long enough, and its learning rate not too high (--teacher-config)?'
@@ -157,14 +183,3 @@ def near_chance(report: dict[str, Any], num_classes: int) -> bool:
     Not told of fewer than ten classes, where a weak network may be as close. Both figures are our choice.
     """
     return num_classes >= 10 and report['balanced'] < 3 * 100 / num_classes
-
-
-class TeacherLogits(nn.Module):
-    """A teacher as a network that returns logits."""
-
-    def __init__(self, teacher: Teacher | TeacherEnsemble):
-        super().__init__()
-        self.teacher = teacher
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.teacher(input).logits

@@ -1,20 +1,21 @@
 """Post-hoc fixes of trained networks: measured, their strength chosen on a holdout."""
 import logging
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..distill import linear_classifier
 from ..errors import UserError
 from ..posthoc import TAU_SWEEP, adjust_logits, tau_normalise
 from ..prior import ClassPrior
-from .evaluate import evaluate
+from .evaluate import answers, figures
 from .recipe import Data, holdout_is_unseen
 
 _logger = logging.getLogger(__name__)
@@ -66,65 +67,32 @@ class Batch(NamedTuple):
     index: torch.Tensor
 
 
-class Recording:
-    """What a network made of a data set, kept in host memory so that many fixes cost one pass over the images.
-
-    A loader of (recorded, target, index) for `evaluate`.
-
-    Args:
-        batches: Of this process.
-        dataset: What they come from, of all processes.
-        device: Where they are given.
-        column: What is recorded: `features` or `logits`.
-    """
-
-    def __init__(self, batches: Sequence[Batch], dataset: Dataset, device: torch.device, column: str = 'logits'):
-        self.batches, self.dataset, self.device, self.column = batches, dataset, device, column
-
-    def of(self, column: str) -> 'Recording':
-        """The same, of `features` or `logits`."""
-        return Recording(self.batches, self.dataset, self.device, column)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        for batch in self.batches:
-            yield tuple(part.to(self.device) for part in (getattr(batch, self.column), batch.target, batch.index))
-
-
 @torch.no_grad()
 def record(
         network: nn.Module,
         loader: DataLoader,
-        accelerator: Accelerator,
         classifier: nn.Linear | None = None,
         channels_last: bool = False,
-) -> Recording:
-    """One pass of a network over the images.
+) -> list[Batch]:
+    """One pass of a network over the images, kept in host memory so that many fixes cost no other.
 
     Args:
         network: On the accelerator's device; put in eval mode.
-        loader: Yields (input, target, index), on the device, with every index of the data set once over all processes.
-        accelerator: Device, processes.
+        loader: Yields (input, target, index), on the device.
         classifier: Part of the network whose inputs are to be kept too.
         channels_last: Memory layout of the inputs.
 
     Raises:
         UserError: What the classifier returns is not what the network returns.
     """
-    network.eval()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    entered: list[torch.Tensor] = []
+    batches, entered = [], []
     hook = classifier and classifier.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
-    batches = []
-    try:
-        for input, target, index in loader:
+    with hook or nullcontext():
+        for logits, target, index in answers(network, loader, channels_last):
+            features = _features(classifier, entered, logits) if classifier else None
             entered.clear()
-            logits = network(input.contiguous(memory_format=layout))
-            features = None if classifier is None else _features(classifier, entered, logits)
             batches.append(Batch(features, logits.cpu(), target.cpu(), index.cpu()))
-    finally:
-        if hook is not None:
-            hook.remove()
-    return Recording(batches, loader.dataset, accelerator.device)
+    return batches
 
 
 def _features(classifier: nn.Linear, entered: list[torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
@@ -134,35 +102,8 @@ def _features(classifier: nn.Linear, entered: list[torch.Tensor], logits: torch.
         bias = None if classifier.bias is None else classifier.bias.float()
         again = F.linear(features, classifier.weight.float(), bias)
         if torch.allclose(again, logits.float(), rtol=2e-2, atol=2e-2 * float(logits.abs().max())):  # bf16 is coarse
-            return features.cpu()
+            return features.cpu().contiguous()
     raise UserError('--tau-norm needs a network whose logits are what its one linear classifier returns')
-
-
-class NormalisedHead(nn.Module):
-    """Logits of a tau-normalised classifier; without its bias, as in the paper.
-
-    Args:
-        classifier: Left as it is.
-        tau: τ.
-    """
-
-    def __init__(self, classifier: nn.Linear, tau: float):
-        super().__init__()
-        self.register_buffer('weight', tau_normalise(classifier.weight, tau))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return F.linear(features, self.weight)
-
-
-class AdjustedLogits(nn.Module):
-    """Logits without τ times the log prior."""
-
-    def __init__(self, prior: ClassPrior, tau: float):
-        super().__init__()
-        self.log_prior, self.tau = prior.log_prior(), tau
-
-    def forward(self, logits: torch.Tensor) -> torch.Tensor:
-        return adjust_logits(logits, self.log_prior, self.tau)
 
 
 def measure_fixes(
@@ -199,25 +140,34 @@ def measure_fixes(
     Raises:
         UserError: No linear classifier to normalise, or a metric that the holdout doesn't have.
     """
+    device, log_prior = accelerator.device, (trained or prior).log_prior()
     classifier = linear_classifier(network, '--tau-norm needs')[1] if 'tau-norm' in fixes else None
 
-    def report(recording: Recording, name: str, tau: float) -> dict[str, Any]:
-        if name == 'tau-norm':
-            return evaluate(NormalisedHead(classifier, tau), recording.of('features'), accelerator, prior)
-        return evaluate(AdjustedLogits(trained or prior, tau), recording.of('logits'), accelerator, prior)
+    def fixed(batches: list[Batch], name: str, tau: float) -> Iterator[tuple[torch.Tensor, ...]]:
+        """With a fix, or as they are without its name; what `figures` takes."""
+        weight = tau_normalise(classifier.weight, tau) if name == 'tau-norm' else None
+        for features, logits, target, index in batches:
+            if name == 'tau-norm':
+                logits = F.linear(features.to(device), weight)  # without the bias, as in the paper
+            elif name == 'logit-adjust':
+                logits = adjust_logits(logits.to(device), log_prior, tau)
+            yield logits.to(device), target.to(device), index.to(device)
 
-    taus = {name: values[0] for name, values in fixes.items() if len(values) == 1}
-    if len(taus) < len(fixes):
-        held_out = record(network, holdout_loader, accelerator, classifier, channels_last)
-        for name, values in fixes.items():
-            if name not in taus:
-                taus[name] = _best_tau(name, {tau: report(held_out, name, tau) for tau in values}, metric)
-    test = record(network, loader, accelerator, classifier, channels_last)
-    rows = {'': evaluate(nn.Identity(), test.of('logits'), accelerator, prior)}
-    for name, values in fixes.items():
-        chosen_on = 'holdout' if len(values) > 1 else None
-        rows[f'{name} {taus[name]:g}'] = report(test, name, taus[name]) | {
-            'fix': name, 'tau': taus[name], 'chosen_on': chosen_on}
+    def reports(loader: DataLoader, fixes: dict[str, list[float]]) -> dict[str, dict[float, dict[str, Any]]]:
+        """By name and τ, of one pass over the images."""
+        batches, count = record(network, loader, classifier, channels_last), len(loader.dataset)
+        return {
+            name: {tau: figures(fixed(batches, name, tau), count, accelerator, prior) for tau in taus}
+            for name, taus in fixes.items()}
+
+    unsure = {name: taus for name, taus in fixes.items() if len(taus) > 1}
+    held_out = reports(holdout_loader, unsure) if unsure else {}
+    chosen = {name: [_best_tau(name, found, metric)] for name, found in held_out.items()}
+    rows = {}
+    for name, found in reports(loader, {'': [0.]} | fixes | chosen).items():
+        for tau, report in found.items():
+            how = {'fix': name, 'tau': tau, 'chosen_on': 'holdout' if name in chosen else None} if name else {}
+            rows[f'{name} {tau:g}' if name else ''] = report | how
     return rows
 
 
