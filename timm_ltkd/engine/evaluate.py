@@ -76,6 +76,13 @@ def answers(
         yield answer, target, index
 
 
+def place(network: nn.Module, device: torch.device, channels_last: bool) -> None:
+    """Put a network where the images for `answers` are, in their memory layout."""
+    network.to(device)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+
+
 def figures(answered: Iterable[tuple], count: int, accelerator: Accelerator, prior: ClassPrior) -> dict[str, Any]:
     """The report that `evaluate` gives, of logits.
 

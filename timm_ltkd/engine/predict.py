@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ..data import create_eval_transform, create_image_loader, find_images, stop_workers
 from ..errors import UserError
 from ..report.summary import write_csv, write_rows
+from .evaluate import answers, place
 from .networks.create import check_takes_images, resolve_input
 from .networks.trained import label_names, load_network
 from .processes.launch import create_accelerator, loader_workers, pins_memory, set_up_logging
@@ -62,9 +63,7 @@ def _predict(args: Namespace, accelerator: Accelerator) -> int:
     names = label_names(source, network) or [str(index) for index in range(network.num_classes)]
     files = find_images(args.predict)
     loader = _create_loader(args, accelerator, source, network, files)
-    network.to(accelerator.device)
-    if args.channels_last:
-        network.to(memory_format=torch.channels_last)
+    place(network, accelerator.device, args.channels_last)
     try:
         found = predict_images(network, loader, accelerator, args.topk or TOPK, args.channels_last)
     finally:
@@ -75,7 +74,6 @@ def _predict(args: Namespace, accelerator: Accelerator) -> int:
     return found.broken
 
 
-@torch.no_grad()
 def predict_images(
         network: nn.Module,
         loader: DataLoader,
@@ -92,21 +90,25 @@ def predict_images(
         topk: How many classes of each image, at most all.
         channels_last: Memory layout of the inputs.
     """
-    network.eval()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    topk, broken = min(topk, network.num_classes), 0
-    columns = [(torch.empty(0, dtype=torch.int64), torch.empty(0, topk, dtype=torch.int64), torch.empty(0, topk))]
-    for batch in loader:
-        for message in batch.broken:
-            _logger.error(message)
-        broken += len(batch.broken)
-        if batch.pixels is not None:
-            input = batch.pixels.to(accelerator.device, non_blocking=True).contiguous(memory_format=layout)
-            top = network(input).float().softmax(dim=1).topk(topk, dim=1)
-            columns.append((batch.index, top.indices.cpu(), top.values.cpu()))
-    shares = gather_object([(columns, broken)])
+    topk, broken, device = min(topk, network.num_classes), 0, accelerator.device
+
+    def readable() -> Iterator[tuple]:
+        nonlocal broken
+        for batch in loader:
+            for message in batch.broken:
+                _logger.error(message)
+            broken += len(batch.broken)
+            if batch.pixels is not None:
+                yield batch.pixels.to(device, non_blocking=device.type == 'cuda'), None, batch.index
+
+    none = torch.empty(0, topk, device=device)
+    columns = [(torch.empty(0, dtype=torch.int64), none.long(), none)]
+    for logits, _, index in answers(network, readable(), channels_last):
+        top = logits.float().softmax(dim=1).topk(topk, dim=1)
+        columns.append((index, top.indices, top.values))  # they stay on the device: to copy them is to wait for it
+    shares = gather_object([([torch.cat(column).cpu() for column in zip(*columns, strict=True)], broken)])
     index, classes, probabilities = (
-        torch.cat(column).numpy() for column in zip(*(row for rows, _ in shares for row in rows), strict=True))
+        torch.cat(column).numpy() for column in zip(*(columns for columns, _ in shares), strict=True))
     order = index.argsort()
     return Predictions(index[order], classes[order], probabilities[order], sum(count for _, count in shares))
 

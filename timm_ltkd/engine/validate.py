@@ -5,7 +5,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -15,7 +14,7 @@ from ..files import replace_file
 from ..prior import ClassPrior
 from ..report import format_table
 from ..report.summary import write_csv
-from .evaluate import evaluate
+from .evaluate import evaluate, place
 from .loaders import create_full_loader
 from .networks.create import check_takes_images, resolve_input
 from .networks.trained import load_network, trained_counts
@@ -77,23 +76,21 @@ def _measure(
     network = load_network(source, args.model, data, 'checkpoint', pretrained=args.pretrained)
     pixels = resolve_input(args, network.pretrained_cfg)
     check_takes_images(network, pixels['input_size'], source)
-    loaders = [create_full_loader(data.splits.val, args, accelerator, pixels)]
+    loader, holdout_loader = create_full_loader(data.splits.val, args, accelerator, pixels), None
     if any(len(taus) > 1 for taus in fixes.values()):
         check_holdout_is_unseen(source, args, data)
-        loaders.append(create_full_loader(data.splits.holdout, args, accelerator, pixels))
-    network.to(accelerator.device)
-    if args.channels_last:
-        network.to(memory_format=torch.channels_last)
+        holdout_loader = create_full_loader(data.splits.holdout, args, accelerator, pixels)
+    place(network, accelerator.device, args.channels_last)
     try:
         if not fixes:
-            return {source: evaluate(network, loaders[0], accelerator, data.prior, args.channels_last)}
+            return {source: evaluate(network, loader, accelerator, data.prior, args.channels_last)}
         reports = measure_fixes(
-            network, fixes, args.eval_metric, loaders[0], loaders[-1], accelerator, data.prior, args.channels_last,
+            network, fixes, args.eval_metric, loader, holdout_loader, accelerator, data.prior, args.channels_last,
             trained=_trained_prior(source, network, data) if 'logit-adjust' in fixes else None)
         return {f'{source} {fix}'.rstrip(): report for fix, report in reports.items()}
     finally:
-        for loader in loaders:
-            stop_workers(loader)
+        stop_workers(loader)
+        stop_workers(holdout_loader)
 
 
 def _trained_prior(source: str, network: nn.Module, data: Data) -> ClassPrior:
