@@ -63,6 +63,7 @@ def test_with_transform_reaches_through_a_selection_of_a_selection(digits):
     (dict(indices=[-1]), 'from 0 to 299'),
     (dict(indices=[0.5]), 'flat list of integers'),
     (dict(indices=[[1]]), 'flat list of integers'),
+    (dict(indices=[[1], [1, 2]]), 'flat list of integers'),
     (dict(class_names=['0', '1']), 'label 9 has no class name'),
 ])
 def test_refusals(digits, kwargs, message):

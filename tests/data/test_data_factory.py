@@ -346,11 +346,21 @@ def test_impossible_selections(image_root, cifar_root):
         'lt/folder', image_root, imbalance_factor=2, max_per_class=13)
     assert 'goes with an imbalance factor' in refusal('lt/folder', image_root, max_per_class=13)
     assert 'not both' in refusal('lt/folder', image_root, imbalance_factor=2, class_counts=[1, 1, 1])
-    assert '2 class counts are given for 3 classes' in refusal('lt/folder', image_root, class_counts=[1, 1])
-    assert "class 'bee' (index 1) would keep 0 images" in refusal('lt/folder', image_root, class_counts=[1, 0, 1])
-    assert "class 'cat' (index 2) has 12 images, but 99" in refusal('lt/folder', image_root, class_counts=[1, 1, 99])
     assert "did you mean 'exp'" in refusal('lt/folder', image_root, imbalance_factor=2, imbalance_type='exq')
     assert 'class map' in refusal('lt/cifar10', cifar_root, class_map={'a': 0})
+
+
+@pytest.mark.parametrize(('counts', 'message'), [
+    ([1, 1], "2 class counts are given for the 3 classes of 'lt/folder'"),
+    ([1, 0, 1], "class 'bee' (index 1) of 'lt/folder' would have 0 images"),
+    ([1, 1, 99], "class 'cat' (index 2) has 12 images, but 99"),
+    ([[1, 2], [3]], 'class counts must be a flat list of integers, got lists in a list'),
+    ([[1, 2, 3]], 'class counts must be a flat list of integers, got int64 of shape (1, 3)'),
+    (['1', '2', 'many'], 'class counts must be a flat list of integers, got <U4 of shape (3,)'),
+    ([1, 1, 1.5], 'class counts must be a flat list of integers, got float64'),
+])
+def test_impossible_class_counts(image_root, counts, message):
+    assert message in refusal('lt/folder', image_root, class_counts=counts)
 
 
 def test_bad_class_maps(image_root):

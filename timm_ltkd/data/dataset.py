@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from ..errors import UserError
 from .labels import dataset_class_names, dataset_targets
 from .reading import read_sample, sample_name
+from .selection import int_vector
 
 
 class LongTailedDataset(Dataset):
@@ -107,9 +108,7 @@ class LongTailedDataset(Dataset):
 
 
 def _checked_positions(positions, length: int) -> np.ndarray:
-    array = np.asarray(positions)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise UserError(f'indices must be a flat list of integers, got {array.dtype} of shape {array.shape}')
+    array = int_vector(positions, 'indices')
     if array.size and (array.min() < 0 or array.max() >= length):
         raise UserError(f'indices must be from 0 to {length - 1}, got {array.min()} to {array.max()}')
-    return array.astype(np.int64)
+    return array

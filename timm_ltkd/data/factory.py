@@ -9,19 +9,19 @@ from ..errors import UserError, first_few, nearest
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
 from .folders import check_class_folders, check_folders, is_train_split
+from .names import PREFIX, is_long_tailed_name, plain_name
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
-from .selection import long_tail_counts, long_tail_indices, read_class_counts
+from .selection import given_class_counts, long_tail_counts, long_tail_indices
 from .sources import create_whole, has_two_parts, load_class_map, torch_names
 from .streams import StreamDataset, check_no_selection, create_stream, is_stream_name, warn_if_sorted
 
-_PREFIX = 'lt/'
 _SHORT_NAMES = {
     'digits': 'digits', 'cifar10': 'torch/cifar10', 'cifar100': 'torch/cifar100', 'tinyimagenet': 'tinyimagenet',
     BY_COUNTS: 'folder', **dict.fromkeys(SETS, 'list')}
 _FOLDER_NAMES = ('', 'folder', 'image_folder', 'imagefolder', 'tar', 'image_tar', 'imagetar')
 _KNOWN_NAMES = (
     'folder', 'list', 'torch/NAME', 'hfds/REPO', 'hfids/REPO', 'wds/NAME', 'lt/folder', 'lt/list', 'lt/torch/NAME',
-    'lt/hfds/REPO', *(_PREFIX + name for name in _SHORT_NAMES))
+    'lt/hfds/REPO', *(PREFIX + name for name in _SHORT_NAMES))
 
 
 def create_dataset(
@@ -82,12 +82,11 @@ def create_dataset(
             warn_if_sorted(f"'{name}'", stream.classes_at_once, stream.class_counts)
         return stream
     selects = imbalance_factor is not None or max_per_class is not None or class_counts is not None
-    long_tailed = name.lower().startswith(_PREFIX)
-    if selects and not long_tailed:
-        raise UserError(f"to make '{name}' long-tailed, write '{_PREFIX}{name}'")
-    base_name, by_counts = _resolve_name(name), name.lower() == _PREFIX + BY_COUNTS
+    if selects and not is_long_tailed_name(name):
+        raise UserError(f"to make '{name}' long-tailed, write '{PREFIX}{name}'")
+    base_name, by_counts = _resolve_name(name), name.lower() == PREFIX + BY_COUNTS
     if by_counts and selects:
-        raise UserError(f"'{name}' has class counts of its own; for others take {_PREFIX}folder")
+        raise UserError(f"'{name}' has class counts of its own; for others take {PREFIX}folder")
     if base_name == 'digits' and imbalance_factor is None and class_counts is None:
         imbalance_factor = DIGITS_IMBALANCE_FACTOR
     if max_per_class is not None and imbalance_factor is None:
@@ -112,7 +111,7 @@ def create_dataset(
         class_counts = imagenet_lt_counts(dataset.class_names)
     if class_counts is None:
         return dataset
-    counts = _checked_counts(class_counts, dataset)
+    counts = given_class_counts(class_counts, dataset.class_names, f"'{name}'")
     return dataset.subset(long_tail_indices(dataset.targets, counts, seed, class_names=dataset.class_names))
 
 
@@ -132,7 +131,7 @@ def published_split(name: str, split: str) -> str:
 
 def _check_list_file(name: str, list_file) -> None:
     """Whether there is a list exactly where the name calls for one."""
-    known = {'list': None, _PREFIX + 'list': None, **{_PREFIX + short: short for short in SETS}}
+    known = {'list': None, PREFIX + 'list': None, **{PREFIX + short: short for short in SETS}}
     if list_file is not None and name.lower() not in known:
         raise UserError(f"'{name}' takes no list file; these do: {', '.join(known)}")
     if list_file is None and name.lower() in known:
@@ -143,15 +142,14 @@ def _check_list_file(name: str, list_file) -> None:
 def _resolve_name(name: str) -> str:
     """What a name stands for, without `lt/`: 'digits', 'tinyimagenet', 'folder', 'list', 'torch/...' or 'hfds/...' (the
     rest as it was)."""
-    long_tailed = name.lower().startswith(_PREFIX)
-    prefix, slash, rest = (name[len(_PREFIX):] if long_tailed else name).partition('/')
+    prefix, slash, rest = plain_name(name).partition('/')
     prefix = prefix.lower()
     if not slash:
         if prefix in _FOLDER_NAMES:
             return 'folder'
         if prefix == 'list':
             return 'list'
-        if long_tailed and prefix in _SHORT_NAMES:
+        if is_long_tailed_name(name) and prefix in _SHORT_NAMES:
             return _SHORT_NAMES[prefix]
     elif prefix == 'hfds' and rest:
         return f'{prefix}/{rest}'
@@ -169,14 +167,3 @@ def _check_every_class(dataset: LongTailedDataset) -> None:
         names = first_few([f"'{dataset.class_names[c]}' (index {c})" for c in empty]) or 'of this set'
         hint = ' (labels start at 0)' if empty[:1].tolist() == [0] else ''
         raise UserError(f'no training image for class {names}; every class needs at least one{hint}')
-
-
-def _checked_counts(class_counts, dataset: LongTailedDataset) -> np.ndarray:
-    in_file = isinstance(class_counts, str | os.PathLike)
-    counts = read_class_counts(class_counts) if in_file else np.asarray(class_counts)
-    if counts.shape != (len(dataset.class_names),):
-        raise UserError(f'{counts.size} class counts are given for {len(dataset.class_names)} classes')
-    if (counts < 1).any():
-        c = int(np.argmax(counts < 1))
-        raise UserError(f"class '{dataset.class_names[c]}' (index {c}) would keep {counts[c]} images; 1 is the least")
-    return counts

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from .names import is_long_tailed_name, plain_name
 from .selection import read_class_counts
 
 _IMAGENET_LT_COUNTS = Path(__file__).with_name('imagenet_lt_counts.json')
@@ -102,8 +103,7 @@ def mismatch(dataset: str, class_counts: np.ndarray) -> str | None:
 
 def _short(dataset: str) -> str:
     """The name without `lt/`; '' for names without."""
-    prefix, _, rest = dataset.lower().partition('/')
-    return rest if prefix == 'lt' else ''
+    return plain_name(dataset).lower() if is_long_tailed_name(dataset) else ''
 
 
 def _groups(class_counts: np.ndarray) -> tuple[int, int, int]:

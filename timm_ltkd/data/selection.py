@@ -93,15 +93,14 @@ def long_tail_indices(
     Raises:
         UserError: A class that has fewer images than asked, a label without a count, a seed out of range.
     """
-    targets, counts = _int_vector(targets, 'targets'), _int_vector(counts, 'counts')
+    targets, counts = int_vector(targets, 'targets'), int_vector(counts, 'counts')
     if targets.size and (targets.min() < 0 or targets.max() >= counts.size):
         raise UserError(f'labels run from {targets.min()} to {targets.max()}, but there are {counts.size} class counts')
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2 ** 32:
         raise UserError(f'the imbalance seed must be an integer from 0 to 2**32 - 1, got {seed}')
     available = np.bincount(targets, minlength=counts.size)
     for c in np.flatnonzero((counts > available) | (counts < 0)).tolist():
-        name = f"class '{class_names[c]}' (index {c})" if class_names is not None else f'class {c}'
-        raise UserError(f'{name} has {available[c]} images, but {counts[c]} are asked of it')
+        raise UserError(f'{_called(c, class_names)} has {available[c]} images, but {counts[c]} are asked of it')
 
     rng = np.random.RandomState(seed)
     by_class = np.split(np.argsort(targets, kind='stable'), np.cumsum(available)[:-1])
@@ -112,11 +111,42 @@ def long_tail_indices(
     return np.concatenate(kept).astype(np.int64)
 
 
-def _int_vector(values, name: str) -> np.ndarray:
-    array = np.asarray(values)
+def _called(c: int, class_names: Sequence[str] | None) -> str:
+    return f"class '{class_names[c]}' (index {c})" if class_names is not None else f'class {c}'
+
+
+def int_vector(values, what: str) -> np.ndarray:
+    """Whole numbers that someone gives, perhaps none, as int64 [N]; a UserError says `what` is something else."""
+    try:
+        array = np.asarray(values)
+    except ValueError as e:  # they differ in length
+        raise UserError(f'{what} must be a flat list of integers, got lists in a list') from e
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise UserError(f'{name} must be a flat list of integers, got {array.dtype} of shape {array.shape}')
+        raise UserError(f'{what} must be a flat list of integers, got {array.dtype} of shape {array.shape}')
     return array.astype(np.int64)
+
+
+def given_class_counts(
+        given: Sequence[int] | np.ndarray | str | os.PathLike,
+        class_names: Sequence[str] | None,
+        what: str,
+) -> np.ndarray:
+    """Images per class as someone gives them, int64 [C]; a UserError if they are none, don't fit, or one is below 1.
+
+    Args:
+        given: Numbers, or a file of them (see `read_class_counts`).
+        class_names: Of the data they are for, [C]; None where these are not known.
+        what: What messages call the data.
+    """
+    counts = read_class_counts(given) if isinstance(given, str | os.PathLike) else int_vector(given, 'class counts')
+    if class_names is not None and len(counts) != len(class_names):
+        raise UserError(f'{len(counts)} class counts are given for the {len(class_names)} classes of {what}')
+    if not counts.size:
+        raise UserError(f'no class counts are given for {what}')
+    c = int(counts.argmin())
+    if counts[c] < 1:
+        raise UserError(f'{_called(c, class_names)} of {what} would have {counts[c]} images; 1 is the least')
+    return counts
 
 
 def read_class_counts(path: str | os.PathLike) -> np.ndarray:

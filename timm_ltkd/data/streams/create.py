@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...errors import UserError
-from ..selection import read_class_counts
+from ..names import plain_name
+from ..selection import given_class_counts
 from .counts import StreamCounts, kept_counts
 from .dataset import StreamDataset
 from .huggingface import HuggingFaceShards
@@ -17,25 +18,21 @@ _KINDS = {'hfids': HuggingFaceShards, 'wds': WebdatasetShards}
 
 def is_stream_name(name: str) -> bool:
     """Whether a data set of this name, with or without `lt/`, is a stream."""
-    prefix, slash, rest = _plain(name).partition('/')
+    prefix, slash, rest = plain_name(name).partition('/')
     return bool(rest or slash and prefix.lower() == 'wds') and prefix.lower() in _KINDS
 
 
 def check_no_selection(name: str, imbalance_factor, max_per_class, class_counts) -> None:
     """Raise a UserError if options of `create_dataset` would select images from a stream."""
     if imbalance_factor is not None or max_per_class is not None:
-        prefix, _, rest = _plain(name).partition('/')
+        prefix, _, rest = plain_name(name).partition('/')
         indexed = f'hfds/{rest}' if prefix.lower() == 'hfids' else 'image folders'
         raise UserError(
             f"'{name}' is a stream and cannot be indexed, so no images can be selected from it; use {indexed}, or "
             'leave the imbalance factor out')
-    if class_counts is not None and name != _plain(name):
+    if class_counts is not None and name != plain_name(name):
         raise UserError(
-            f"class counts of a stream say what it has, and select nothing from it; write '{_plain(name)}'")
-
-
-def _plain(name: str) -> str:
-    return name[3:] if name.lower().startswith('lt/') else name
+            f"class counts of a stream say what it has, and select nothing from it; write '{plain_name(name)}'")
 
 
 def create_stream(
@@ -66,7 +63,7 @@ def create_stream(
     Raises:
         UserError: As `HuggingFaceShards`, `WebdatasetShards`, `count_images`; class counts that do not fit the names.
     """
-    prefix, _, rest = _plain(name).partition('/')
+    prefix, _, rest = plain_name(name).partition('/')
     if download:
         raise UserError(f"'{name}' is a stream, which is read where it is and never downloaded; hfds/ data sets are")
     keys = {key: value for key, value in keys.items() if value is not None}
@@ -83,14 +80,7 @@ def create_stream(
 
 def _given_counts(class_counts, shards: Shards) -> StreamCounts:
     """What the user says, with the shards' lengths where the stream says these."""
-    in_file = isinstance(class_counts, str | os.PathLike)
-    classes = read_class_counts(class_counts) if in_file else np.asarray(class_counts)
-    if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
-        raise UserError(f'class counts must be a flat list of integers, got {classes.dtype} of shape {classes.shape}')
-    if shards.class_names is not None and len(classes) != len(shards.class_names):
-        raise UserError(f"{len(classes)} class counts are given for the {len(shards.class_names)} of '{shards.name}'")
-    if (classes < 1).any():
-        raise UserError(f"class {int(np.argmax(classes < 1))} of '{shards.name}' cannot have less than one image")
+    classes = given_class_counts(class_counts, shards.class_names, f"'{shards.name}'")
     lengths = shards.lengths
     fits = lengths is not None and len(lengths) == len(shards) and sum(lengths) == classes.sum()
     return StreamCounts(classes, np.array(lengths, np.int64) if fits else None)
