@@ -304,6 +304,19 @@ class TestTeacherBank:
         assert teacher.asked == [4, 4]
         assert teacher.layouts == [layout == torch.channels_last] * 2
 
+    def test_known_and_new_rows_meet_where_the_batch_is(self, bank):
+        """On any device: 'meta' is one that is no GPU."""
+        first, teacher = bank(), Teacher()
+        first.ask(teacher, images_of(torch.arange(4)), torch.arange(4))
+        first.flush()
+        there = TeacherBank(first.file, first.layout, [False], device='meta', at_once=4)
+        teacher.weights = teacher.weights.to('meta')
+        for count in (8, 4):  # the second is known
+            views = torch.arange(count)
+            rows = there.rows(teacher, images_of(views).to('meta'), views)
+            assert rows.is_meta and rows.shape == (count, 5)
+        assert teacher.asked == [4, 4]
+
     def test_features_for_a_run_without(self, bank):
         """A bank with features serves it, and grows whole rows while it does."""
         rich = RowLayout.of(Output(torch.zeros(1, 5), torch.zeros(1, 12)))

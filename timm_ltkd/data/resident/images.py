@@ -4,6 +4,7 @@ from functools import cached_property
 
 import torch
 
+from ...devices import has_room, move
 from ...errors import UserError
 from ..dataset import LongTailedDataset
 from ..device import Normalise, channels_first
@@ -106,7 +107,7 @@ class ResidentImages:
 
     def _decode(self) -> tuple[torch.Tensor, torch.Tensor]:
         images, targets = decode(self._dataset, self.steps.fixed, self.layout, **self._options)
-        if self.device.type == 'cuda' and images.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 4:
+        if has_room(self.device, images.nbytes):
             images, targets = images.to(self.device), targets.to(self.device)
         return images, targets
 
@@ -153,10 +154,3 @@ class ResidentImages:
     def place(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows, made on the CPU, where the images are."""
         return move(rows, self.images.device)
-
-
-def move(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """On the device, without a wait for it."""
-    if device.type == 'cuda' and values.device.type == 'cpu':
-        values = values.pin_memory()
-    return values.to(device, non_blocking=device.type == 'cuda')

@@ -3,9 +3,10 @@ from collections.abc import Iterator
 
 import torch
 
+from ...devices import move
 from ..sampler import EpochBatchSampler, ShardSampler
 from ..seeded import derive_seed
-from .images import ResidentImages, move
+from .images import ResidentImages
 from .random_numbers import keys
 
 _DRAWS = -2  # no image's index, so that these draws are nobody else's

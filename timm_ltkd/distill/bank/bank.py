@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from ...devices import has_room, move
 from ..output import Output
 from .layout import RowLayout
 from .rows import RowFile
@@ -61,12 +62,8 @@ class TeacherBank:
         self._writable = True
         self._lock = threading.Lock()
         self._pending = _Pending()
-        self._table = _DeviceTable(file, self.device) if self._belongs_on_device(on_device) else None
-
-    def _belongs_on_device(self, asked: bool | None) -> bool:
-        if asked is not None or self.device.type != 'cuda':
-            return bool(asked)
-        return self.file.nbytes <= torch.cuda.mem_get_info(self.device)[0] / 4
+        on_device = has_room(self.device, file.nbytes) if on_device is None else on_device
+        self._table = _DeviceTable(file, self.device) if on_device else None
 
     def ask(
             self,
@@ -128,8 +125,7 @@ class TeacherBank:
         return known, self._on_device(words.view(np.int32))
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
-        values = torch.from_numpy(values)
-        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == 'cuda' else values
+        return move(torch.from_numpy(values), self.device)
 
     def _completed(
             self,
