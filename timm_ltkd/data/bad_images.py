@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from ..errors import UserError, last_line
 from .dataset import LongTailedDataset
@@ -13,7 +12,7 @@ from .resident import Exchange
 from .sampler import ShardSampler
 from .splits import SkippedImage, Splits
 from .streams import StreamDataset, StreamScan, without_images
-from .workers import process_options, stop_workers
+from .workers import process_options, read_once
 
 
 class _Bad(NamedTuple):
@@ -81,17 +80,11 @@ def _find_bad(
         loader = DataLoader(StreamScan(raw, rank=rank, world_size=world_size), **options)
     else:
         loader = DataLoader(_Checks(raw), sampler=ShardSampler(len(raw), rank, world_size), **options)
-    bar = tqdm(
-        total=-(-len(raw) // world_size), desc=f'checking {what}', unit=' images', leave=False,
-        disable=None if progress else True)
     bad = []
-    try:
+    with read_once(loader, f'checking {what}', -(-len(raw) // world_size), progress) as bar:
         for batch in loader:
             bad += [_Bad(*found) for found in batch if found is not None]
             bar.update(len(batch))
-    finally:
-        bar.close()
-        stop_workers(loader)
     return bad
 
 

@@ -1,8 +1,11 @@
 """The worker processes of a loader: how they work, and how they end."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 
 def process_options(workers: int, pin_memory: bool = False) -> dict[str, Any]:
@@ -13,6 +16,24 @@ def process_options(workers: int, pin_memory: bool = False) -> dict[str, Any]:
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else every epoch draws the workers' base seed from the global generator
     )
+
+
+@contextmanager
+def read_once(loader: DataLoader, what: str, total: int, progress: bool) -> Iterator[tqdm]:
+    """A progress bar, to be updated by images, while a loader is read; its workers end with it, however that goes.
+
+    Args:
+        loader: Used for nothing else.
+        what: Beside the bar.
+        total: Images there are.
+        progress: Show it, on a terminal.
+    """
+    bar = tqdm(total=total, desc=what, unit=' images', leave=False, disable=None if progress else True)
+    try:
+        yield bar
+    finally:
+        bar.close()
+        stop_workers(loader)
 
 
 def stop_workers(loader: Any) -> None:

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
-from tqdm import tqdm
 
 from ...errors import UserError, last_line
 from ..dataset import LongTailedDataset
-from ..workers import process_options, stop_workers
+from ..workers import process_options, read_once
 from .shared_memory import Exchange, raise_together, share_memory
 
 
@@ -102,17 +101,13 @@ def _fill(
     """Write a part of the data set where it belongs, from `start` on."""
     inner = images[:, padding:images.shape[1] - padding, padding:images.shape[2] - padding]
     loader = DataLoader(part, batch_size=64, **process_options(workers))
-    bar = tqdm(total=len(part), desc='decode', unit=' images', leave=False, disable=None if progress else True)
-    try:
+    with read_once(loader, 'decode', len(part), progress) as bar:
         for pixels, labels in loader:
             end = start + len(pixels)
             inner[start:end] = pixels.permute(0, 2, 3, 1)
             targets[start:end] = labels
             start = end
             bar.update(len(pixels))
-    finally:
-        bar.close()
-        stop_workers(loader)
 
 
 class _OneSize(Dataset):
