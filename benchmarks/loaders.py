@@ -23,7 +23,7 @@ from timm.data import create_loader
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from timm_ltkd.data import LongTailedDataset, create_train_loader, create_train_transform, epoch_plan
+from timm_ltkd.data import LongTailedDataset, ResidentImages, create_train_loader, create_train_transform, epoch_plan
 from timm_ltkd.report.table import Grid, markdown_grid
 
 
@@ -66,9 +66,10 @@ def create_loaders(count: int, workers: int, device: torch.device) -> dict[str, 
     create = partial(
         create_train_loader, data, transform, batch_size=BATCH, seed=0, workers=workers,
         pin_memory=device.type == 'cuda')
+    images = ResidentImages(data, transform, workers=workers, device=device)
     return {
         'public CIFAR code': lambda epoch: public, '--loader timm': _started(create(device=device)),
-        '--loader resident': _started(create(resident_on=device))}
+        '--loader resident': _started(create(images=images))}
 
 
 class Photos(Pixels):

@@ -16,7 +16,7 @@ from timm_ltkd.data import (
 from timm_ltkd.data.resident import ResidentImages
 from timm_ltkd.errors import UserError
 
-COUNT, SIDE, CPU = 12, 8, torch.device('cpu')
+COUNT, SIDE = 12, 8
 PIXELS = dict(input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
 PADDED = create_train_transform(crop_mode='pad', crop_padding=1, **PIXELS)
 ERASED = create_train_transform(crop_mode='pad', crop_padding=1, reprob=0.5, **PIXELS)
@@ -40,8 +40,8 @@ DATA = LongTailedDataset(Pictures(), class_names=['a', 'b', 'c'])
 
 
 def loader_of(transform, resident, **options):
-    return create_train_loader(
-        DATA, transform, batch_size=4, resident_on=CPU if resident else None, **{'seed': 0, **options})
+    images = ResidentImages(DATA, transform) if resident else None
+    return create_train_loader(DATA, transform, batch_size=4, images=images, **{'seed': 0, **options})
 
 
 def shown(loader, epochs) -> list[tuple[int, bytes]]:

@@ -106,6 +106,7 @@ def test_given_counts_are_enough_to_train(script, parquet, tmp_path, monkeypatch
     (['--imbalance-factor', '10'], 'is a stream and cannot be indexed'),
     (['--holdout', '0.1'], 'nothing can be held out of it'),
     (['--class-sampling', 'class'], "class sampling 'class'"),
+    (['--loader', 'resident'], 'is a stream and cannot be kept in memory; use --loader timm'),
     (['--dataset-download'], 'never downloaded'),
 ])
 def test_what_needs_an_index_is_refused_before_anything_is_trained(script, parquet, tmp_path, capsys, options, message):

@@ -10,7 +10,7 @@ from ..errors import UserError
 from .class_sampling import epoch_order
 from .dataset import LongTailedDataset
 from .device import DeviceLoader, split_normalisation
-from .resident import Exchange, ResidentEvalLoader, ResidentImages, ResidentTrainLoader, take_apart
+from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, take_apart
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
 from .streams import EvalStream, StreamDataset, TrainStream
@@ -29,10 +29,7 @@ def create_train_loader(
         pin_memory: bool = False,
         class_sampling: str = 'instance',
         epochs: int = 1,
-        resident_on: torch.device | None = None,
-        resident_size: int | None = None,
         images: ResidentImages | None = None,
-        exchange: Exchange | None = None,
         stored_views: int | None = None,
         device: torch.device | None = None,
 ) -> DataLoader | ResidentTrainLoader:
@@ -55,11 +52,8 @@ def create_train_loader(
         pin_memory: Page-locked batches, for copies to an accelerator.
         class_sampling: How often each class is shown, one of `CLASS_SAMPLINGS`.
         epochs: How many there will be, for `progressive` sampling.
-        resident_on: Keep the decoded images in memory, and make batches of them on this device; see `ResidentImages`.
-        resident_size: With crops that resize: images are kept as squares of so many pixels; needed where they are not
-            all of one size.
-        images: The images of the data set that another loader keeps in memory already, and augments alike.
-        exchange: Of the processes that keep the images in memory; see `ResidentImages`.
+        images: Those of the data set, kept in memory and augmented alike, to make batches of; no workers then, and
+            batches where `images` makes them.
         stored_views: V; any number of augmentations if None.
         device: Batches that come from workers are put there; their pixels travel as bytes, and are normalised there.
             None leaves them on the CPU, as workers made them.
@@ -68,11 +62,9 @@ def create_train_loader(
         A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
 
     Raises:
-        UserError: Class sampling or stored views of a stream; with `resident_on` a stream, or a transform that is not
-            for it; `images` of another data set.
+        UserError: Class sampling or stored views of a stream; `images` of another data set.
     """
     if isinstance(dataset, StreamDataset):
-        _check_not_resident(dataset, resident_on)
         _check_sampling(dataset, class_sampling)
         if stored_views is not None:
             raise UserError(f"'{dataset.shards.name}' is a stream: its views cannot be stored; use hfds/ or folders")
@@ -83,10 +75,6 @@ def create_train_loader(
     order = partial(epoch_order, view.targets, class_sampling, seed=seed, epochs=epochs)
     sampler = EpochBatchSampler(
         len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order, stored_views=stored_views)
-    if resident_on is not None and images is None:
-        images = ResidentImages(
-            view, transform, side=resident_size, workers=workers, device=resident_on, progress=rank == 0,
-            exchange=exchange)
     if images is not None:
         _check_same(images, view)
         return ResidentTrainLoader(images, sampler, seed=seed)
@@ -103,9 +91,7 @@ def create_eval_loader(
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
-        resident_on: torch.device | None = None,
         images: ResidentImages | None = None,
-        exchange: Exchange | None = None,
         device: torch.device | None = None,
 ) -> DataLoader | ResidentEvalLoader:
     """Batches of this rank's share of the images, each image once over all ranks, in order.
@@ -118,13 +104,8 @@ def create_eval_loader(
     """
     options = dict(batch_size=batch_size, **process_options(workers, pin_memory))
     if isinstance(dataset, StreamDataset):
-        _check_not_resident(dataset, resident_on)
         return _of_workers(
             dataset, transform, device, options, lambda stream: EvalStream(stream, rank=rank, world_size=world_size))
-    if resident_on is not None and images is None:
-        images = ResidentImages(
-            _view(dataset, None), transform, workers=workers, device=resident_on, progress=rank == 0,
-            exchange=exchange)
     if images is not None:
         _check_same(images, dataset)
         return ResidentEvalLoader(images, batch_size=batch_size, rank=rank, world_size=world_size)
@@ -230,11 +211,6 @@ def _check_sampling(stream: StreamDataset, class_sampling: str) -> None:
         raise UserError(
             f"class sampling '{class_sampling}' (a second stage has 'class') picks images by index, and "
             f"'{stream.shards.name}' is a stream that has none; use hfds/ or image folders, or instance sampling")
-
-
-def _check_not_resident(stream: StreamDataset, resident_on: torch.device | None) -> None:
-    if resident_on is not None:
-        raise UserError(f"'{stream.shards.name}' is a stream and cannot be kept in memory; use --loader timm")
 
 
 def _check_same(images: ResidentImages, dataset: Dataset) -> None:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data import (
     ResidentEvalLoader,
+    ResidentImages,
     ResidentTrainLoader,
     TwoViews,
     create_eval_loader,
@@ -106,17 +107,20 @@ def create_loaders(
     transform = _train_transform(args, input_config)
     if teacher_config is not None:
         transform = TwoViews(transform, _train_transform(args, teacher_config, drawn_for=input_config['input_size']))
-    train = partial(
-        create_train_loader, data.splits.train, transform, batch_size=args.batch_size, seed=args.seed,
-        class_sampling=args.class_sampling, epochs=args.epochs, stored_views=getattr(args, 'bank_views', None),
+    images = seen = None
+    if args.loader == 'resident':
+        shared = shared or Shared()
+        keep = partial(
+            ResidentImages, workers=loader_workers(args.workers), device=accelerator.device,
+            progress=accelerator.is_main_process, exchange=exchange(accelerator))
+        images = shared.once(
+            'training images', partial(keep, data.splits.train, transform, side=args.resident_size))
+        seen = shared.once('watched images', partial(keep, data.splits.watched, _eval_transform(input_config)))
+    train = create_train_loader(
+        data.splits.train, transform, batch_size=args.batch_size, seed=args.seed, class_sampling=args.class_sampling,
+        epochs=args.epochs, stored_views=getattr(args, 'bank_views', None), images=images,
         **_common(args, accelerator))
-    watched = partial(create_full_loader, data.splits.watched, args, accelerator, input_config)
-    if args.loader != 'resident':
-        return train(), watched()
-    shared, options = shared or Shared(), _resident_options(accelerator)
-    images = shared.once('training images', lambda: train(resident_size=args.resident_size, **options).images)
-    seen = shared.once('watched images', lambda: watched(**options).images)
-    return train(images=images), watched(images=seen)
+    return train, create_full_loader(data.splits.watched, args, accelerator, input_config, images=seen)
 
 
 def create_full_loader(
@@ -124,7 +128,7 @@ def create_full_loader(
         args: Namespace,
         accelerator: Accelerator,
         input_config: dict[str, Any],
-        **options,
+        images: ResidentImages | None = None,
 ) -> EvalLoader:
     """Images as they are evaluated, each once over all processes; of any split.
 
@@ -133,15 +137,11 @@ def create_full_loader(
         args: Options of the run.
         accelerator: Device and processes.
         input_config: How the images are made.
-        **options: Of `create_eval_loader`, for images that stay in memory since they come often.
+        images: They, if they stay in memory since they come often.
     """
-    transform = create_eval_transform(
-        input_size=input_config['input_size'], mean=input_config['mean'], std=input_config['std'],
-        crop_pct=input_config['crop_pct'], crop_mode=input_config['crop_mode'],
-        interpolation=input_config['interpolation'])
     return create_eval_loader(
-        dataset, transform, batch_size=args.validation_batch_size or args.batch_size, **_common(args, accelerator),
-        **options)
+        dataset, _eval_transform(input_config), batch_size=args.validation_batch_size or args.batch_size,
+        images=images, **_common(args, accelerator))
 
 
 def host_view(args: Namespace, teacher: Teacher | None, input_config: dict[str, Any]) -> dict[str, Any] | None:
@@ -169,13 +169,13 @@ def _train_transform(args: Namespace, input_config: dict[str, Any], **options):
         **options)
 
 
+def _eval_transform(input_config: dict[str, Any]):
+    keys = ('input_size', 'mean', 'std', 'crop_pct', 'crop_mode', 'interpolation')
+    return create_eval_transform(**{key: input_config[key] for key in keys})
+
+
 def _common(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """What both loaders are told."""
     return dict(
         rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
         pin_memory=pins_memory(args, accelerator), device=accelerator.device)
-
-
-def _resident_options(accelerator: Accelerator) -> dict[str, Any]:
-    """Where images stay in memory, and how processes share them."""
-    return dict(resident_on=accelerator.device, exchange=exchange(accelerator))

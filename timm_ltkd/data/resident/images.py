@@ -8,6 +8,7 @@ from ...devices import has_room, move
 from ...errors import UserError
 from ..dataset import LongTailedDataset
 from ..device import Normalise, channels_first
+from ..streams import StreamDataset
 from .decode import Layout, decode, find_layout
 from .random_numbers import uniforms
 from .shared_memory import Exchange
@@ -26,7 +27,7 @@ class ResidentImages:
     value is read back from the device.
 
     Args:
-        dataset: Read once, in order.
+        dataset: Read once, in order; its own transform is not used.
         transform: As `take_apart` takes it.
         side: Of images in memory, for crops that resize; see `take_apart`.
         workers: Loader processes that decode.
@@ -36,8 +37,8 @@ class ResidentImages:
             `decode`.
 
     Raises:
-        UserError: As `take_apart`; on decoding a broken image, images of different size, or more bytes than there is
-            memory for.
+        UserError: A stream; as `take_apart`; on decoding a broken image, images of different size, or more bytes than
+            there is memory for.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class ResidentImages:
             progress: bool = False,
             exchange: Exchange | None = None,
     ):
+        if isinstance(dataset, StreamDataset):
+            raise UserError(f"'{dataset.shards.name}' is a stream and cannot be kept in memory; use --loader timm")
         self.steps = take_apart(transform, side=side)
         self._normalise = Normalise(self.steps.mean, self.steps.std)
         self.device = torch.device(device)
