@@ -6,7 +6,7 @@ from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR, DigitsDataset
 from .factory import create_dataset
 from .holdout import HOLDOUT_TYPES, hold_out, holdout_counts, holdout_positions
-from .image_files import ImageBatch, create_image_loader, find_images
+from .image_files import create_image_loader, find_images
 from .labels import dataset_class_names, dataset_targets
 from .loader import create_eval_loader, create_train_loader, epoch_plan, epoch_views, views_per_image
 from .mixing import SeededMixup, check_cutmix_minmax
@@ -31,7 +31,6 @@ __all__ = [
     'IMBALANCE_TYPES',
     'DigitsDataset',
     'EpochBatchSampler',
-    'ImageBatch',
     'LongTailedDataset',
     'ResidentEvalLoader',
     'ResidentImages',

@@ -3,14 +3,13 @@ from .images import ResidentImages
 from .loaders import ResidentEvalLoader, ResidentTrainLoader
 from .machine import machine_memory
 from .shared_memory import Exchange
-from .steps import Steps, take_apart
+from .steps import take_apart
 
 __all__ = [
     'Exchange',
     'ResidentEvalLoader',
     'ResidentImages',
     'ResidentTrainLoader',
-    'Steps',
     'machine_memory',
     'take_apart',
 ]
