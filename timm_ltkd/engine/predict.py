@@ -20,8 +20,8 @@ from ..report.summary import write_csv, write_rows
 from .evaluate import answers, place
 from .networks.create import check_takes_images, resolve_input
 from .networks.trained import label_names, load_network
-from .processes.launch import create_accelerator, loader_workers, pins_memory, set_up_logging
-from .processes.peers import share_fate
+from .processes.job import job
+from .processes.launch import loader_workers, pins_memory
 
 _logger = logging.getLogger(__name__)
 TOPK = 5
@@ -51,26 +51,19 @@ def predict(args: Namespace) -> int:
     Returns:
         How many images could not be read; the log names them.
     """
-    accelerator = create_accelerator()
-    set_up_logging(accelerator.is_main_process)
-    with share_fate(accelerator):
-        return _predict(args, accelerator)
-
-
-def _predict(args: Namespace, accelerator: Accelerator) -> int:
-    source = _checked_source(args)
-    network = load_network(source, args.model, None, 'checkpoint', pretrained=args.pretrained)
-    names = label_names(source, network) or [str(index) for index in range(network.num_classes)]
-    files = find_images(args.predict)
-    loader = _create_loader(args, accelerator, source, network, files)
-    place(network, accelerator.device, args.channels_last)
-    try:
-        found = predict_images(network, loader, accelerator, args.topk or TOPK, args.channels_last)
-    finally:
-        stop_workers(loader)
-    if accelerator.is_main_process:
-        _write(args, [_shown_name(file, args.predict) for file in files], names, found)
-    accelerator.end_training()
+    with job() as accelerator:
+        source = _checked_source(args)
+        network = load_network(source, args.model, None, 'checkpoint', pretrained=args.pretrained)
+        names = label_names(source, network) or [str(index) for index in range(network.num_classes)]
+        files = find_images(args.predict)
+        loader = _create_loader(args, accelerator, source, network, files)
+        place(network, accelerator.device, args.channels_last)
+        try:
+            found = predict_images(network, loader, accelerator, args.topk or TOPK, args.channels_last)
+        finally:
+            stop_workers(loader)
+        if accelerator.is_main_process:
+            _write(args, [_shown_name(file, args.predict) for file in files], names, found)
     return found.broken
 
 

@@ -19,8 +19,7 @@ from .loaders import create_full_loader
 from .networks.create import check_takes_images, resolve_input
 from .networks.trained import load_network, trained_counts
 from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
-from .processes.launch import create_accelerator, set_up_logging
-from .processes.peers import share_fate
+from .processes.job import job
 from .recipe import Data, open_data
 from .val_data import open_val_data
 
@@ -36,33 +35,32 @@ def validate(args: Namespace) -> dict[str, dict[str, Any]]:
     Returns:
         A report by checkpoint, and for each post-hoc fix of one by its name and the fix.
     """
-    accelerator = create_accelerator()
-    set_up_logging(accelerator.is_main_process)
-    with share_fate(accelerator):
-        return _validate(args, accelerator)
-
-
-def _validate(args: Namespace, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
-    if not args.checkpoint and not (args.model and args.pretrained):
-        raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
-    suffix = Path(args.results_file).suffix if args.results_file else None
-    if suffix not in (None, '.json', '.csv'):
-        raise UserError(f'--results-file {args.results_file}: name a .json or a .csv file')
-    if suffix is not None and not Path(args.results_file).resolve().parent.is_dir():
-        raise UserError(f'--results-file {args.results_file}: there is no such folder')
-    if suffix is not None and Path(args.results_file).is_dir():
-        raise UserError(f'--results-file {args.results_file}: this is a folder, name a file in it')
-    fixes = wanted_fixes(args)
-    sources = args.checkpoint or [args.model]
-    data = open_data(args, accelerator) if args.train_split else open_val_data(args, sources[0])
-    rows = {}
-    for source in sources:
-        rows |= _measure(args, source, fixes, data, accelerator)
-    accelerator.print(format_table(rows))
-    if args.results_file and accelerator.is_main_process:
-        _write_results(Path(args.results_file), rows)
-    accelerator.end_training()
+    with job() as accelerator:
+        if not args.checkpoint and not (args.model and args.pretrained):
+            raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+        results = args.results_file and _checked_results(args.results_file)
+        fixes = wanted_fixes(args)
+        sources = args.checkpoint or [args.model]
+        data = open_data(args, accelerator) if args.train_split else open_val_data(args, sources[0])
+        rows = {}
+        for source in sources:
+            rows |= _measure(args, source, fixes, data, accelerator)
+        accelerator.print(format_table(rows))
+        if results and accelerator.is_main_process:
+            _write_results(results, rows)
     return rows
+
+
+def _checked_results(name: str) -> Path:
+    """The file for figures, before they are measured; a UserError if they cannot be written there."""
+    path = Path(name)
+    if path.suffix not in ('.json', '.csv'):
+        raise UserError(f'--results-file {name}: name a .json or a .csv file')
+    if not path.resolve().parent.is_dir():
+        raise UserError(f'--results-file {name}: there is no such folder')
+    if path.is_dir():
+        raise UserError(f'--results-file {name}: this is a folder, name a file in it')
+    return path
 
 
 def _measure(
