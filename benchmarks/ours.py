@@ -17,7 +17,7 @@ from timm_ltkd.data import LongTailedDataset, Splits
 from timm_ltkd.distill import Teacher, create_method
 from timm_ltkd.engine.initial import trainable_network
 from timm_ltkd.engine.processes import launch
-from timm_ltkd.engine.recipe import Data
+from timm_ltkd.engine.run_data import Data
 from timm_ltkd.engine.shared import Shared
 from timm_ltkd.engine.training import Training
 from timm_ltkd.prior import ClassPrior

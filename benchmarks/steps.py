@@ -25,7 +25,7 @@ from torch import nn
 
 import timm_ltkd
 from timm_ltkd.distill import Teacher, balanced_kd_loss, create_loss
-from timm_ltkd.engine.recipe import Data
+from timm_ltkd.engine.run_data import Data
 
 _TIMES = 30
 

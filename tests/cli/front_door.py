@@ -10,7 +10,7 @@ import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
 from timm_ltkd.cli.config import parse
-from timm_ltkd.engine import fit, jobs, recipe, teachers, validate
+from timm_ltkd.engine import fit, jobs, run_data, teachers, validate
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 COVERED = {script: {'help'} for script in PARSERS}
@@ -67,13 +67,13 @@ def reach(script: str, argv: list[str]) -> Seen:
         seen.data = load(args, accelerator)
         return seen.data
 
-    load = recipe.load_data
+    load = run_data.load_data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, 'fit', stop)
         patch.setattr(teachers, 'fit', stop)
         if script == 'validate':
             patch.setattr(validate, 'evaluate', stop_evaluation)
-            patch.setattr(recipe, 'load_data', note_data)
+            patch.setattr(run_data, 'load_data', note_data)
         with pytest.raises(Reached):
             getattr(run, script)(argv)
     return seen

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from timm_ltkd.data import create_eval_loader
-from timm_ltkd.engine import posthoc, recipe
+from timm_ltkd.engine import holdout, posthoc
 from timm_ltkd.engine.evaluate import evaluate
 from timm_ltkd.engine.networks.trained import trained_counts
 from timm_ltkd.errors import UserError
@@ -219,11 +219,11 @@ def test_a_second_stage_has_seen_what_its_first_has_seen(first, unseen, runs, tm
     report['run']['args']['initial_checkpoint'] = str(begun_with)
     (again / 'report.json').write_text(json.dumps(report))
     data = Namespace(prior=ClassPrior(json.loads((again / 'config.json').read_text())['class_counts']))
-    args = Namespace(**{key: report['run']['args'].get(key) for key in recipe._SELECTION})
-    assert recipe.holdout_is_unseen(str(again), args, data) is unseen
+    args = Namespace(**{key: report['run']['args'].get(key) for key in holdout._SELECTION})
+    assert holdout.holdout_is_unseen(str(again), args, data) is unseen
     report['run']['args']['initial_checkpoint'] = str(again)  # a run that began with the one that it took the place of
     (again / 'report.json').write_text(json.dumps(report))
-    assert recipe.holdout_is_unseen(str(again), args, data)
+    assert holdout.holdout_is_unseen(str(again), args, data)
 
 
 def test_one_value_needs_no_holdout(runs, script, capsys):

@@ -18,7 +18,7 @@ from .epoch.bank import check_views
 from .epoch.graph import check_graphable
 from .epoch.optimizer import create_optimizer
 from .loaders import create_loaders
-from .recipe import Data
+from .run_data import Data
 from .stages import SecondStageTask
 
 

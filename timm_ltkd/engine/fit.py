@@ -16,7 +16,7 @@ from ..report import plot_class_profile, write_summary
 from .epoch.loop import eval_network
 from .plan import log_plan
 from .processes.launch import finish_trackers, on_main, start_trackers
-from .recipe import Data
+from .run_data import Data
 from .run_folder.checkpoint import check_same_epoch, load_checkpoint, save_checkpoint
 from .run_folder.differences import tell_changed
 from .run_folder.finished import finish, git_commit

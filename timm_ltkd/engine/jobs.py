@@ -22,7 +22,8 @@ from .networks.create import check_model_name
 from .networks.trained import architecture
 from .processes.job import job
 from .processes.launch import create_accelerator, on_main
-from .recipe import Data, open_data, recipe_key
+from .recipe import recipe_key
+from .run_data import Data, open_data
 from .run_folder.folder import RunFolder, check_key, find_folder, short_name
 from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, warn_of_one_seed
 from .shared import Shared

@@ -20,7 +20,7 @@ from ..data import (
 from ..distill import Teacher
 from ..errors import UserError
 from .processes.launch import exchange, loader_workers, on_main, pins_memory
-from .recipe import Data
+from .run_data import Data
 from .shared import Shared
 
 TrainLoader, EvalLoader = DataLoader | ResidentTrainLoader, DataLoader | ResidentEvalLoader

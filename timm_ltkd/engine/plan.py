@@ -10,7 +10,8 @@ from ..data import class_shares, epoch_plan
 from ..options import trained_network
 from .epoch.loop import eval_network
 from .loaders import describe_loading
-from .recipe import Data, global_batch
+from .recipe import global_batch
+from .run_data import Data
 from .training import Training
 
 _logger = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from ..errors import UserError
 from ..posthoc import TAU_SWEEP, adjust_logits, tau_normalise
 from ..prior import ClassPrior
 from .evaluate import answers, figures
-from .recipe import Data, holdout_is_unseen
 
 _logger = logging.getLogger(__name__)
 OPTIONS = {'tau-norm': 'tau_norm', 'logit-adjust': 'logit_adjust'}
@@ -41,22 +40,6 @@ def wanted_fixes(args: Namespace) -> dict[str, list[float]]:
         if taus:
             found[name] = taus
     return found
-
-
-def check_holdout_is_unseen(source: str, args: Namespace, data: Data) -> None:
-    """Whether a checkpoint was trained without the images that are to choose for it; a warning if it doesn't say.
-
-    Raises:
-        UserError: It is a run of ours that was trained on other images, perhaps on these.
-    """
-    unseen = holdout_is_unseen(source, args, data)
-    if unseen is None:
-        _logger.warning(
-            f'{source} does not say what it was trained on: its τ is only fair if the holdout was no part of that')
-    elif not unseen:
-        raise UserError(
-            f'{source} was trained with another holdout or on other data, perhaps on the very images that would choose '
-            'its τ; measure it alone, or give one value')
 
 
 class Batch(NamedTuple):

@@ -19,13 +19,15 @@ from ..errors import UserError
 from ..models import ELSEWHERE
 from ..options import listed
 from .fit import fit
+from .holdout import warn_of_seen_holdout
 from .initial import trainable_network
 from .loaders import choose_loader
 from .networks.create import check_takes_images, create_network, resolve_input
 from .networks.labels import find_class_map
-from .networks.trained import load_network, network_options, run_options, warn_of_seen_holdout
+from .networks.trained import load_network, network_options, run_options
 from .processes.launch import on_main
-from .recipe import Data, file_key, recipe_key
+from .recipe import file_key, recipe_key
+from .run_data import Data
 from .run_folder.folder import RunFolder, short_name
 
 _logger = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from .epoch.watch import LossWatch
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
 from .loaders import create_full_loader, create_loaders, host_view
 from .networks.create import INPUT
-from .recipe import Data
 from .record import Record, epoch_line
+from .run_data import Data
 from .run_folder.checkpoint import check_state, rng_state, set_rng_state
 from .run_folder.folder import RunFolder
 from .shared import Shared

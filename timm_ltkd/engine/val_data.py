@@ -5,7 +5,7 @@ from ..data import create_val_split, fingerprint
 from ..errors import UserError
 from ..prior import ClassPrior
 from .networks.trained import label_names, load_network, trained_counts
-from .recipe import Data, check_data_folder, same_data, warn_of_unmeasured
+from .run_data import Data, check_data_folder, same_data, warn_of_unmeasured
 
 
 def open_val_data(args: Namespace, source: str) -> Data:

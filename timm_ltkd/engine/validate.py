@@ -15,12 +15,13 @@ from ..prior import ClassPrior
 from ..report import format_table
 from ..report.summary import write_csv
 from .evaluate import evaluate, place
+from .holdout import check_holdout_is_unseen
 from .loaders import create_full_loader
 from .networks.create import check_takes_images, resolve_input
 from .networks.trained import load_network, trained_counts
-from .posthoc import check_holdout_is_unseen, measure_fixes, wanted_fixes
+from .posthoc import measure_fixes, wanted_fixes
 from .processes.job import job
-from .recipe import Data, open_data
+from .run_data import Data, open_data
 from .val_data import open_val_data
 
 _logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from accelerate import Accelerator
 
 from timm_ltkd.cli.arguments import train_parser
 from timm_ltkd.cli.config import parse
-from timm_ltkd.engine.recipe import file_key, load_data, recipe_key
+from timm_ltkd.engine.recipe import file_key, recipe_key
 from timm_ltkd.engine.record import Record
+from timm_ltkd.engine.run_data import load_data
 
 
 @pytest.fixture

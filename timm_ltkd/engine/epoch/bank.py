@@ -16,7 +16,7 @@ from ...distill import DistillTask, Output, RowLayout, Teacher, TeacherBank, ope
 from ...errors import UserError
 from ...options import VIEW
 from ..processes.launch import on_main
-from ..recipe import Data
+from ..run_data import Data
 
 Images = torch.Tensor | Views
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from ...data import match_class_names, read_class_map
 from ...errors import UserError
-from ..recipe import Data
+from ..run_data import Data
 from .trained import label_names
 
 _logger = logging.getLogger(__name__)

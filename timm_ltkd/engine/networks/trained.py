@@ -12,7 +12,8 @@ from torch import nn
 from ...errors import UserError, last_line
 from ...models import ELSEWHERE, HUB, network_name
 from ...plain_yaml import load_yaml
-from ..recipe import Data, holdout_is_unseen
+from ..holdout import warn_of_seen_holdout
+from ..run_data import Data
 from .create import create_network, load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
@@ -225,11 +226,3 @@ def warn_of_other_images(source: str, network: nn.Module, pixels: dict[str, Any]
         _logger.warning(
             f'--initial-checkpoint {source} was trained on images made in another way ({told}): give this stage the '
             'same --img-size, --mean and --std')
-
-
-def warn_of_seen_holdout(source: str, args: Namespace, data: Data) -> None:
-    """Say in the log that a checkpoint may have been trained on the images that are now held out."""
-    if not holdout_is_unseen(source, args, data):
-        _logger.warning(
-            f'{source} was not trained with this holdout, as far as one can tell: its figures may flatter what has '
-            'learnt from the same images')

@@ -23,8 +23,8 @@ from ...options import listed, trained_network
 from ...report import write_report
 from ...report.summary import write_csv
 from ...version import __version__
-from ..recipe import Data
 from ..record import Record
+from ..run_data import Data
 from ..sharing.public import public_name
 from ..sharing.share import CARD, card_of, write_card
 from .folder import RunFolder
