@@ -33,6 +33,7 @@ class DistillMethod(nn.Module):
         needs_hard_labels: Whether labels must be class indices, which mixup and cutmix don't give.
         corrects_prior: Whether it makes up for the class frequencies, as class-balanced sampling does.
         needs_class_means: Whether `set_class_means` must be called before training.
+        separate: Whether `teacher` is a tuple with an output of each of several, see `SeveralMethods`.
         by_spread: Whether it looks at logits in units of their own spread, so that its slope has no bound where a
             student's are all equal.
         standardized: Of methods that correct logits, or weigh samples by them: whether they z-score what they compare,
@@ -45,6 +46,7 @@ class DistillMethod(nn.Module):
     needs_hard_labels = False
     corrects_prior = False
     needs_class_means = False
+    separate = False
     by_spread = False
 
     def set_epoch(self, epoch: int) -> None:

@@ -96,6 +96,11 @@ class Teacher(DistillationTeacher):
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
+    def members(self) -> list['Teacher']:
+        """Itself, in a list as those of a `TeacherEnsemble`."""
+        return [self]
+
+    @property
     def networks(self) -> list[nn.Module]:
         """The network alone, in a list as that of a `TeacherEnsemble`."""
         return [unwrap_model(self.model)]
