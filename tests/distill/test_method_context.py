@@ -260,7 +260,8 @@ def test_standardized_is_transparent():
     assert isinstance(wrapper, StandardizedLogits) and wrapper.needs_hard_labels and not wrapper.needs_features
     wrapper.set_epoch(1)
     assert wrapper.method.scale == 0.5
-    assert public <= vars(StandardizedLogits).keys() | vars(wrapper).keys() | {'uses_logits', 'standardized'}
+    of_one_that_is_wrapped = {'uses_logits', 'standardized', 'separate'}
+    assert public <= vars(StandardizedLogits).keys() | vars(wrapper).keys() | of_one_that_is_wrapped
 
 
 def test_standardized_passes_features_on():

@@ -70,7 +70,7 @@ def create_image_loader(
 
     Args:
         files: Of images.
-        transform: From an image, of three channels, to a tensor.
+        transform: From an image, opened in RGB, to a tensor.
         batch_size: Per process; a batch has fewer where images are broken.
         rank: Of this process.
         world_size: Number of processes.

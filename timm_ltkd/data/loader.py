@@ -59,7 +59,7 @@ def create_train_loader(
             None leaves them on the CPU, as workers made them.
 
     Returns:
-        A loader of (float [B, 3, H, W], int64 [B]), of the same length on every rank.
+        A loader of (float [B, channels, H, W], int64 [B]), of the same length on every rank.
 
     Raises:
         UserError: Class sampling or stored views of a stream; `images` of another data set.
@@ -99,8 +99,8 @@ def create_eval_loader(
     Args: As `create_train_loader`.
 
     Returns:
-        A loader of (float [B, 3, H, W], int64 [B], int64 [B]); the last is the position in `dataset`. A rank may get
-        one image, or one batch, less than another.
+        A loader of (float [B, channels, H, W], int64 [B], int64 [B]); the last is the position in `dataset`. A rank may
+        get one image, or one batch, less than another.
     """
     options = dict(batch_size=batch_size, **process_options(workers, pin_memory))
     if isinstance(dataset, StreamDataset):

@@ -52,8 +52,8 @@ class SeededMixup:
         """Mix a batch; `input` may be overwritten.
 
         Args:
-            input: Images `[B, 3, H, W]`, on any device; of two views mixup has the same draws. (The boxes of CutMix
-                would be at other places of images of another size.)
+            input: Images `[B, channels, H, W]`, on any device; of two views mixup has the same draws. (The boxes of
+                CutMix would be at other places of images of another size.)
             target: Class indices `[B]`.
             epoch: From 0.
             step: Of the batch in its epoch, from 0.

@@ -71,7 +71,7 @@ class TeacherEnsemble(nn.Module):
 
     @torch.no_grad()
     def forward(self, input: torch.Tensor, needs_features: bool = False) -> Output:
-        """Mean logits `[B, C]`, in float32 at least, of a batch `[B, 3, H, W]`.
+        """Mean logits `[B, C]`, in float32 at least, of a batch `[B, channels, H, W]`.
 
         Raises:
             UserError: Features are asked of several teachers.

@@ -17,7 +17,7 @@ class Output(NamedTuple):
 
 
 def model_output(model: nn.Module, input: torch.Tensor, needs_features: bool = False) -> Output:
-    """Run a network on `[B, 3, H, W]` and return its logits, with the pooled features if asked for.
+    """Run a network on `[B, channels, H, W]` and return its logits, with the pooled features if asked for.
 
     Features are what enters the classifier in the very forward that gives the logits, so that both have seen the same
     dropout and batch statistics; any network will do that has a classifier. Of a classifier that takes a map they are

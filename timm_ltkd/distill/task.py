@@ -61,9 +61,9 @@ class DistillTask(TrainingTask):
 
     `task(input, target)` returns a dict: `loss` to call backward on, `output` (student logits `[B, C]`), `task_loss`
     (the hard-label criterion) and the method's terms by name; `loss` is the sum of `task_loss` and the terms. `input`
-    is a batch `[B, 3, H, W]`, or a pair of them (a tuple or a list): the same images for the student and, of another
-    size, for the teacher, both normalised for the student. `task(input, target, taught)` takes what the teacher says
-    (see `ask_teacher`) and does not ask it.
+    is a batch `[B, channels, H, W]`, or a pair of them (a tuple or a list): the same images for the student and, of
+    another size, for the teacher, both normalised for the student. `task(input, target, taught)` takes what the teacher
+    says (see `ask_teacher`) and does not ask it.
     Optimise `task.get_trainable_module()`: the student and what the method owns, never the teacher.
 
     Args:
@@ -150,7 +150,7 @@ class DistillTask(TrainingTask):
 
     def ask_teacher(
             self, input: torch.Tensor, needs_features: Sequence[bool] | None = None) -> Output | tuple[Output, ...]:
-        """What the teacher says of a batch `[B, 3, H, W]`; of each of several where each has its own method.
+        """What the teacher says of a batch `[B, channels, H, W]`; of each of several where each has its own method.
 
         Args:
             input: The teacher's images.

@@ -126,7 +126,8 @@ class Teacher(DistillationTeacher):
     @torch.no_grad()
     def forward(  # type: ignore[override]  # timm's gives logits alone
             self, input: torch.Tensor, needs_features: bool = False) -> Output:
-        """Logits, and pooled features if asked for, of a batch `[B, 3, H, W]` normalised as `expect_input` was told."""
+        """Logits, and pooled features if asked for, of a batch `[B, channels, H, W]`, normalised as `expect_input` was
+        told."""
         input, dtype = self.pixels(input), self.dtype
         input = input.to(dtype)
         logits, features = model_output(self._network(input), input, needs_features)

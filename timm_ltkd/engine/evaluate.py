@@ -36,7 +36,7 @@ def evaluate(
     float32, for in bf16 one image in a hundred ties, and ties go to the larger class.
 
     Args:
-        network: Takes `[B, 3, H, W]`, returns logits `[B, C]`; put in eval mode.
+        network: Takes `[B, channels, H, W]`, returns logits `[B, C]`; put in eval mode.
         loader: Yields (input, target, index), on the device, with every index of the data set once over all processes.
         accelerator: Device, processes.
         prior: Class prior of the training set.

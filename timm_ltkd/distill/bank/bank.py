@@ -76,8 +76,8 @@ class TeacherBank:
         Args:
             ask_teacher: `DistillTask.ask_teacher`: called with images and of which teachers to return features, about
                 what is not known, in the autocast context that this is called in.
-            input: The batch [B, 3, H, W] on `device`; or a pair, the student's and the teacher's; or what makes it,
-                called only if it is needed.
+            input: The batch [B, channels, H, W] on `device`; or a pair, the student's and the teacher's; or what makes
+                it, called only if it is needed.
             views: Number of the view that each image shows, int64 [B] on the CPU; see `epoch_views`.
         """
         return self.unpack(self.rows(ask_teacher, input, views))

@@ -46,7 +46,7 @@ class TrainingStep:
             share: float = 1.,
             update: bool = True,
     ) -> None:
-        """Train on the images `[B, 3, H, W]`, on the device, with labels `[B]` or `[B, C]`.
+        """Train on the images `[B, channels, H, W]`, on the device, with labels `[B]` or `[B, C]`.
 
         Args:
             input: Of a distillation, one view for the student and another for its teacher where they differ.
