@@ -13,9 +13,9 @@ from torch import nn
 from ..errors import UserError
 from ..models import ELSEWHERE
 from .networks.create import check_takes_images, resolve_input, set_input
+from .networks.export import export_network
 from .networks.trained import architecture, label_names, load_network
 from .processes.launch import set_up_logging
-from .run_folder.finished import export_network
 from .sharing.onnx_file import OnnxFile, export_onnx
 from .sharing.share import check_target, copy_folder, push_folder, write_card
 
