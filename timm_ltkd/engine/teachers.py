@@ -15,20 +15,19 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..distill import Teacher, TeacherEnsemble
-from ..errors import UserError
 from ..models import ELSEWHERE
 from ..options import listed
 from .fit import fit
 from .holdout import warn_of_seen_holdout
 from .initial import trainable_network
-from .loaders import choose_loader
-from .networks.create import check_takes_images, create_network, resolve_input
+from .networks.create import check_takes_images
 from .networks.labels import find_class_map
-from .networks.trained import load_network, network_options, run_options
+from .networks.trained import load_network, run_options
 from .processes.launch import on_main
 from .recipe import file_key, recipe_key
 from .run_data import Data
 from .run_folder.folder import RunFolder, short_name
+from .teacher_recipe import complete_recipe
 
 _logger = logging.getLogger(__name__)
 _LOOK_AGAIN = 2.  # seconds
@@ -111,28 +110,7 @@ def _to_be_tuned(
         student: nn.Module,
 ) -> PlannedTeacher:
     """A teacher with a classifier for this data, trained in a folder of its own."""
-    _choose_start(args, recipe, source, accelerator)
-    _choose_rate(args, recipe)
-    height, width = student.pretrained_cfg['input_size'][-2:]
-    if args.teacher_tune == 'all' and recipe.img_size is None and height == width:
-        recipe.img_size = height
-    network = create_network(
-        recipe.model, data.prior.num_classes, option='--teacher', img_size=recipe.img_size,
-        small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs, global_pool=recipe.gp)
-    if args.teacher_tune == 'head':
-        if not (recipe.pretrained or recipe.initial_checkpoint):
-            raise UserError(
-                f"--teacher-tune head trains a classifier on weights that are there already, and '{recipe.model}' has "
-                'none; give its --teacher-checkpoint, or train it whole (--teacher-tune all)')
-        recipe.stage = 'head'
-    if source is not None:
-        _see_as_before(args, recipe, load_network(
-            source, recipe.model, None, '--teacher-checkpoint', small_image_stem=recipe.small_image_stem,
-            model_kwargs=recipe.model_kwargs))
-    elif recipe.pretrained:
-        _see_as_before(args, recipe, network)
-    _scale_padding(args, recipe)
-    choose_loader(recipe, accelerator, data, resolve_input(recipe, network.pretrained_cfg))
+    network = complete_recipe(args, recipe, source, accelerator, data, student)
     key = recipe_key(recipe, data, accelerator, [file_key(source)] if source else ())
     folder = RunFolder(_place(args, f'{short_name(recipe.model)}-{key}'), key, resume=True)
     return PlannedTeacher(recipe, network, key, folder)
@@ -147,32 +125,6 @@ def _place(args: Namespace, name: str) -> Path:
     return Path(args.output) / 'teachers' / name
 
 
-def _choose_start(args: Namespace, recipe: Namespace, source: str | None, accelerator: Accelerator) -> None:
-    """Note in a recipe which weights its training starts from; in place."""
-    if source is None:
-        if recipe.pretrained is None:
-            recipe.pretrained = on_main(accelerator, lambda: _fetch_zoo_weights(recipe.model))
-    elif source.startswith(ELSEWHERE):
-        recipe.model, recipe.pretrained = source, True
-    else:
-        own = network_options(source, '--teacher-checkpoint')
-        vars(recipe).update(own, initial_checkpoint=source, new_head=True, pretrained=False)
-
-
-def _choose_rate(args: Namespace, recipe: Namespace) -> None:
-    """The student's learning rate, where the teacher's recipe has none; a tenth of it for a teacher that starts from
-    weights beside a student from scratch (our choice). In place."""
-    if recipe.lr is not None:
-        return
-    recipe.lr = args.lr
-    there, its = (bool(options.pretrained or options.initial_checkpoint) for options in (recipe, args))
-    if args.teacher_tune == 'all' and there and not its:
-        recipe.lr = args.lr / 10
-        _logger.info(
-            f"teacher {recipe.model} starts from weights that are trained already: its learning rate is {recipe.lr:g}, "
-            "a tenth of the student's (lr in a --teacher-config chooses another)")
-
-
 def teacher_losses(args: Namespace, plans: Sequence[PlannedTeacher]) -> list[tuple[str, dict[str, Any]]]:
     """Name and options of the loss that each teacher is or was trained by, as far as that is known."""
     if args.teacher_tune != 'none':
@@ -183,41 +135,6 @@ def teacher_losses(args: Namespace, plans: Sequence[PlannedTeacher]) -> list[tup
         if 'loss' in options and 'kd' not in options:
             losses.append((options['loss'], options.get('loss_kwargs') or {}))
     return losses
-
-
-def _fetch_zoo_weights(name: str) -> bool:
-    """Whether the weights that timm knows for a model can be had; fetches them, or warns that they can't."""
-    if name.startswith(ELSEWHERE):
-        return True
-    if timm.get_pretrained_cfg(name) is None or not timm.get_pretrained_cfg(name).has_weights:
-        return False
-    try:
-        create_network(name, None, option='--teacher', pretrained=True)
-    except UserError as e:
-        _logger.warning(f'{e}: the teacher starts from scratch')
-        return False
-    return True
-
-
-def _see_as_before(args: Namespace, recipe: Namespace, network: nn.Module) -> None:
-    """Let weights that were trained before see images normalised as then, and of that size if they are frozen."""
-    cfg = network.pretrained_cfg
-    recipe.mean, recipe.std, recipe.interpolation = list(cfg['mean']), list(cfg['std']), cfg['interpolation']
-    side = cfg['input_size'][-1]
-    if args.teacher_img_size:
-        return
-    if recipe.stage == 'head':
-        recipe.img_size = side
-    elif recipe.img_size not in (None, side):
-        _logger.info(
-            f"the weights of teacher '{recipe.model}' are of images of {side} pixels, and are tuned to the student's "
-            f'of {recipe.img_size}; --teacher-img-size chooses others')
-
-
-def _scale_padding(args: Namespace, recipe: Namespace) -> None:
-    """Pad the teacher's images by the same share as the student's, unless its recipe says otherwise; in place."""
-    if recipe.img_size and args.img_size and recipe.crop_padding == args.crop_padding:
-        recipe.crop_padding = round(args.crop_padding * recipe.img_size / args.img_size)
 
 
 def train_teachers(

@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 import yaml
 
-from timm_ltkd.engine.teachers import _choose_rate
+from timm_ltkd.engine.teacher_recipe import _choose_rate
 
 pytestmark = pytest.mark.usefixtures('no_plots')
 

@@ -1,0 +1,49 @@
+"""A network as a folder that timm loads."""
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from ...distill import plain_classifier
+from ...files import replace_file
+
+
+def export_network(
+        folder: Path,
+        network: nn.Module,
+        class_names: Sequence[str] | None = None,
+        class_counts: Sequence[float] | None = None,
+        license: str | None = None,
+) -> None:
+    """model.safetensors and config.json, so that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads it.
+
+    config.json also holds the class names and the training images per class. A cosine classifier is exported as the
+    plain one that predicts the same. The license is that of the weights; that of weights they began with is not told.
+    """
+    config: dict[str, Any] = {}
+    if class_names is not None:
+        config['label_names'] = list(class_names)
+    if class_counts is not None:
+        config['class_counts'] = [int(count) for count in class_counts]
+    network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
+    model_args = {key: value for key, value in network.model_args.items() if value is not None}
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.export.tmp.') as aside, plain_classifier(network):
+        save_for_hf(network, aside, model_config=config, model_args=model_args, safe_serialization=True)
+        _set_license(Path(aside) / 'config.json', license)
+        for name in ('model.safetensors', 'config.json'):
+            with replace_file(folder / name) as path:
+                os.replace(Path(aside) / name, path)
+
+
+def _set_license(path: Path, license: str | None) -> None:
+    config = json.loads(path.read_text(encoding='utf-8'))
+    config['pretrained_cfg'].pop('license', None)
+    if license is not None:
+        config['pretrained_cfg']['license'] = license
+    path.write_text(json.dumps(config, indent=2), encoding='utf-8')
