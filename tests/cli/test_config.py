@@ -136,6 +136,9 @@ class TestValues:
         (run / 'config.json').write_text('{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5]}}')
         args = stage('--stage', 'crt')
         assert (args.mean, args.std, args.pretrained) == ([0.1, 0.2, 0.3], [0.5], False), 'that of the weights'
+        for damaged in ('[]', '{"pretrained_cfg": [1]}'):  # which is told when the network is loaded
+            (run / 'config.json').write_text(damaged)
+            assert stage('--stage', 'crt').model == 'resnet18'
         (run / 'args.yaml').write_text('')
         assert stage('--stage', 'crt').model == 'resnet32', 'of a run of which nothing is known'
 

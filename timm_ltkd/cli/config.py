@@ -65,8 +65,10 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
     pixels = _group_options(parser, 'input') - {'validation_batch_size'}
     exported = path.with_name('config.json')
     if exported.is_file():  # the normalisation that the network has, if not by an option
-        cfg = load_yaml(exported.read_text(encoding='utf-8'), str(exported)).get('pretrained_cfg') or {}
-        parser.set_defaults(**{key: list(cfg[key]) for key in ('mean', 'std') if cfg.get(key)})
+        config = load_yaml(exported.read_text(encoding='utf-8'), str(exported))
+        cfg = isinstance(config, dict) and config.get('pretrained_cfg')
+        if isinstance(cfg, dict):  # else what loads the network says what is wrong with it
+            parser.set_defaults(**{key: list(cfg[key]) for key in ('mean', 'std') if cfg.get(key)})
     parser.set_defaults(**read_config(parser, path, only={
         *pixels, *VIEW, 'model', 'small_image_stem', 'model_kwargs', 'gp'}))
     named = (load_yaml(path.read_text(encoding='utf-8'), str(path)) or {}).get('student')
