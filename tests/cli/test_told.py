@@ -128,11 +128,10 @@ def test_small_images_that_nobody_asked_for_are_warned_of(base, log, asked):
     ('mixer_s16_224', ['--kd', 'kd', 'dist'], True), ('mixer_s16_224', ['--kd', 'dist', '--clip-grad', '1'], False),
 ])
 def test_a_student_of_equal_logits_is_warned_of(student, words, warned, log):
-    options = {} if student == 'test_resnet' else {'num_blocks': 1, 'embed_dim': 8, 'img_size': 32}
     args = parse(PARSERS['distill'](), ['--student', student, *words])
     methods = create_methods(listed(args.kd), args.kd_kwargs, prior=ClassPrior([3, 2, 1]), student_features=64,
                              teacher_features=[64])
-    network = timm.create_model(student, num_classes=3, **options)
+    network = timm.create_model(student, num_classes=3)
     warn_of_zero_classifier(args, network, methods)
     assert [line.startswith(f'the classifier of {student} starts with zeros') for line in log] == [True] * warned
 
