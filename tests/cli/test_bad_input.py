@@ -371,7 +371,7 @@ def test_weights_of_another_network(refuse_on, tmp_path, option, model, num_clas
 
 
 @pytest.mark.parametrize('option, message', [
-    ('--initial-checkpoint', 'fc.bias is [5], expected [3] (the network has 3 classes)'),
+    ('--initial-checkpoint', 'fc.bias is [5], expected [3] (the network has 3 classes); --new-head'),
     ('--teacher-checkpoint', 'has 5 classes and the data 3; they must share one label space'),
 ])
 def test_weights_with_another_head(refuse_on, tmp_path, option, message):
@@ -401,6 +401,7 @@ def test_code_in_a_checkpoint_is_not_run(refuse_on, tmp_path, option, kind):
     ('model.safetensors', None, 'there is no file'),
     ('config.json', 'half', 'is no finished run or timm model folder'),
     ('config.json', None, 'is no finished run or timm model folder'),
+    ('model.safetensors', 'version https://git-lfs.github.com/spec/v1', "is text and no checkpoint ('version https:"),
     ('config.json', '[1, 2]', 'is no finished run or timm model folder'),
     ('config.json', '{"architecture": 3}', 'is no finished run or timm model folder'),
     ('config.json', '{"architecture": "resnet20", "model_args": [1]}', 'is no finished run or timm model folder'),
@@ -417,6 +418,20 @@ def test_a_teacher_folder_that_is_damaged(refuse_on, tmp_path, file, content, me
         path.write_bytes(whole[:len(whole) // 2] if content == 'half' else content.encode())
     said = refuse_on('--teacher-checkpoint', tmp_path / 'teacher')
     assert said.startswith('--teacher-checkpoint') and message in said
+
+
+def test_a_run_that_is_not_finished(refuse_on, tmp_path):
+    folder = save_resnet20(tmp_path / 'teacher')
+    (folder / 'config.json').unlink()
+    (folder / 'args.yaml').write_text('seed: 3')
+    assert f'the run in {folder} is not finished; --resume {folder} continues it' in refuse_on(
+        '--teacher-checkpoint', folder)
+
+
+def test_a_folder_is_no_name_of_a_network(refuse_on, tmp_path):
+    folder = save_resnet20(tmp_path / 'teacher')
+    assert 'no name of a model: give it as --teacher-checkpoint' in refuse_on('--teacher', folder)
+    assert 'no name of a model: give it as --initial-checkpoint' in refuse_on('--student', folder)
 
 
 def test_a_teacher_of_another_label_space(refuse_on, tmp_path):

@@ -107,8 +107,14 @@ class TestValues:
             'temperature': 3, 'alpha': 1}
         assert distill('-c', file, '--kd-kwargs').kd_kwargs == {}
         assert distill('-c', file, '--kd', 'bkd', '--kd-kwargs', 'alpha=0.5').kd_kwargs == {'alpha': 0.5}
-        assert distill('-c', file, '--kd', 'bkd').kd_kwargs == {'temperature': 2.}
+        assert distill('-c', file, '--kd', 'bkd').kd_kwargs == {}, 'the temperature was that of kd'
+        assert distill('-c', file, '--kd', 'kd').kd_kwargs == {'temperature': 2.}
+        assert distill('-c', config('kd_kwargs:\n  alpha: 3\n'), '--kd', 'dkd').kd_kwargs == {'alpha': 3}
         assert distill().kd_kwargs == {}, 'the default is nobody\'s to change'
+
+    def test_one_file(self, config):
+        with pytest.raises(UserError, match='-c is given 2 times, and is one file'):
+            train('-c', config('lr: 0.1\n'), '--config', config('epochs: 3\n'))
 
     def test_a_second_stage_takes_data_and_network_from_its_run(self, config, tmp_path):
         run = tmp_path / 'run'
@@ -214,7 +220,8 @@ class TestRefusals:
         (['--amp'], "unknown option '--amp'; precision is Accelerate's: accelerate launch --mixed_precision bf16"),
         (['--sync-bn'], "unknown option '--sync-bn'; each process normalises its own batch"),
         (['--tta', '2'], "unknown option '--tta'; each image is evaluated once"),
-        (['--recovery-interval', '5'], "unknown option '--recovery-interval'; nothing here does that"),
+        (['--recovery-interval', '5'],
+         "unknown option '--recovery-interval'; a checkpoint is written every --checkpoint-interval epochs"),
         (['--lr-base', '0.5'], 'times the global batch / 256'), (['--dr', '0.1'], "did you mean '--decay-rate'"),
         (['--wieght-decay=3'], "unknown option '--wieght-decay=3'; did you mean '--weight-decay'"),
         (['--model-kwargs', 'a'], "'a' is not of the form key=value"),

@@ -142,10 +142,12 @@ def test_what_looks_like_a_mistake_is_told_once_of_all_seeds(base, log):
     assert '\n'.join(log).count('is one for SGD') == 1
 
 
-@pytest.mark.parametrize('seed, warned', [(3, True), (4, False)])
-def test_a_student_with_its_teachers_seed_is_warned_of(tmp_path, log, seed, warned):
+@pytest.mark.parametrize('seed, student, warned', [
+    (3, 'resnet20', True), (4, 'resnet20', False), (3, 'resnet32', False)])
+def test_a_student_with_its_teachers_seed_is_warned_of(tmp_path, log, seed, student, warned):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run/args.yaml').write_text('seed: 3\n')
+    (tmp_path / 'run/config.json').write_text(f'{{"architecture": "{student}"}}')
     args = parse(PARSERS['distill'](), [
         '--seeds', '1', str(seed), '--teacher-checkpoint', str(tmp_path / 'run'), 'weights.pth', '--teacher', 'a', 'b'])
     warn_of_one_seed(args, each_seed(args))

@@ -180,6 +180,15 @@ def test_describe_methods_gives_a_line_with_the_paper():
 
 # standardised logits
 
+def test_a_method_without_an_init_has_no_options():
+    class Plain(DistillMethod):
+        pass
+    for key in ('args', 'kwargs', 'x'):
+        with pytest.raises(UserError, match=f"it has no option '{key}'"):
+            call_with_known(Plain, 'it', None, {key: 1})
+    assert isinstance(call_with_known(Plain, 'it', None, {}), Plain)
+
+
 def test_standardize_logits_is_the_z_score():
     student, _ = logits()
     expected = (student - student.mean(dim=1, keepdim=True)) / student.std(dim=1, keepdim=True, unbiased=False)

@@ -231,10 +231,17 @@ class Says(DistillMethod):
     *(({name: torch.ones(())}, f"Says calls a term '{name}'") for name in ('loss', 'output', 'task_loss')),
     (torch.ones(()), 'Says returns a Tensor: give a dict'),
     (None, 'Says returns a NoneType'),
+    ({'a': torch.ones(6)}, r"Says: the term 'a' is a tensor \[6\]: return a scalar, its mean over the images"),
+    ({'a': 1.}, "Says: the term 'a' is a float"),
 ])
 def test_terms_that_are_none_or_called_as_what_is_there(batch, terms, message):
     with pytest.raises(UserError, match=message):
         make_task(Says(terms))(*batch)
+
+
+def test_a_criterion_without_a_mean(batch):
+    with pytest.raises(UserError, match=r'CrossEntropyLoss: the loss is a tensor \[6\]'):
+        make_task(Says({}), criterion=torch.nn.CrossEntropyLoss(reduction='none'))(*batch)
 
 
 @pytest.mark.parametrize('target', [F.one_hot(torch.arange(6) % CLASSES, CLASSES).float(), torch.zeros(6, 1).long()])

@@ -61,6 +61,13 @@ def test_what_does_not_go(trained, new_images, script, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_training_split_of_other_counts_is_told(trained, images, script, log):
+    for words, told in (([], False), (['--dataset', 'lt/folder', '--imbalance-factor', '2'], True)):
+        log.clear()
+        script('validate', [str(trained), '--data-dir', str(images), '--workers', '0', *words])
+        assert (f'{trained} was trained on 23 images, and not on the ' in '\n'.join(log)) == told
+
+
 def test_a_class_that_the_network_does_not_know(trained, new_images, script, capsys):
     shutil.copytree(new_images / 'test/cat', new_images / 'test/dog')
     with pytest.raises(SystemExit):

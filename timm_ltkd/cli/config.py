@@ -31,18 +31,19 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
         UserError: Unknown option or key (the nearest is named), or a value of the wrong kind.
     """
     finder = Parser(add_help=False)
-    finder.add_argument('-c', '--config')
+    finder.add_argument('-c', '--config', action='append', default=[])
     finder.add_argument('--import', nargs='+')
     first = finder.parse_known_args(argv)[0]
-    if first.config:
-        parser.set_defaults(**read_config(parser, first.config))
+    if len(first.config) > 1:
+        raise UserError(f'-c is given {len(first.config)} times, and is one file: put the options of all into one')
+    of_file = read_config(parser, first.config[0]) if first.config else {}
+    parser.set_defaults(**of_file)
     import_modules(vars(first)['import'] or parser.get_default('import'))  # before --list-kd, which ends the command
     args = parser.parse_args(argv)
-    for what, its_options in _OPTIONS_OF.items():  # those of the file are of what the file names
-        if what in args and getattr(args, what) != parser.get_default(what) \
-                and getattr(args, its_options) != parser.get_default(its_options):
-            parser.set_defaults(**{its_options: {}})
-            setattr(args, its_options, getattr(parser.parse_args(argv), its_options))
+    others = [its for what, its in _OPTIONS_OF.items() if what in of_file and getattr(args, what) != of_file[what]]
+    if others:  # those of the file are of what the file names, and the command line names another
+        parser.set_defaults(**dict.fromkeys(others, {}))
+        args = parser.parse_args(argv)
     fill_defaults(args, fill)
     return args
 

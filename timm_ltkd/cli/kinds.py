@@ -22,6 +22,8 @@ _ELSEWHERE = {  # options of timm's scripts that these lack, or have in another 
     'pretrained_path': '--initial-checkpoint takes weights of the same shapes',
     'model_ema_force_cpu': 'the moving average stays on the device',
     'no_prefetcher': 'there is no prefetcher; --loader resident keeps images in memory',
+    'recovery_interval': 'a checkpoint is written every --checkpoint-interval epochs',
+    'learning_rate': 'did you mean \'--lr\'?',
     'tta': 'each image is evaluated once',
 }
 _ELSEWHERE |= {
@@ -29,10 +31,12 @@ _ELSEWHERE |= {
     'stage': 'that is an option of train.py',
 }
 _ELSEWHERE |= dict.fromkeys(
-    ('student', 'teacher', 'kd', 'kd_kwargs', 'teacher_checkpoint', 'teacher_bank'), 'that is an option of distill.py')
+    ('student', 'teacher', 'kd', 'kd_kwargs', 'list_kd', 'teacher_checkpoint', 'teacher_config', 'teacher_img_size',
+     'teacher_tune', 'teacher_bank', 'bank_views', 'bank_top_k', 'bank_dtype', 'bank_features'),
+    'that is an option of distill.py')
 _ELSEWHERE |= dict.fromkeys(
     ('aug_repeats', 'aug_splits', 'jsd_loss', 'color_jitter_prob', 'grayscale_prob', 'gaussian_blur_prob',
-     'head_init_scale', 'head_init_bias', 'layer_decay_min_scale', 'recovery_interval'), 'nothing here does that')
+     'head_init_scale', 'head_init_bias', 'layer_decay_min_scale'), 'nothing here does that')
 _ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
 
 

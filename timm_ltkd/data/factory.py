@@ -165,5 +165,5 @@ def _check_every_class(dataset: LongTailedDataset) -> None:
     empty = np.flatnonzero(dataset.class_counts == 0)
     if empty.size or not len(dataset):
         names = first_few([f"'{dataset.class_names[c]}' (index {c})" for c in empty]) or 'of this set'
-        hint = ' (labels start at 0)' if empty[:1].tolist() == [0] else ''
+        hint = ' (labels count from 0; if these count from 1, subtract 1)' if empty[:1].tolist() == [0] else ''
         raise UserError(f'no training image for class {names}; every class needs at least one{hint}')

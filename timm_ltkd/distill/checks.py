@@ -66,6 +66,13 @@ def check_flag(what: str, name: str, value) -> bool:
     return value
 
 
+def check_scalar(what: str, name: str, value) -> None:
+    """A UserError if what a loss or method returns is no scalar, to be added to others."""
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        got = f'a tensor {list(value.shape)}' if isinstance(value, torch.Tensor) else f'a {type(value).__name__}'
+        raise UserError(f'{what}: the {name} is {got}: return a scalar, its mean over the images')
+
+
 def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     """float32 for half and bfloat16 tensors, others as they are: losses are never computed in less."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

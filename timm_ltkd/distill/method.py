@@ -198,7 +198,9 @@ CONTEXT = {  # what a factory may ask for, and what to say where that is missing
 
 def _options(factory, also: tuple[str, ...]) -> list[str]:
     """Parameters of a factory that are no context, and those that are handled by its caller."""
-    return [*(key for key in inspect.signature(factory).parameters if key not in CONTEXT), *also]
+    parameters = inspect.signature(factory).parameters.values()
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]  # torch's own __init__
+    return [*(name for name in named if name not in CONTEXT), *also]
 
 
 def call_with_known(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
-from .checks import check_hard_labels
+from .checks import check_hard_labels, check_scalar
 from .ensemble import TeacherEnsemble
 from .losses import CrossEntropy, HardLabelLoss
 from .method import DistillMethod
@@ -145,6 +145,7 @@ class DistillTask(TrainingTask):
         logits, terms = self.trainable_module(student_input, taught, target)
         _check_terms(self.method, terms)
         task_loss = self.criterion(logits, target)
+        check_scalar(type(self.criterion).__name__, 'loss', task_loss)
         loss = task_loss + sum(terms.values())
         return {'loss': loss, 'output': logits, 'task_loss': task_loss, **terms}
 
@@ -235,6 +236,8 @@ def _check_terms(method: DistillMethod, terms: Any) -> None:
     """Raise a UserError if what a method returns are no terms by name, or have names that the result has itself."""
     if not isinstance(terms, Mapping):
         raise UserError(f'{type(method).__name__} returns a {type(terms).__name__}: give a dict, its terms by name')
+    for name, term in terms.items():
+        check_scalar(type(method).__name__, f"term '{name}'", term)
     for name in _RESULT:
         if name in terms:
             raise UserError(

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import ClassificationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
@@ -19,6 +18,7 @@ from .epoch.graph import check_graphable
 from .epoch.optimizer import create_optimizer
 from .loaders import create_loaders
 from .run_data import Data
+from .schedule import create_schedule
 from .stages import SecondStageTask
 
 
@@ -97,10 +97,7 @@ def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network:
     check_views(args, train_loader, data)
     create_mixing(args, accelerator, data, network.pretrained_cfg)
     optimizer = create_optimizer(args, network, accelerator.mixed_precision)
-    try:
-        _, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=1)
-    except (AssertionError, ValueError) as e:
-        raise UserError(f"--sched '{args.sched}': {last_line(e)}") from e
+    _, epochs = create_schedule(args, optimizer)
     if args.cuda_graph:
         check_graphable(optimizer, args.opt)
     if args.torchcompile_mode and not args.torchcompile:

@@ -1,5 +1,6 @@
 """Options that are right each for itself, and make no sense together."""
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,8 +9,18 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..data import is_stream_name
-from ..distill import DistillMethod, HardLabelLoss, SeveralMethods, check_method_count, create_loss
-from ..errors import UserError
+from ..distill import (
+    DistillMethod,
+    HardLabelLoss,
+    SeveralMethods,
+    check_method_count,
+    create_loss,
+    loss_class,
+    method_options,
+    share_options,
+)
+from ..errors import UserError, nearest
+from ..models import ELSEWHERE
 from ..options import listed
 from ..prior import ClassPrior
 
@@ -76,6 +87,23 @@ def check_teachers(args: Namespace) -> None:
     if args.teacher_resize == 'host':
         _check_host_resize(args)
     _check_bank(args)
+
+
+def check_names(args: Namespace) -> None:
+    """What can be told of loss, methods and teachers before any data are looked at.
+
+    Raises:
+        UserError: A name that nobody has registered, an option that a method has not; no such checkpoint.
+    """
+    loss_class(args.loss)
+    names = listed(args.kd)
+    for name, own in zip(names, share_options(names, args.kd_kwargs), strict=True):
+        if unknown := own.keys() - {*method_options(name), 'standardize'}:  # of which the method says more
+            raise UserError(
+                f"method '{name}' has no option '{min(unknown)}'{nearest(min(unknown), method_options(name))}")
+    for source in listed(args.teacher_checkpoint):
+        if not source.startswith(ELSEWHERE) and not os.path.exists(source):
+            raise UserError(f'--teacher-checkpoint: there is no file or folder {source}')
 
 
 def _check_tuning(args: Namespace, sources: list[str]) -> None:

@@ -35,8 +35,8 @@ def told_once(first: bool) -> Iterator[None]:
 
 
 def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: int) -> None:
-    """Warn of small images that nobody asked for, and of a learning rate, a warm-up or a moving average that does not
-    go with the rest.
+    """Warn of small images that nobody asked for, and of a learning rate, a warm-up, an accumulation or a moving
+    average that does not go with the rest.
 
     Args:
         args: Options of the run.
@@ -53,6 +53,9 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
     if args.warmup_epochs >= epochs:
         rising = f'all {epochs} epochs' if epochs > 1 else 'the only epoch'
         _logger.warning(f'the learning rate is still rising after {rising}: lower --warmup-epochs')
+    if args.grad_accum_steps > batches:
+        _logger.warning(
+            f'--grad-accum-steps {args.grad_accum_steps}: an epoch has {batches} batches, and is one update')
     _warn_of_rate(args)
     updates = epochs * -(-batches // args.grad_accum_steps)
     if args.model_ema and not args.model_ema_warmup and args.model_ema_decay ** updates > _BEGINNING:

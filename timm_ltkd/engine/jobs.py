@@ -9,12 +9,20 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data import seeded_generators
-from ..distill import DistillMethod, Teacher, TeacherEnsemble, create_methods, feature_dim, share_teacher
+from ..distill import (
+    DistillMethod,
+    Teacher,
+    TeacherEnsemble,
+    create_methods,
+    feature_dim,
+    loss_class,
+    share_teacher,
+)
 from ..errors import UserError
 from ..options import listed
 from ..report import format_table, spread
 from .build import refuse_given
-from .combinations import check_cuda_graph, check_method, check_teachers, warn_of_corrected_teachers
+from .combinations import check_cuda_graph, check_method, check_names, check_teachers, warn_of_corrected_teachers
 from .doubts import told_once, warn_of_deferral, warn_of_zero_classifier
 from .fit import Result, Run, fit
 from .initial import trainable_network
@@ -47,6 +55,7 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str]) -> list[Result]:
     """
     with job(args.log_with) as accelerator:
         check_model_name(args.model, '--model')
+        loss_class(args.loss)
         check_cuda_graph(args, accelerator)
         check_seeds(args, accelerator)
         data = open_data(args, accelerator)
@@ -78,6 +87,8 @@ def distill(
     with job(args.log_with) as accelerator:
         check_model_name(args.student, '--student')
         check_teachers(args)
+        refuse_given('--kd-kwargs', args.kd_kwargs)
+        check_names(args)
         _name_teachers(args, teacher_args)
         if not args.teacher_checkpoint:
             for own in teacher_args:
@@ -86,7 +97,6 @@ def distill(
         check_cuda_graph(args, accelerator)
         check_seeds(args, accelerator)
         data = open_data(args, accelerator)
-        refuse_given('--kd-kwargs', args.kd_kwargs)
         each, students = each_seed(args), []
         warn_of_one_seed(args, each)
         for own in each:

@@ -1,13 +1,18 @@
 """What the log says of a run before its first epoch."""
+import inspect
 import logging
 import os
 from argparse import Namespace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from ..data import class_shares, epoch_plan
-from ..options import trained_network
+from ..distill import loss_class, method_class, share_options
+from ..distill.method import CONTEXT
+from ..options import listed, trained_network
+from ..report.text import words
 from .epoch.loop import eval_network
 from .loaders import describe_loading
 from .recipe import global_batch
@@ -30,11 +35,32 @@ def log_plan(training: Training) -> None:
         f'{accelerator.device.type}, precision {accelerator.mixed_precision}')
     _logger.info(describe_loading(
         args, accelerator, training.data, training.input_config, (loader, training.val_loader)))
+    _log_learning(args)
     if args.class_sampling != 'instance':
         _log_class_sampling(args, training.data)
     elif repeats := epoch_plan(loader).repeats:
         _logger.info(f'{repeats} images are seen twice an epoch, to fill the last batch')
     _log_machine(accelerator)
+
+
+def _log_learning(args: Namespace) -> None:
+    """Which loss and methods are learnt by, with all their options, those that nobody has named too."""
+    smoothing = {'smoothing': args.smoothing} if args.smoothing else {}
+    loss = _with_options(args.loss, loss_class(args.loss), smoothing | args.loss_kwargs)
+    if 'kd' not in args:
+        _logger.info(f'learns from the labels by {loss}')
+        return
+    names = listed(args.kd)
+    methods = [
+        _with_options(name, method_class(name), own)
+        for name, own in zip(names, share_options(names, args.kd_kwargs), strict=True)]
+    _logger.info(f'learns from the teacher by {" and ".join(methods)}, and from the labels by {loss}')
+
+
+def _with_options(name: str, made_by: type, given: dict[str, Any]) -> str:
+    options = {p.name: p.default for p in inspect.signature(made_by).parameters.values() if p.default is not p.empty}
+    options = {key: value for key, value in options.items() if key not in (*CONTEXT, 'smoothing')} | given
+    return f'{name} ({words(options)})' if options else name
 
 
 def _log_machine(accelerator: Accelerator) -> None:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from ..errors import UserError
 from ..options import listed
-from .networks.trained import run_options
+from .networks.trained import architecture, run_options
 from .sharing.hub import AUTO
 
 MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two
@@ -36,11 +36,11 @@ def warn_of_one_seed(args: Namespace, runs: Sequence[Namespace]) -> None:
     """Say so if a teacher that comes in the folder of its run was trained with the seed of a student."""
     for folder in listed(args.teacher_checkpoint):
         seed = run_options(folder).get('seed')
-        if any(seed == run.seed for run in runs):
+        if any(seed == run.seed for run in runs) and architecture(folder, '--teacher-checkpoint') == args.student:
             _logger.warning(
-                f'the teacher in {folder} was trained with --seed {seed}, as a student is going to be: of one '
-                'architecture, both start from the same weights; on the same data, both see the same views in the same '
-                'order; another --seed keeps them apart')
+                f'the teacher in {folder} was trained with --seed {seed}, as a student of its architecture is going to '
+                'be: both start from the same weights and, on the same data, see the same views in the same order; '
+                'another --seed keeps them apart')
 
 
 def check_seeds(args: Namespace, accelerator: Accelerator) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 from torch import nn
@@ -31,6 +30,7 @@ from .record import Record, epoch_line
 from .run_data import Data
 from .run_folder.checkpoint import check_state, rng_state, set_rng_state
 from .run_folder.folder import RunFolder
+from .schedule import create_schedule
 from .shared import Shared
 from .stages import SecondStageTask
 
@@ -81,9 +81,8 @@ class Training:
         self.mixing = create_mixing(args, accelerator, data, self.input_config)
         self.task = self._create_task(network, teacher, method, resumed)
         optimizer = create_optimizer(args, self.task.get_trainable_module(), accelerator.mixed_precision)
-        self.scheduler, self.epochs = create_scheduler_v2(
-            optimizer, **scheduler_kwargs(args),
-            updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
+        self.scheduler, self.epochs = create_schedule(
+            args, optimizer, updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
         self.optimizer = self._prepare(optimizer)
         self.watch = LossWatch(accelerator, self._also_watched, args.checkpoint_interval)
         self.bank = self._ready_teacher()

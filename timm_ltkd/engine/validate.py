@@ -73,6 +73,8 @@ def _measure(
 ) -> dict[str, dict[str, Any]]:
     """Reports of one checkpoint, and of its post-hoc fixes, by name."""
     network = load_network(source, args.model, data, 'checkpoint', pretrained=args.pretrained)
+    if 'logit-adjust' not in fixes:  # which says so of its own
+        _warn_of_other_counts(source, network, data)
     pixels = resolve_input(args, network.pretrained_cfg)
     check_takes_images(network, pixels['input_size'], source)
     loader, holdout_loader = create_full_loader(data.splits.val, args, accelerator, pixels), None
@@ -90,6 +92,15 @@ def _measure(
     finally:
         stop_workers(loader)
         stop_workers(holdout_loader)
+
+
+def _warn_of_other_counts(source: str, network: nn.Module, data: Data) -> None:
+    """Say so if a network was trained on other numbers of images than those by which classes are grouped here."""
+    counts = trained_counts(source, network)
+    if counts not in (None, [int(count) for count in data.prior.counts]):
+        _logger.warning(
+            f'{source} was trained on {sum(counts)} images, and not on the {data.prior.num_samples} of this training '
+            'split: many, medium and few are groups of the classes here')
 
 
 def _trained_prior(source: str, network: nn.Module, data: Data) -> ClassPrior:

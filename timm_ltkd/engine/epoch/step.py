@@ -8,6 +8,7 @@ from timm.task import TrainingTask
 from timm.utils import dispatch_clip_grad
 
 from ...data import Views
+from ...distill.checks import check_scalar
 from .bank import BankedTeacher
 from .watch import LossWatch
 
@@ -64,6 +65,7 @@ class TrainingStep:
         with nullcontext() if update else accelerator.no_sync(task.trainable_module):
             with accelerator.autocast():
                 result = task(input, target, **known)
+                check_scalar(f'--loss {args.loss}', 'loss', result['loss'])
             accelerator.backward(result['loss'] * share)
         self.watch.add({name: value for name, value in result.items() if name != 'output'}, len(target))
         if update:

@@ -1,6 +1,7 @@
 """Networks and their weights: any timm model, loaded safely or refused with a reason."""
 import inspect
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from timm.models import load_state_dict
 from torch import nn
 
 from ...distill import check_logits, normalisation
-from ...errors import UserError, last_line, nearest, unknown_keyword
+from ...errors import UserError, first_few, last_line, nearest, unknown_keyword
 from ...models import ELSEWHERE, unknown_model
 from ..sharing.hub import why_out_of_reach
 
 _logger = logging.getLogger(__name__)
 _NOT_KEPT = ('pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir')  # of timm.create_model: where weights come from
+_WEIGHTS_OF = {  # which option takes the weights of a network that another names
+    '--teacher': '--teacher-checkpoint', '--student': '--initial-checkpoint', '--model': '--initial-checkpoint'}
 _WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
@@ -29,6 +32,9 @@ def check_model_name(name: str, option: str) -> None:
     if name.startswith(ELSEWHERE):
         return
     if unknown := unknown_model(name):
+        if option in _WEIGHTS_OF and os.path.exists(name):
+            raise UserError(
+                f"{option}: '{name}' is a file or folder, and no name of a model: give it as {_WEIGHTS_OF[option]}")
         raise UserError(f'{option}: {unknown}')
     architecture, dot, _ = name.partition('.')
     tagged = timm.list_pretrained(f'{architecture}.*')
@@ -167,9 +173,13 @@ def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:
         UserError: No such file; truncated; not safe to load.
     """
     try:
+        if text := _begin_of_text(path):
+            raise UserError(f"{what}: {path} is text and no checkpoint ('{text}…'): fetch the file itself")
         state = load_state_dict(str(path), weights_only=True)
     except FileNotFoundError:
         raise UserError(f'{what}: there is no file {path}') from None
+    except UserError:
+        raise
     except AttributeError:  # something that was saved by torch, but no dict
         raise UserError(f'{what}: {path} holds no weights by name') from None
     except Exception as e:  # torch raises a dozen kinds
@@ -178,8 +188,16 @@ def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:
                 f'{what}: {path} is not safe to load (it holds more than data); save its state_dict alone') from None
         raise UserError(f'{what}: {path} is truncated or no checkpoint ({last_line(e)[:120]})') from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f'{what}: {path} holds no weights by name')
+        entries = f', but {first_few([str(key) for key in state])}' if isinstance(state, dict) else ''
+        raise UserError(f'{what}: {path} holds no weights by name{entries}')
     return state
+
+
+def _begin_of_text(path: str | Path) -> str:
+    """The first words of a file of text, such as a pointer of git LFS or a page of HTML; '' for others."""
+    with open(path, 'rb') as file:
+        begin = file.read(60)
+    return ' '.join(begin.decode().split()) if begin.isascii() and b'\0' not in begin else ''
 
 
 def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence[str] = ()) -> None:
@@ -199,6 +217,8 @@ def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence
         key = wrong[-1]
         head = getattr(network, 'num_classes', None)
         hint = f' (the network has {head} classes)' if list(own[key].shape)[:1] == [head] else ''
+        if hint and what == '--initial-checkpoint':
+            hint += '; --new-head trains another classifier on the rest'
         raise UserError(
             f'{what}: {path} does not fit {type(network).__name__}: {key} is {list(state[key].shape)}, '
             f'expected {list(own[key].shape)}{hint}')

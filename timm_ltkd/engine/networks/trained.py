@@ -113,7 +113,8 @@ def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
             return
     cfg = network.pretrained_cfg
     _logger.info(f'{file} does not say what images it was trained on; taken as usual for {name}: '
-                 f'{cfg["input_size"][-1]} pixels, mean {cfg["mean"]}, std {cfg["std"]}')
+                 f'{cfg["input_size"][-1]} pixels, mean {cfg["mean"]}, std {cfg["std"]} '
+                 '(a config.json of timm beside it would say)')
 
 
 def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
@@ -152,6 +153,8 @@ def run_options(source: str) -> dict[str, Any]:
 
 def _read_config(folder: Path, what: str) -> dict[str, Any]:
     """config.json of a run's folder, or of any that timm wrote."""
+    if (folder / 'args.yaml').is_file() and not (folder / 'config.json').is_file():
+        raise UserError(f'{what}: the run in {folder} is not finished; --resume {folder} continues it')
     try:
         config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
         kinds = (
