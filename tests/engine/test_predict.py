@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from timm_ltkd.cli import run
 from timm_ltkd.data import create_eval_transform, create_image_loader, find_images
-from timm_ltkd.engine import fit, recipe
+from timm_ltkd.engine import fit, run_data
 from timm_ltkd.engine import predict as engine_predict
 from timm_ltkd.engine.networks.trained import label_names
 from timm_ltkd.report import write
@@ -116,7 +116,7 @@ def test_they_are_what_the_run_was_measured_by(trained, images, predict):
 def test_no_data_set_is_touched(trained, pictures, predict, monkeypatch, tmp_path):
     shutil.copytree(trained, tmp_path / 'alone')
     (tmp_path / 'alone/args.yaml').write_text('data_dir: /nowhere')
-    monkeypatch.setattr(recipe, 'create_splits', None)
+    monkeypatch.setattr(run_data, 'create_splits', None)
     assert len(predict(tmp_path / 'alone', '--predict', pictures)) == 5
 
 
