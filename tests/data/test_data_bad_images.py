@@ -229,7 +229,7 @@ def test_rows_of_a_table_without_an_image(tmp_path):
     assert count_skipped(splits.skipped) == {'train': 4, 'val': 4}
     base = create_splits(f'hfds/{folder}', tmp_path / 'cache').train.base
     for i in (0, 4):
-        with pytest.raises(UserError, match=f'cannot read image {i} of ImageDataset: it holds no image; repair'):
+        with pytest.raises(UserError, match=f"cannot read image {i} of split 'train': it holds no image; repair"):
             read_sample(base, i)
 
     stream = create_splits(f'hfids/{folder}')

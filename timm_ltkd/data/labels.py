@@ -7,6 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import UserError
+from .names import called
 
 
 def dataset_targets(dataset: Dataset) -> np.ndarray:
@@ -22,7 +23,7 @@ def dataset_targets(dataset: Dataset) -> np.ndarray:
         UserError: An iterable dataset; labels that cannot be read without decoding images; labels that are no class
             indices (missing, negative, text, or several for one image).
     """
-    name = type(dataset).__name__
+    name = called(dataset)
     if isinstance(dataset, IterableDataset):
         raise UserError(f'{name} is an iterable dataset, its labels cannot be read ahead; use a map-style one')
     source = getattr(dataset, 'reader', dataset)

@@ -11,6 +11,7 @@ from timm.data import ImageDataset
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from .names import called
 
 _BROKEN_FILE = (  # what PIL and archives raise
     OSError, SyntaxError, EOFError, struct.error, zlib.error, TarError, Image.DecompressionBombError)
@@ -120,7 +121,7 @@ def _broken_image(dataset: Dataset, index: int, error: Exception) -> UserError:
     if isinstance(error, FileNotFoundError) and name:
         hint = ' (between folders it wants slashes, and has backslashes)' if '\\' in name and os.sep == '/' else ''
         return UserError(f"there is no image '{name}'{hint}; put it there, or check the data folder and what lists it")
-    what = f"image '{name}'" if name else f'image {index} of {type(dataset).__name__}'
+    what = f"image '{name}'" if name else f'image {index} of {called(dataset)}'
     return UserError(f"cannot read {what}: {' '.join(str(error).split())}; repair or remove it")
 
 
