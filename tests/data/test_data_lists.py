@@ -8,7 +8,7 @@ import pytest
 import timm.data
 from PIL import Image
 
-from timm_ltkd.data import LongTailedDataset, create_dataset, create_splits, fingerprint
+from timm_ltkd.data import LongTailedDataset, create_dataset, create_splits, fingerprint, in_both
 from timm_ltkd.data.lists import PackedPaths, read_list
 from timm_ltkd.errors import UserError
 
@@ -200,6 +200,17 @@ def test_directories_that_are_numbers_say_nothing_of_a_flat_list(image_root, tmp
                     print(path.relative_to(tmp_path), label, file=file)
     splits = create_splits('list', tmp_path, train_list=tmp_path / 'train.txt', val_list=tmp_path / 'val.txt')
     assert splits.class_names == names and splits.val.class_counts.tolist() == [2] * 11
+
+
+def test_images_in_both_lists_are_found(image_root, lists):
+    assert in_both(create_splits('list', image_root, **lists)) == []
+    text, shared = lists['val_list'].read_text(), lists['train_list'].read_text().splitlines()
+    lists['val_list'].write_text('\n'.join([text.rstrip('\n'), shared[0], shared[-1]]))
+    assert in_both(create_splits('list', image_root, **lists)) == [line.rpartition(' ')[0] for line in (
+        shared[0], shared[-1])]
+    splits = create_splits('lt/list', image_root, **lists, class_counts=[1, 1, 1])
+    selected = [splits.train.base.reader.paths[i] for i in splits.train.indices]
+    assert in_both(splits) == [path for path in selected if path in splits.val.base.reader.paths]
 
 
 def test_lists_and_names_must_fit(image_root, lists, tmp_path):

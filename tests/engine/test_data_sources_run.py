@@ -1,5 +1,6 @@
 """Whole runs on listed and named data: what the log and the run's folder say of them, in one and in two processes."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +108,14 @@ def test_a_validation_list_of_another_folder_is_told_before_training(script, lis
         script('train', [*lists, '--val-list', str(val), *PIXELS, *SHORT, '--experiment', 'run'])
     assert "elsewhere/0.png'; put it there" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'run').exists()
+
+
+def test_images_in_both_lists_are_told(script, lists, tmp_path, log):
+    val = tmp_path / 'val.txt'
+    train = Path(lists[lists.index('--train-list') + 1]).read_text().splitlines()
+    val.write_text(train[0] + '\n')
+    script('train', [*lists, '--val-list', str(val), *PIXELS, *SHORT])
+    assert '1 images are in both lists, and measured on after they were trained on' in '\n'.join(log)
 
 
 def test_two_processes(start, launcher, lists, tmp_path):

@@ -15,7 +15,7 @@ from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, m
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import GENERATORS, SeededDataset, seeded_generators
 from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
-from .splits import SkippedImage, Splits, create_splits, create_val_split, fingerprint
+from .splits import SkippedImage, Splits, create_splits, create_val_split, fingerprint, in_both
 from .streams import StreamDataset, is_stream_name
 from .transforms import CROP_MODES, ERASE_MODES, create_eval_transform, create_train_transform
 from .views import TwoViews, Views
@@ -64,6 +64,7 @@ __all__ = [
     'hold_out',
     'holdout_counts',
     'holdout_positions',
+    'in_both',
     'is_stream_name',
     'long_tail_counts',
     'long_tail_indices',

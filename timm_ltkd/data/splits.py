@@ -103,6 +103,13 @@ def create_splits(
     return Splits(train, val, train.class_names, published_split(name, val_split))
 
 
+def in_both(splits: Splits) -> list[str]:
+    """Images by their paths that two lists have in common."""
+    trained_on = {splits.train.base.reader.paths[i] for i in splits.train.indices}
+    measured = (splits.val.base.reader.paths[i] for i in splits.val.indices)
+    return [path for path in measured if path in trained_on]
+
+
 def create_val_split(
         name: str,
         root: str | os.PathLike | None,

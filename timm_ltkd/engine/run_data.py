@@ -13,6 +13,7 @@ from ..data import (
     create_splits,
     fingerprint,
     hold_out,
+    in_both,
     is_stream_name,
     published,
     skip_bad_images,
@@ -60,6 +61,9 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
         splits = _skip_bad_images(splits, args, accelerator)
     if args.val_list:
         splits.val[0]  # a path that leads nowhere is told now, not after an epoch; training images are read below
+        if both := in_both(splits):
+            _logger.warning(
+                f'{len(both)} images are in both lists, and measured on after they were trained on: {first_few(both)}')
     _warn_of_data(splits, args)
     if args.holdout:
         splits = _hold_out(splits, args)
