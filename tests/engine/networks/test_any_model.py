@@ -70,12 +70,12 @@ def test_one_by_hand_trains_exports_and_is_measured(script, options, images, tmp
     assert len(capsys.readouterr().out.splitlines()) == 12
 
 
-def test_weights_alone_of_one_by_hand_see_images_as_timm_makes_them(script, options, tmp_path, capsys):
+def test_weights_alone_of_one_by_hand_see_images_as_timm_makes_them(script, options, tmp_path, log):
     script('train', [*options, '--model', 'ltkd_by_hand', '--experiment', 'run'])
     weights = shutil.move(tmp_path / 'run/model.safetensors', tmp_path / 'weights.safetensors')
     data = options[:options.index('--img-size')]
     script('validate', [str(weights), '--model', 'ltkd_by_hand', *data, '--workers', '0'])
-    assert 'taken as usual for ltkd_by_hand: 224 pixels' in capsys.readouterr().err
+    assert 'taken as usual for ltkd_by_hand: 224 pixels' in '\n'.join(log)
 
 
 @pytest.mark.parametrize('method', ['bkd', 'feature', 'krdistill'])

@@ -65,7 +65,7 @@ class TrainingStep:
         with nullcontext() if update else accelerator.no_sync(task.trainable_module):
             with accelerator.autocast():
                 result = task(input, target, **known)
-                check_scalar(f'--loss {args.loss}', 'loss', result['loss'])
+                check_scalar('--loss', 'loss', result['loss'])
             accelerator.backward(result['loss'] * share)
         self.watch.add({name: value for name, value in result.items() if name != 'output'}, len(target))
         if update:
