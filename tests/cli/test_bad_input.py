@@ -422,7 +422,8 @@ def test_a_teacher_folder_that_is_damaged(refuse_on, tmp_path, file, content, me
 
 def test_a_run_that_is_not_finished(refuse_on, tmp_path):
     folder = save_resnet20(tmp_path / 'teacher')
-    (folder / 'config.json').unlink()
+    for name in ('config.json', 'model.safetensors'):
+        (folder / name).unlink()
     (folder / 'args.yaml').write_text('seed: 3')
     assert f'the run in {folder} is not finished; --resume {folder} continues it' in refuse_on(
         '--teacher-checkpoint', folder)

@@ -17,6 +17,7 @@ from ..run_data import Data
 from .create import create_network, load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
+_WRITTEN_AT_THE_END = ('config.json', 'model.safetensors')  # of a run
 
 
 def load_network(
@@ -153,7 +154,7 @@ def run_options(source: str) -> dict[str, Any]:
 
 def _read_config(folder: Path, what: str) -> dict[str, Any]:
     """config.json of a run's folder, or of any that timm wrote."""
-    if (folder / 'args.yaml').is_file() and not (folder / 'config.json').is_file():
+    if (folder / 'args.yaml').is_file() and not any((folder / name).is_file() for name in _WRITTEN_AT_THE_END):
         raise UserError(f'{what}: the run in {folder} is not finished; --resume {folder} continues it')
     try:
         config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
