@@ -56,6 +56,11 @@ def loader_kinds(seen):
     return [type(loader).__name__ for loader in seen.loaders]
 
 
+def of_teacher(figure):
+    return lambda seen: [
+        round(value, 6) for value in getattr(seen.training.task.teacher.pixels, figure).flatten().tolist()]
+
+
 def resident_shape(seen):
     return seen.training.train_loader.images.layout[1:3]
 
@@ -440,6 +445,8 @@ CASES = [
          scripts='distill'),
     Case('--teacher-resize', 'host', view_sizes, [8, 16], '--teacher-img-size 16 ', scripts='distill'),
     Case('--teacher-img-size', '16', lambda seen: seen.training.task.teacher.img_size, (16, 16), scripts='distill'),
+    Case('--teacher-mean', '0.1 0.2 0.3', of_teacher('mean'), [0.1, 0.2, 0.3], scripts='distill'),
+    Case('--teacher-std', '0.25', of_teacher('std'), [0.25] * 3, scripts='distill'),
     # run
     Case('--output', 'elsewhere', lambda seen: str(seen.folder.path.parent), 'elsewhere'),
     Case('--experiment', 'name', lambda seen: seen.folder.path.name, 'name'),
@@ -450,6 +457,12 @@ CASES = [
 AUGMENTATION = [case for case in CASES if case.option in {
     name for action_group in train_parser()._action_groups if action_group.title.startswith('augmentation')
     for action in action_group._group_actions for name in action.option_strings} - {'--smoothing'}]
+
+
+def argv_of(base, paths, script, case, with_option=True):
+    """The command line of a case, or the same without the option that it is about."""
+    words = f'{case.given} {case.option} {case.values}' if with_option else case.given
+    return base[script] + words.format(**paths).split()
 
 
 def one_per_script(cases):

@@ -16,6 +16,7 @@ from flag_cases import (
     AUGMENTATION,
     CASES,
     DIFFERS,
+    argv_of,
     class_names,
     counts,
     num_val,
@@ -39,11 +40,6 @@ from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.seeds import each_seed
 from timm_ltkd.engine.sharing import share
 from timm_ltkd.errors import UserError
-
-
-def argv_of(base, paths, script, case, with_option=True):
-    words = f'{case.given} {case.option} {case.values}' if with_option else case.given
-    return base[script] + words.format(**paths).split()
 
 
 @pytest.mark.parametrize('script, case', one_per_script(CASES))

@@ -253,6 +253,10 @@ def add_distillation(parser: Parser) -> None:
     add('--teacher-img-size', metavar='N', type=NATURAL,
         help='the teacher is trained on and sees images of this side (default: the student\'s where it is trained '
              'whole, else that of its weights)')
+    add('--teacher-mean', metavar='M', type=number(float), nargs='+',
+        help='mean that the teacher\'s inputs are normalised with (default: as its weights say, else as is usual for '
+             'the model; of a teacher from scratch the student\'s)')
+    add('--teacher-std', metavar='S', type=POSITIVE, nargs='+', help='the same of the standard deviation')
     add('--teacher-resize', choices=('device', 'host'), default='device',
         help='make the teacher\'s pixels of the student\'s, on the device, or of the image itself, by Pillow in the '
              'loader (default: %(default)s)')

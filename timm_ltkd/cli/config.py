@@ -220,6 +220,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
         setattr(own, key, getattr(args, key))
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     own.img_size = args.teacher_img_size or args.img_size
+    own.mean, own.std = args.teacher_mean or args.mean, args.teacher_std or args.std
     own.seed = TEACHER_SEED
     recipe = {}
     if args.teacher_config:

@@ -15,6 +15,7 @@ from .config import (
     use_data_of_run,
     use_run_of_stage,
 )
+from .idle import tell_idle
 from .own_modules import import_modules
 from .stop import stoppable
 
@@ -28,7 +29,7 @@ def train(argv: Sequence[str] | None = None) -> None:
         use_run_of_stage(parser, argv)
         args = parse(parser, argv)
         from ..engine import jobs  # not before the options are right: Accelerate takes seconds to import
-        jobs.train(args, dump_config)
+        jobs.train(args, dump_config, tell_idle(args, train_parser()))
 
 
 def distill(argv: Sequence[str] | None = None) -> None:
@@ -37,7 +38,7 @@ def distill(argv: Sequence[str] | None = None) -> None:
         args = parse(distill_parser(), argv)
         teachers = all_teacher_args(args, train_parser())
         from ..engine import jobs
-        jobs.distill(args, teachers, dump_config)
+        jobs.distill(args, teachers, dump_config, tell_idle(args, distill_parser(), teachers))
 
 
 def validate(argv: Sequence[str] | None = None) -> None:

@@ -43,17 +43,18 @@ Plan = tuple[Namespace, nn.Module, RunFolder]
 _METHOD_DRAWS = -3  # no image's index, so that these draws are nobody else's
 
 
-def train(args: Namespace, to_yaml: Callable[[Namespace], str]) -> list[Result]:
+def train(args: Namespace, to_yaml: Callable[[Namespace], str], idle: str = '') -> list[Result]:
     """Train one network, or one for each of --seeds; what train.py does.
 
     Args:
         args: Options of `train_parser`.
         to_yaml: Writes them, or those of one of the seeds.
+        idle: Which of them change nothing, to be told.
 
     Returns:
         Of each seed.
     """
-    with job(args.log_with) as accelerator:
+    with job(args.log_with, idle) as accelerator:
         check_model_name(args.model, '--model')
         loss_class(args.loss)
         check_cuda_graph(args, accelerator)
@@ -73,18 +74,23 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str]) -> list[Result]:
 
 
 def distill(
-        args: Namespace, teacher_args: Sequence[Namespace], to_yaml: Callable[[Namespace], str]) -> list[Result]:
+        args: Namespace,
+        teacher_args: Sequence[Namespace],
+        to_yaml: Callable[[Namespace], str],
+        idle: str = '',
+) -> list[Result]:
     """Train the teachers if there are none, then distil the student, or one for each of --seeds; what distill.py does.
 
     Args:
         args: Options of `distill_parser`.
         teacher_args: Options of each teacher's own training.
         to_yaml: Writes any of them; a teacher's are complete only when it is known whether its weights can be had.
+        idle: Which of `args` change nothing, to be told.
 
     Returns:
         Of each seed.
     """
-    with job(args.log_with) as accelerator:
+    with job(args.log_with, idle) as accelerator:
         check_model_name(args.student, '--student')
         check_teachers(args)
         refuse_given('--kd-kwargs', args.kd_kwargs)

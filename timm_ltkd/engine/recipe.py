@@ -15,7 +15,7 @@ from .run_data import Data
 NO_PART = PLACE | MANNER | DATA | {
     'import', 'seeds', 'val_interval', 'eval_metric', 'crop_pct', 'interpolation', 'batch_size', 'grad_accum_steps',
     'teacher_checkpoint', 'teacher_config', 'teacher_pretrained', 'teacher_seed', 'teacher_tune', 'teacher_class_map',
-    'teacher_small_image_stem', 'teacher_bank', 'bank_features',
+    'teacher_mean', 'teacher_std', 'teacher_small_image_stem', 'teacher_bank', 'bank_features',
 }
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import UserError
 from ..models import ELSEWHERE
 from .loaders import choose_loader
-from .networks.create import create_network, resolve_input
+from .networks.create import create_network, resolve_input, set_normalisation
 from .networks.trained import load_network, network_options
 from .processes.launch import on_main
 from .run_data import Data
@@ -49,6 +49,7 @@ def complete_recipe(
     network = create_network(
         recipe.model, data.prior.num_classes, option='--teacher', img_size=recipe.img_size,
         small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs, global_pool=recipe.gp)
+    set_normalisation(network, args.teacher_mean, args.teacher_std, '--teacher')
     if args.teacher_tune == 'head':
         if not (recipe.pretrained or recipe.initial_checkpoint):
             raise UserError(
@@ -107,9 +108,11 @@ def _fetch_zoo_weights(name: str) -> bool:
 
 
 def _see_as_before(args: Namespace, recipe: Namespace, network: nn.Module) -> None:
-    """Let weights that were trained before see images normalised as then, and of that size if they are frozen."""
+    """Let weights that were trained before see images normalised as then (or as the options say), and of that size if
+    they are frozen; in place."""
     cfg = network.pretrained_cfg
-    recipe.mean, recipe.std, recipe.interpolation = list(cfg['mean']), list(cfg['std']), cfg['interpolation']
+    recipe.mean, recipe.std = args.teacher_mean or list(cfg['mean']), args.teacher_std or list(cfg['std'])
+    recipe.interpolation = cfg['interpolation']
     side = cfg['input_size'][-1]
     if args.teacher_img_size:
         return

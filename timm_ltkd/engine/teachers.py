@@ -20,7 +20,7 @@ from ..options import listed
 from .fit import fit
 from .holdout import warn_of_seen_holdout
 from .initial import trainable_network
-from .networks.create import check_takes_images
+from .networks.create import check_takes_images, set_normalisation
 from .networks.labels import find_class_map
 from .networks.trained import load_network, run_options
 from .processes.launch import on_main
@@ -87,9 +87,11 @@ def _as_it_is(
         key = file_key(source)
         if args.holdout:
             warn_of_seen_holdout(source, args, data)
+    set_normalisation(network, args.teacher_mean, args.teacher_std, '--teacher')
     class_map = find_class_map(network, source or recipe.model, map_file, data)
-    if class_map is not None:
-        key += ':' + hashlib.sha256(json.dumps(class_map).encode()).hexdigest()[:16]
+    for told in (class_map, [args.teacher_mean, args.teacher_std]):
+        if told not in (None, [None, None]):
+            key += ':' + hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return PlannedTeacher(recipe, network, key, class_map=class_map)
 
 

@@ -123,7 +123,42 @@ def test_the_teachers_size_is_that_of_its_training_too(script, argv, tmp_path):
     assert own['num_samples'] == 11
 
 
+@pytest.mark.parametrize('tune', ['all', 'head'])
+def test_options_say_how_a_trained_teachers_images_are_normalised(script, argv, tmp_path, zoo, tune):
+    zoo(7)
+    pixels = ['--teacher-mean', '0.25', '--teacher-std', '0.125', '0.25', '0.5']
+    script('distill', [*argv, '--teacher', 'test_resnet', '--teacher-tune', tune, *pixels, '--experiment', 'run'])
+    folder, options, _ = only_teacher(tmp_path)
+    cfg = json.loads((folder / 'config.json').read_text())['pretrained_cfg']
+    assert (cfg['mean'], cfg['std']) == ([0.25] * 3, [0.125, 0.25, 0.5])
+    assert (options['mean'], options['std']) == ([0.25], [0.125, 0.25, 0.5])
+    assert json.loads((tmp_path / 'run/config.json').read_text())['pretrained_cfg']['mean'] == [0.5] * 3, 'the student'
+
+
 # --- none
+
+def test_options_say_how_the_images_of_weights_alone_are_normalised(script, argv, tmp_path):
+    cfg = timm.get_pretrained_cfg('resnet20')
+    torch.manual_seed(1)
+    torch.save(timm.create_model('resnet20', num_classes=3).state_dict(), tmp_path / 'weights.pt')
+    argv = [*argv, '--teacher', 'resnet20', '--teacher-checkpoint', str(tmp_path / 'weights.pt')]
+    same_pixels = ['--teacher-mean', *map(str, cfg.mean), '--teacher-std', *map(str, cfg.std)]
+    for name, more in {'usual': [], 'same': same_pixels, 'other': ['--teacher-mean', '0.25']}.items():
+        script('distill', [*argv, *more, '--experiment', name])
+    usual, told, other = (load_file(tmp_path / name / 'model.safetensors') for name in ('usual', 'same', 'other'))
+    assert same(usual, told) and not same(usual, other)
+    keys = {json.loads((tmp_path / name / 'last/run.json').read_text())['key'] for name in ('usual', 'other')}
+    assert len(keys) == 2, 'another recipe'
+
+
+@pytest.mark.parametrize('tune', ['all', 'none'])
+def test_a_normalisation_of_other_channels_is_refused(script, argv, tmp_path, zoo, capsys, tune):
+    zoo(3)
+    argv = [*argv, '--teacher', 'test_resnet', '--teacher-tune', tune]
+    with pytest.raises(SystemExit):
+        script('distill', [*argv, '--teacher-std', '0.2', '0.3'])
+    assert '--teacher-std: give 3 numbers, one a channel, or one for all' in capsys.readouterr().err
+
 
 def test_zoo_weights_as_they_are(script, argv, tmp_path, zoo):
     zoo(3)

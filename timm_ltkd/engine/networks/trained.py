@@ -115,7 +115,7 @@ def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
     cfg = network.pretrained_cfg
     _logger.info(f'{file} does not say what images it was trained on; taken as usual for {name}: '
                  f'{cfg["input_size"][-1]} pixels, mean {cfg["mean"]}, std {cfg["std"]} '
-                 '(a config.json of timm beside it would say)')
+                 '(options, or a config.json of timm beside it, say otherwise)')
 
 
 def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
