@@ -464,14 +464,15 @@ def test_teacher_bank(base, tmp_path):
     argv = [*base['distill'], '--loader', 'resident', '--train-crop-mode', 'pad', '--color-jitter', '0']
 
     def made(name, *words):
-        bank = reach('distill', [*argv, '--teacher-bank', str(tmp_path / name), *words]).training.bank.bank
+        bank = reach('distill', [*argv, '--teacher-bank', str(tmp_path / name), *words]).training.teaching.bank.bank
         return bank.file.count // 36, bank.layout.dtype, bank.layout.top_k
-    assert reach('distill', argv).training.bank is None
+    assert reach('distill', argv).training.teaching.bank is None
     assert made('exact') == (162, 'float32', None) and (tmp_path / 'exact/bank.json').is_file()
     assert made('views', '--bank-views', '5') == (5, 'float32', None)
     assert made('top', '--bank-top-k', '2') == (162, 'float32', 2)
     assert made('half', '--bank-dtype', 'float16') == (162, 'float16', None)
-    bank = reach('distill', [*argv, '--teacher-bank', str(tmp_path / 'both'), '--bank-features']).training.bank.bank
+    seen = reach('distill', [*argv, '--teacher-bank', str(tmp_path / 'both'), '--bank-features'])
+    bank = seen.training.teaching.bank.bank
     assert bank.layout.needs_features == (True,) and not reach('distill', argv).training.task.method.needs_features
 
 

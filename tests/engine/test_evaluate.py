@@ -17,7 +17,8 @@ from timm_ltkd import ClassPrior
 from timm_ltkd.data import create_eval_transform
 from timm_ltkd.engine import evaluate as evaluate_module
 from timm_ltkd.engine.evaluate import evaluate
-from timm_ltkd.engine.networks.create import create_network, resolve_input, set_input
+from timm_ltkd.engine.networks.create import create_network
+from timm_ltkd.engine.networks.input import resolve_input, set_input
 from timm_ltkd.metrics import long_tail_report
 
 PRIOR = ClassPrior([100, 40, 30, 20, 10, 5])

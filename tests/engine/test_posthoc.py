@@ -13,7 +13,7 @@ from torch import nn
 from timm_ltkd.data import create_eval_loader
 from timm_ltkd.engine import holdout, posthoc
 from timm_ltkd.engine.evaluate import evaluate
-from timm_ltkd.engine.networks.trained import trained_counts
+from timm_ltkd.engine.networks.described import trained_counts
 from timm_ltkd.errors import UserError
 from timm_ltkd.metrics import long_tail_report
 from timm_ltkd.posthoc import adjust_logits, tau_normalise

@@ -20,7 +20,7 @@ from timm_ltkd.cli import run
 from timm_ltkd.data import create_eval_transform, create_image_loader, find_images
 from timm_ltkd.engine import fit, run_data
 from timm_ltkd.engine import predict as engine_predict
-from timm_ltkd.engine.networks.trained import label_names
+from timm_ltkd.engine.networks.described import label_names
 from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]

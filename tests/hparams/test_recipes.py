@@ -18,7 +18,8 @@ from timm_ltkd.cli.config import parse, teacher_args
 from timm_ltkd.data.plugin import register
 from timm_ltkd.distill import Output, Teacher, create_method
 from timm_ltkd.engine.epoch.loop import EpochLoop
-from timm_ltkd.engine.networks.create import create_network, resolve_input, set_input
+from timm_ltkd.engine.networks.create import create_network
+from timm_ltkd.engine.networks.input import resolve_input, set_input
 from timm_ltkd.engine.processes.launch import create_accelerator
 from timm_ltkd.engine.run_data import load_data
 from timm_ltkd.engine.training import Training

@@ -12,9 +12,11 @@ from torch import nn
 
 from ..errors import UserError
 from ..models import ELSEWHERE
-from .networks.create import check_takes_images, resolve_input, set_input
+from .networks.create import check_takes_images
+from .networks.described import architecture, label_names
 from .networks.export import export_network
-from .networks.trained import architecture, label_names, load_network
+from .networks.input import resolve_input, set_input
+from .networks.trained import load_network
 from .processes.launch import set_up_logging
 from .sharing.onnx_file import OnnxFile, export_onnx
 from .sharing.share import check_target, copy_folder, push_folder, write_card

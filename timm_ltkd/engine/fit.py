@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data import stop_workers
-from ..distill import DistillMethod, DistillTask, Teacher, TeacherEnsemble
+from ..distill import DistillMethod, Teacher, TeacherEnsemble
 from ..errors import UserError
 from ..options import listed
 from ..report import plot_class_profile, write_summary
@@ -108,8 +108,7 @@ class Run:
         start_trackers(self.accelerator, training.args.log_with, str(self.folder.path), vars(training.args))
         if self.accelerator.is_main_process:
             plot_class_profile(self.folder.path / 'class_profile.png', self.data.prior)
-        if isinstance(training.task, DistillTask):
-            self.teacher_report = training.evaluate_teacher()
+        self.teacher_report = training.evaluate_teacher()
 
     def train(self) -> None:
         """All epochs that are left, and checkpoints as often as the options say."""
@@ -139,7 +138,7 @@ class Run:
             training.take_best()
             holdout_reports = {'student': training.evaluate(), 'teacher': teacher_report}
             training.watch_test()
-            teacher_report = teacher_report and training.evaluate_teacher()
+            teacher_report = training.evaluate_teacher()
         report = training.evaluate()
         if inert := training.record.method_report.get('inert'):
             names = ' '.join(listed(args.kd))

@@ -8,7 +8,8 @@ from torch import nn
 
 from .build import check_recipe, create_criterion
 from .loaders import choose_loader
-from .networks.create import check_takes_images, checkpoint_activations, create_network, resolve_input, set_input
+from .networks.create import check_takes_images, checkpoint_activations, create_network
+from .networks.input import resolve_input, set_input
 from .networks.trained import load_initial, warn_of_other_images
 from .run_data import Data
 from .stages import check_stage, prepare_stage

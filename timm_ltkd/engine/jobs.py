@@ -27,7 +27,7 @@ from .doubts import told_once, warn_of_deferral, warn_of_zero_classifier
 from .fit import Result, Run, fit
 from .initial import trainable_network
 from .networks.create import check_model_name
-from .networks.trained import architecture
+from .networks.described import architecture
 from .processes.job import job
 from .processes.launch import create_accelerator, on_main
 from .recipe import recipe_key

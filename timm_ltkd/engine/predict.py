@@ -18,8 +18,10 @@ from ..data import create_eval_transform, create_image_loader, find_images, stop
 from ..errors import UserError
 from ..report.summary import write_csv, write_rows
 from .evaluate import answers, place
-from .networks.create import check_takes_images, resolve_input
-from .networks.trained import label_names, load_network
+from .networks.create import check_takes_images
+from .networks.described import label_names
+from .networks.input import resolve_input
+from .networks.trained import load_network
 from .processes.job import job
 from .processes.launch import loader_workers, pins_memory
 

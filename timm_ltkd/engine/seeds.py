@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from ..errors import UserError
 from ..options import listed
-from .networks.trained import architecture, run_options
+from .networks.described import architecture, run_options
 from .sharing.hub import AUTO
 
 MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two

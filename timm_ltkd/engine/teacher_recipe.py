@@ -9,8 +9,10 @@ from torch import nn
 from ..errors import UserError
 from ..models import ELSEWHERE
 from .loaders import choose_loader
-from .networks.create import create_network, resolve_input, set_normalisation
-from .networks.trained import load_network, network_options
+from .networks.create import create_network
+from .networks.described import network_options
+from .networks.input import resolve_input, set_normalisation
+from .networks.trained import load_network
 from .processes.launch import on_main
 from .run_data import Data
 

@@ -20,9 +20,11 @@ from ..options import listed
 from .fit import fit
 from .holdout import warn_of_seen_holdout
 from .initial import trainable_network
-from .networks.create import check_takes_images, set_normalisation
+from .networks.create import check_takes_images
+from .networks.described import run_options
+from .networks.input import set_normalisation
 from .networks.labels import find_class_map
-from .networks.trained import load_network, run_options
+from .networks.trained import load_network
 from .processes.launch import on_main
 from .recipe import file_key, recipe_key
 from .run_data import Data

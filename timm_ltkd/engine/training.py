@@ -3,7 +3,6 @@ import logging
 import warnings
 from argparse import Namespace
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,20 +11,17 @@ from accelerate.utils import set_seed
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from ..data import epoch_plan, stop_workers
-from ..distill import DistillMethod, DistillTask, Teacher, TeacherEnsemble
+from ..distill import DistillMethod, Teacher, TeacherEnsemble
 from ..errors import UserError, last_line
 from .build import compile_in_place, create_mixing, create_optimizer, create_task
-from .class_means import teacher_class_means
-from .epoch.bank import BankedTeacher, open_run_bank
 from .epoch.graph import RECORDING
 from .epoch.loop import EpochLoop, eval_network
 from .epoch.watch import LossWatch
-from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate, evaluate_teacher
+from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate
 from .loaders import create_full_loader, create_loaders, host_view
-from .networks.create import INPUT
+from .networks.input import INPUT
 from .record import Record, epoch_line
 from .run_data import Data
 from .run_folder.checkpoint import check_state, rng_state, set_rng_state
@@ -33,6 +29,7 @@ from .run_folder.folder import RunFolder
 from .schedule import create_schedule
 from .shared import Shared
 from .stages import SecondStageTask
+from .teaching import Teaching
 
 _logger = logging.getLogger(__name__)
 _RUINED = 'weights that are not finite'
@@ -53,6 +50,7 @@ class Training:
 
     Attributes:
         turn: Around each step, where several runs are trained at once.
+        teaching: The teacher's side; None without a teacher.
     """
 
     def __init__(
@@ -73,33 +71,38 @@ class Training:
         accelerator.gradient_accumulation_steps = args.grad_accum_steps
         _reset_loss_scale(accelerator)
         self.input_config = {key: network.pretrained_cfg[key] for key in INPUT}
-        self.teacher_config = host_view(args, teacher, self.input_config)
+        teacher_config = host_view(args, teacher, self.input_config)
         self.train_loader, self.val_loader = create_loaders(
-            args, accelerator, data, self.input_config, self.teacher_config, self.shared)
+            args, accelerator, data, self.input_config, teacher_config, self.shared)
         self.measured = data.splits.watched
         self.watched = 'this data' if data.splits.holdout is None else 'the holdout'  # what the log calls it
         self.mixing = create_mixing(args, accelerator, data, self.input_config)
-        self.task = self._create_task(network, teacher, method, resumed)
+        self.task = self._create_task(network, teacher, method)
+        self.teaching = None if teacher is None else Teaching(
+            args, accelerator, data, self.task, self.input_config, teacher_config, self.shared)
+        if self.teaching and not resumed:
+            self.teaching.take_class_means()
+        if args.model_ema:  # from the raw network, before compile and DDP
+            self.task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
+        if args.torchcompile:
+            compile_in_place(self.task, args.torchcompile, args.torchcompile_mode)
         optimizer = create_optimizer(args, self.task.get_trainable_module(), accelerator.mixed_precision)
         self.scheduler, self.epochs = create_schedule(
             args, optimizer, updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
         self.optimizer = self._prepare(optimizer)
         self.watch = LossWatch(accelerator, self._also_watched, args.checkpoint_interval)
-        self.bank = self._ready_teacher()
+        if self.teaching:
+            self.teaching.ready(self.train_loader, self.apart)
         self.loop = EpochLoop(
             self.task, self.train_loader, self.optimizer, accelerator, args, self.watch, scheduler=self.scheduler,
-            mixing=self.mixing, bank=self.bank)
+            mixing=self.mixing, bank=self.teaching and self.teaching.bank)
         self.epoch = 0
         self.record = Record()
 
     def _create_task(
-            self,
-            network: nn.Module,
-            teacher: Teacher | TeacherEnsemble | None,
-            method: DistillMethod | None,
-            resumed: bool,
+            self, network: nn.Module, teacher: Teacher | TeacherEnsemble | None, method: DistillMethod | None,
     ) -> TrainingTask:
-        """The task on its device, complete but for what Accelerate adds."""
+        """The task on its device."""
         args, device = self.args, self.accelerator.device
         task = create_task(args, self.data, network, teacher, method)
         if device.type == 'mps':
@@ -107,15 +110,6 @@ class Training:
         task.to(device=device)
         if args.channels_last:
             nn.Module.to(task, memory_format=torch.channels_last)  # timm's own `to` did not take it before 1.0.31
-        if isinstance(task, DistillTask) and not resumed:
-            for i, (own_teacher, own_method) in enumerate(task.lessons):
-                if own_method.needs_class_means:
-                    own_method.set_class_means(self.shared.once(
-                        ('class means', i), partial(self._class_means, own_teacher)))
-        if args.model_ema:  # from the raw network, before compile and DDP
-            task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
-        if args.torchcompile:
-            compile_in_place(task, args.torchcompile, args.torchcompile_mode)
         return task
 
     def _prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -128,44 +122,11 @@ class Training:
         accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)
         return optimizer
 
-    def _ready_teacher(self) -> BankedTeacher | None:
-        """Ask the teacher once, and make what looks its answers up, if the options name a bank.
-
-        What it answers faster by takes reading back to make: now, and not in the first step.
-        """
-        if not isinstance(self.task, DistillTask):
-            return None
-        batch = self.args.batch_size if self.args.torchcompile else 2  # compiled for batches of one size
-        shape = (self.teacher_config or self.input_config)['input_size']
-        noise = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(self.accelerator.device)
-        kept_too = self.args.bank_features  # whatever the methods need
-        with self.accelerator.autocast():
-            said = self.task.ask_teacher(noise, [True] * len(self.task.lessons) if kept_too else None)
-        if not self.args.teacher_bank:
-            return None
-        bank = self.shared.once('teacher bank', partial(
-            open_run_bank, self.args, self.accelerator, self.data, self.task, said, self.train_loader,
-            self.input_config, self.teacher_config))
-        return BankedTeacher(
-            bank, self.task, self.accelerator, self.train_loader, self.args.channels_last, self.apart)
-
     def decode(self) -> None:
         """Decode images that stay in memory now, and not when the first batch is asked for."""
         for loader in (self.train_loader, self.val_loader):
             if (images := getattr(loader, 'images', None)) is not None:
                 _ = images.images
-
-    def _class_means(self, teacher: Teacher) -> torch.Tensor:
-        """Mean features of a teacher over the training images, as they are evaluated."""
-        loader = self._loader_of(self.data.splits.train, self.teacher_config)
-        try:
-            return teacher_class_means(
-                teacher, loader, self.accelerator, self.data.prior.num_classes, self.args.channels_last)
-        finally:
-            stop_workers(loader)
-
-    def _loader_of(self, dataset: Dataset, config: dict[str, Any] | None = None) -> DataLoader:
-        return create_full_loader(dataset, self.args, self.accelerator, config or self.input_config)
 
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, but the random generators."""
@@ -224,8 +185,7 @@ class Training:
         """Train one epoch, evaluate if it is due, and step the schedule; what to tell of it."""
         args, epoch = self.args, self.epoch
         epoch_plan(self.train_loader).set_epoch(epoch)
-        task = self.task if isinstance(self.task, DistillTask) else self.task.criterion
-        task.set_epoch(epoch)
+        (self.task if self.teaching else self.task.criterion).set_epoch(epoch)
         if self.turn is not None:
             self.turn.new_epoch()
         lr = max(group['lr'] for group in self.optimizer.param_groups)
@@ -249,8 +209,8 @@ class Training:
         if self.scheduler is not None:
             self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
         images = sum(epoch_plan(self.train_loader).batch_sizes()) * self.accelerator.num_processes
-        if self.bank is not None and self.epoch == self.epochs:
-            self.bank.tell()
+        if self.teaching and self.teaching.bank and self.epoch == self.epochs:
+            self.teaching.bank.tell()
         where = '' if self.data.splits.holdout is None else self.watched
         return epoch_line(row, self.epochs, seconds, images / seconds, where)
 
@@ -258,16 +218,14 @@ class Training:
         """What is read with the losses at the end of an epoch: the method's sums, and how many weights are ruined."""
         weights = unwrap_model(self.task.trainable_module).state_dict().values()
         ruined = torch.stack([value.isfinite().logical_not().sum() for value in weights]).sum()
-        return {_RUINED: ruined} | (self.task.method.statistics() if isinstance(self.task, DistillTask) else {})
+        return {_RUINED: ruined} | (self.teaching.statistics() if self.teaching else {})
 
     def _method_figures(self) -> dict[str, float]:
         """What the method has counted in this epoch over all processes, as columns of the summary."""
-        if not isinstance(self.task, DistillTask):
+        if not self.teaching:
             return {}
-        method = self.task.method
-        self.record.method_report = method.describe_statistics(
+        self.record.method_report = self.teaching.report_statistics(
             {name: value for name, value in self.watch.sums.items() if name != _RUINED})
-        method.reset_statistics()
         return {
             f'{name}_{group}': value
             for name, figures in self.record.method_report.items() if isinstance(figures, dict)
@@ -296,7 +254,7 @@ class Training:
         """From now on evaluate on the split that was left alone while the holdout was watched."""
         stop_workers(self.val_loader)
         self.measured, self.watched = self.data.splits.val, 'this data'
-        self.val_loader = self._loader_of(self.measured)
+        self.val_loader = create_full_loader(self.measured, self.args, self.accelerator, self.input_config)
 
     def take_best(self) -> None:
         """Make the weights that the holdout chose those that are evaluated and exported."""
@@ -304,21 +262,9 @@ class Training:
         metric, value, epoch = (self.record.best[key] for key in ('metric', 'value', 'epoch'))
         _logger.info(f'the weights of epoch {epoch + 1} are taken: {metric} {value:.2f} on the holdout')
 
-    def evaluate_teacher(self) -> dict[str, Any]:
-        """Report of the teacher on the pixels that it teaches on; of several together, and the log tells of each."""
-        return self.shared.once(('teacher', self.watched), self._evaluate_teacher)
-
-    def _evaluate_teacher(self) -> dict[str, Any]:
-        loader = self.val_loader
-        if self.teacher_config is not None:
-            loader = self._loader_of(self.measured, self.teacher_config)
-        try:
-            return evaluate_teacher(
-                self.task.teacher, self.args.teacher, loader, self.accelerator, self.data.prior,
-                self.args.channels_last, self.watched, trained_here=self.args.teacher_tune in ('all', 'head'))
-        finally:
-            if loader is not self.val_loader:
-                stop_workers(loader)
+    def evaluate_teacher(self) -> dict[str, Any] | None:
+        """Report of the teacher on what is watched; None without one."""
+        return self.teaching and self.teaching.evaluate(self.measured, self.val_loader, self.watched)
 
     def _share_batch_norm(self) -> None:
         """Give all processes the same batch-norm statistics, as timm's --dist-bn."""

@@ -4,7 +4,8 @@ from argparse import Namespace
 from ..data import create_val_split, fingerprint
 from ..errors import UserError
 from ..prior import ClassPrior
-from .networks.trained import label_names, load_network, trained_counts
+from .networks.described import label_names, trained_counts
+from .networks.trained import load_network
 from .run_data import Data, check_data_folder, same_data, warn_of_unmeasured
 
 

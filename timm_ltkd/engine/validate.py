@@ -17,8 +17,10 @@ from ..report.summary import write_csv
 from .evaluate import evaluate, place
 from .holdout import check_holdout_is_unseen
 from .loaders import create_full_loader
-from .networks.create import check_takes_images, resolve_input
-from .networks.trained import load_network, trained_counts
+from .networks.create import check_takes_images
+from .networks.described import trained_counts
+from .networks.input import resolve_input
+from .networks.trained import load_network
 from .posthoc import measure_fixes, wanted_fixes
 from .processes.job import job
 from .run_data import Data, open_data

@@ -1,22 +1,20 @@
-"""Networks and their weights: any timm model, loaded safely or refused with a reason."""
+"""Networks: any timm model, made as the options say or refused with a reason."""
 import inspect
 import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from timm.data import resolve_data_config
-from timm.models import load_state_dict
 from torch import nn
 
 from ...distill import check_logits, normalisation
-from ...errors import UserError, first_few, last_line, nearest, unknown_keyword
+from ...errors import UserError, last_line, nearest, unknown_keyword
 from ...models import ELSEWHERE, unknown_model
 from ..sharing.hub import why_out_of_reach
 
@@ -166,70 +164,6 @@ def why_no_zoo_weights(name: str) -> str | None:
     return reason and f'the hub cannot be reached: {reason}'
 
 
-def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:
-    """What a file of weights (safetensors, or a torch checkpoint that holds nothing but data) holds, by name.
-
-    Raises:
-        UserError: No such file; truncated; not safe to load.
-    """
-    try:
-        if text := _begin_of_text(path):
-            raise UserError(f"{what}: {path} is text and no checkpoint ('{text}…'): fetch the file itself")
-        state = load_state_dict(str(path), weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f'{what}: there is no file {path}') from None
-    except UserError:
-        raise
-    except AttributeError:  # something that was saved by torch, but no dict
-        raise UserError(f'{what}: {path} holds no weights by name') from None
-    except Exception as e:  # torch raises a dozen kinds
-        if 'allowlisted' in str(e) or 'nsupported' in str(e):
-            raise UserError(
-                f'{what}: {path} is not safe to load (it holds more than data); save its state_dict alone') from None
-        raise UserError(f'{what}: {path} is truncated or no checkpoint ({last_line(e)[:120]})') from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        entries = f', but {first_few([str(key) for key in state])}' if isinstance(state, dict) else ''
-        raise UserError(f'{what}: {path} holds no weights by name{entries}')
-    return state
-
-
-def _begin_of_text(path: str | Path) -> str:
-    """The first words of a file of text, such as a pointer of git LFS or a page of HTML; '' for others."""
-    with open(path, 'rb') as file:
-        begin = file.read(60)
-    return ' '.join(begin.decode().split()) if begin.isascii() and b'\0' not in begin else ''
-
-
-def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence[str] = ()) -> None:
-    """Load a file of weights, see `read_weights`, strictly, but for the layers named in `keep`, which stay as they are.
-
-    Raises:
-        UserError: As `read_weights`; weights of another architecture or label space.
-    """
-    state, own = read_weights(path, what), network.state_dict()
-    kept = tuple(f'{layer}.' for layer in keep)
-    if kept:
-        state = {key: value for key, value in state.items() if not key.startswith(kept)}
-        state |= {key: value for key, value in own.items() if key.startswith(kept)}
-    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if wrong:
-        key = wrong[-1]
-        head = getattr(network, 'num_classes', None)
-        hint = f' (the network has {head} classes)' if list(own[key].shape)[:1] == [head] else ''
-        if hint and what == '--initial-checkpoint':
-            hint += '; --new-head trains another classifier on the rest'
-        raise UserError(
-            f'{what}: {path} does not fit {type(network).__name__}: {key} is {list(state[key].shape)}, '
-            f'expected {list(own[key].shape)}{hint}')
-    if missing or extra:
-        names = ', '.join((missing + extra)[:2])
-        raise UserError(
-            f'{what}: {path} is of another architecture: {len(missing)} weights missing, {len(extra)} unknown '
-            f'({names}, …)')
-    network.load_state_dict(state)
-
-
 def checkpoint_activations(network: nn.Module, what: str) -> None:
     """Let a network compute activations again in the backward pass, as timm's networks can.
 
@@ -240,57 +174,3 @@ def checkpoint_activations(network: nn.Module, what: str) -> None:
         network.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError, TypeError) as e:
         raise UserError(f'--grad-checkpointing: {what} cannot do it; leave it out') from e
-
-
-_TEST_INPUT = ('test_input_size', 'test_crop_pct')  # of the zoo's weights, by which timm's validate.py would measure
-INPUT = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
-
-
-def resolve_input(args, cfg: dict[str, Any]) -> dict[str, Any]:
-    """How images reach a network: what timm calls the things in `INPUT`.
-
-    The options win (they hold the data set's defaults already), then the network's own configuration.
-    """
-    channels = cfg.get('input_size', (3,))[0]
-    given = {key: getattr(args, key) for key in ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')}
-    for name in ('mean', 'std'):
-        given[name] = _for_channels(given[name], channels, f'--{name}')
-    given['in_chans'] = channels
-    config = resolve_data_config({k: v for k, v in given.items() if v is not None}, pretrained_cfg=cfg)
-    return {key: config[key] for key in INPUT}
-
-
-def _for_channels(value: Sequence[float] | None, channels: int, option: str) -> Sequence[float] | None:
-    """A mean or standard deviation for a network of so many channels, or a UserError."""
-    if value is not None and len(value) == 3 and channels == 1:  # those of coloured images, perhaps the data set's
-        return [sum(value) / 3]
-    if value is not None and len(value) not in (1, channels):
-        raise UserError(f'{option}: give {channels} numbers, one a channel, or one for all')
-    return value
-
-
-def set_normalisation(
-        network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, option: str) -> None:
-    """Let a network expect images normalised by these values, in place; None leaves its own.
-
-    Args:
-        network: Has a `pretrained_cfg`.
-        mean, std: Per channel, or one for all.
-        option: Of which these are the `-mean` and `-std`, for messages.
-
-    Raises:
-        UserError: Another number of values than of channels.
-    """
-    cfg = network.pretrained_cfg
-    channels = cfg['input_size'][0]
-    for name, value in (('mean', mean), ('std', std)):
-        if (value := _for_channels(value, channels, f'{option}-{name}')) is not None:
-            cfg = {**cfg, name: tuple(value) if len(value) == channels else tuple(value) * channels}
-    network.pretrained_cfg = network.default_cfg = cfg
-
-
-def set_input(network: nn.Module, config: dict[str, Any]) -> None:
-    """Write the input configuration a network is trained with into it, so that its export says so."""
-    kept = {key: value for key, value in network.pretrained_cfg.items() if key not in _TEST_INPUT}
-    network.pretrained_cfg = {**kept, **config, 'num_classes': network.num_classes}
-    network.default_cfg = network.pretrained_cfg

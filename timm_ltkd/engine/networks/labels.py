@@ -7,7 +7,7 @@ from torch import nn
 from ...data import match_class_names, read_class_map
 from ...errors import UserError
 from ..run_data import Data
-from .trained import label_names
+from .described import label_names
 
 _logger = logging.getLogger(__name__)
 

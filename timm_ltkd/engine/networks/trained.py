@@ -1,5 +1,4 @@
 """Trained networks: loaded, and checked to belong to the data."""
-import json
 import logging
 from argparse import Namespace
 from collections.abc import Sequence
@@ -9,15 +8,15 @@ from typing import Any
 from timm.models import is_model
 from torch import nn
 
-from ...errors import UserError, last_line
+from ...errors import UserError
 from ...models import ELSEWHERE, HUB, network_name
-from ...plain_yaml import load_yaml
 from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
-from .create import create_network, load_weights, read_weights
+from .create import create_network
+from .described import config_of, label_names, read_config
+from .weights import load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
-_WRITTEN_AT_THE_END = ('config.json', 'model.safetensors')  # of a run
 
 
 def load_network(
@@ -78,37 +77,10 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def label_names(source: str, network: nn.Module) -> list[str] | None:
-    """Class names by index, as a run's config.json or the hub has them; None for a network without names."""
-    config = _config_of(Path(source.removeprefix('local-dir:')), network, source)
-    names = network.pretrained_cfg.get('label_names') if config is None else config.get('label_names')
-    if not isinstance(names, list | tuple) or len(names) != network.num_classes:
-        return None
-    return [str(name) for name in names]
-
-
-def trained_counts(source: str, network: nn.Module) -> list[int] | None:
-    """Training images of each class of what a network was trained on; None where its config.json is not at hand."""
-    config = _config_of(Path(source.removeprefix('local-dir:')), network, source)
-    counts = None if config is None else config.get('class_counts')
-    right = isinstance(counts, list) and len(counts) == network.num_classes and all(
-        isinstance(count, int) and count > 0 for count in counts)
-    return counts if right else None
-
-
-def _config_of(path: Path, network: nn.Module, what: str) -> dict[str, Any] | None:
-    """config.json in a folder, or beside a file of weights if it is of this network; None if there is none."""
-    folder = path if path.is_dir() else path.parent
-    if not path.exists() or not (folder / 'config.json').is_file():
-        return None
-    config = _read_config(folder, what)
-    return config if path.is_dir() or config['architecture'] == network.pretrained_cfg.get('architecture') else None
-
-
 def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
     """How a file's network expects its images: as the config.json beside it says, else as usual for the model."""
     if (file.parent / 'config.json').is_file():
-        config = _read_config(file.parent, what)
+        config = read_config(file.parent, what)
         if network_name(config) == name.split('.')[0]:
             _set_input(network, config)
             return
@@ -121,52 +93,6 @@ def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
 def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
     """Note in a network what config.json says of its images."""
     network.pretrained_cfg = {**network.pretrained_cfg, **(config.get('pretrained_cfg') or {})}
-
-
-def architecture(source: str, what: str) -> str | None:
-    """Which network a source of weights holds, of the hub its address; None for a file, which does not say."""
-    folder = Path(source.removeprefix('local-dir:'))
-    if folder.is_dir():
-        return network_name(_read_config(folder, what))
-    return source if source.startswith(ELSEWHERE) else None
-
-
-def network_options(source: str, what: str) -> dict[str, Any]:
-    """The options of train.py that make the network of a folder anew; none for a file of weights."""
-    if not Path(source).is_dir():
-        return {}
-    config = _read_config(Path(source), what)
-    return {
-        'model': network_name(config),
-        'small_image_stem': config['architecture'] == 'small_image_stem',
-        'model_kwargs': {
-            key: value for key, value in (config.get('model_args') or {}).items()
-            if key not in ('num_classes', 'network')},
-    }
-
-
-def run_options(source: str) -> dict[str, Any]:
-    """What args.yaml in a run's folder holds; nothing for other sources of weights."""
-    file = Path(source.removeprefix('local-dir:')) / 'args.yaml'
-    kept = load_yaml(file.read_text(encoding='utf-8'), str(file)) if file.is_file() else None
-    return kept if isinstance(kept, dict) else {}
-
-
-def _read_config(folder: Path, what: str) -> dict[str, Any]:
-    """config.json of a run's folder, or of any that timm wrote."""
-    if (folder / 'args.yaml').is_file() and not any((folder / name).is_file() for name in _WRITTEN_AT_THE_END):
-        raise UserError(f'{what}: the run in {folder} is not finished; --resume {folder} continues it')
-    try:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-        kinds = (
-            (config['architecture'], str), (config.get('num_classes'), int | None),
-            (config.get('model_args') or {}, dict), (config.get('pretrained_cfg') or {}, dict))
-        if not all(isinstance(value, kind) for value, kind in kinds):
-            raise ValueError('an entry is of the wrong kind')
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise UserError(
-            f'{what}: {folder} is no finished run or timm model folder (config.json: {last_line(e)})') from None
-    return config
 
 
 def _check_label_names(source: str | Path, names: Sequence[str] | None, data: Data, what: str) -> None:
@@ -187,7 +113,7 @@ def _check_label_names(source: str | Path, names: Sequence[str] | None, data: Da
 
 
 def _network_of_folder(folder: Path, what: str) -> nn.Module:
-    config = _read_config(folder, what)
+    config = read_config(folder, what)
     if not is_model(config['architecture']):
         raise UserError(
             f"{what}: {folder} holds '{config['architecture']}', which is no model of timm or of this package; give "
@@ -202,7 +128,7 @@ def _network_of_folder(folder: Path, what: str) -> nn.Module:
 def load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
     """The weights to start from, of a file or of a run with the same classes; with --new-head of any others."""
     path, what = Path(args.initial_checkpoint), '--initial-checkpoint'
-    config = _read_config(path, what) if path.is_dir() else _config_of(path, network, what)
+    config = read_config(path, what) if path.is_dir() else config_of(path, network, what)
     if config is not None:
         if not args.new_head:
             _check_label_names(path, config.get('label_names'), data, what)
@@ -221,7 +147,7 @@ def warn_of_other_images(source: str, network: nn.Module, pixels: dict[str, Any]
         network: That they are loaded into.
         pixels: How its images are made, see `resolve_input`.
     """
-    config = _config_of(Path(source), network, '--initial-checkpoint') or {}
+    config = config_of(Path(source), network, '--initial-checkpoint') or {}
     before = config.get('pretrained_cfg') or {}
     others = [key for key in ('input_size', 'mean', 'std')
               if before.get(key) is not None and list(before[key]) != list(pixels[key])]

@@ -1,0 +1,119 @@
+"""The teacher's side of a distillation: its class means, its bank, and its figures and the method's."""
+from argparse import Namespace
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset
+
+from ..data import ResidentTrainLoader, stop_workers
+from ..distill import DistillTask, Teacher
+from .class_means import teacher_class_means
+from .epoch.bank import BankedTeacher, open_run_bank
+from .evaluate import evaluate_teacher
+from .loaders import create_full_loader
+from .run_data import Data
+from .shared import Shared
+
+
+class Teaching:
+    """What a run has to do with its teacher, beside the training step.
+
+    Args:
+        args: Options of the run.
+        accelerator: Device, precision, processes.
+        data: What is trained on.
+        task: On its device.
+        input_config: How the student's images are made.
+        teacher_config: How the teacher's are, where they are made of the images themselves.
+        shared: What is made once for several runs in this process.
+
+    Attributes:
+        bank: What the teacher says, where that is kept; None until `ready`, and without `--teacher-bank`.
+    """
+
+    def __init__(
+            self,
+            args: Namespace,
+            accelerator: Accelerator,
+            data: Data,
+            task: DistillTask,
+            input_config: dict[str, Any],
+            teacher_config: dict[str, Any] | None,
+            shared: Shared,
+    ):
+        self.args, self.accelerator, self.data, self.task, self.shared = args, accelerator, data, task, shared
+        self.input_config, self.teacher_config = input_config, teacher_config
+        self.bank: BankedTeacher | None = None
+
+    def take_class_means(self) -> None:
+        """Give the methods that want them the mean features of each teacher over the training images."""
+        for i, (teacher, method) in enumerate(self.task.lessons):
+            if method.needs_class_means:
+                method.set_class_means(self.shared.once(('class means', i), partial(self._class_means, teacher)))
+
+    def _class_means(self, teacher: Teacher) -> torch.Tensor:
+        loader = self._loader_of(self.data.splits.train)
+        try:
+            return teacher_class_means(
+                teacher, loader, self.accelerator, self.data.prior.num_classes, self.args.channels_last)
+        finally:
+            stop_workers(loader)
+
+    def _loader_of(self, dataset: Dataset) -> DataLoader:
+        """Images as the teacher is shown them in evaluation."""
+        return create_full_loader(dataset, self.args, self.accelerator, self.teacher_config or self.input_config)
+
+    def ready(self, loader: DataLoader | ResidentTrainLoader, apart: AbstractContextManager) -> None:
+        """Ask the teacher once, and make what looks its answers up, if the options name a bank.
+
+        What it answers faster by takes reading back to make: now, and not in the first step.
+
+        Args:
+            loader: What is trained on.
+            apart: See `BankedTeacher`.
+        """
+        args = self.args
+        batch = args.batch_size if args.torchcompile else 2  # compiled for batches of one size
+        shape = (self.teacher_config or self.input_config)['input_size']
+        noise = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(self.accelerator.device)
+        kept_too = args.bank_features  # whatever the methods need
+        with self.accelerator.autocast():
+            said = self.task.ask_teacher(noise, [True] * len(self.task.lessons) if kept_too else None)
+        if args.teacher_bank:
+            bank = self.shared.once('teacher bank', partial(
+                open_run_bank, args, self.accelerator, self.data, self.task, said, loader, self.input_config,
+                self.teacher_config))
+            self.bank = BankedTeacher(bank, self.task, self.accelerator, loader, args.channels_last, apart)
+
+    def statistics(self) -> dict[str, torch.Tensor]:
+        """What the method has counted in this epoch on this process, on its device."""
+        return self.task.method.statistics()
+
+    def report_statistics(self, sums: dict[str, float]) -> dict[str, Any]:
+        """What the method makes of its `statistics`, summed over all processes; it then counts anew."""
+        report = self.task.method.describe_statistics(sums)
+        self.task.method.reset_statistics()
+        return report
+
+    def evaluate(self, dataset: Dataset, loader: DataLoader, where: str) -> dict[str, Any]:
+        """Report of the teacher on the pixels that it teaches on; of several together, and the log tells of each.
+
+        Args:
+            dataset: What is evaluated.
+            loader: Of it, as the student sees it.
+            where: What the log calls it.
+        """
+        return self.shared.once(('teacher', where), partial(self._evaluate, dataset, loader, where))
+
+    def _evaluate(self, dataset: Dataset, loader: DataLoader, where: str) -> dict[str, Any]:
+        own = loader if self.teacher_config is None else self._loader_of(dataset)
+        try:
+            return evaluate_teacher(
+                self.task.teacher, self.args.teacher, own, self.accelerator, self.data.prior, self.args.channels_last,
+                where, trained_here=self.args.teacher_tune in ('all', 'head'))
+        finally:
+            if own is not loader:
+                stop_workers(own)
