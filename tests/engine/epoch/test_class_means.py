@@ -9,7 +9,7 @@ from timm import create_model
 
 from timm_ltkd.data import create_eval_loader, create_splits
 from timm_ltkd.distill import Teacher
-from timm_ltkd.engine import class_means, training
+from timm_ltkd.engine import class_means, teaching
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
@@ -30,7 +30,7 @@ def passes(monkeypatch):
     def watch(teacher, loader, *args):
         made.append((teacher, loader, class_means.teacher_class_means(teacher, loader, *args)))
         return made[-1][-1]
-    monkeypatch.setattr(training, 'teacher_class_means', watch)
+    monkeypatch.setattr(teaching, 'teacher_class_means', watch)
     return made
 
 

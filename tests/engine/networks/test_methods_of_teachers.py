@@ -6,7 +6,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from timm_ltkd.engine import class_means, training
+from timm_ltkd.engine import class_means, teaching
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
@@ -45,7 +45,7 @@ def passes(monkeypatch):
     def watch(teacher, *args):
         made.append((teacher, class_means.teacher_class_means(teacher, *args)))
         return made[-1][1]
-    monkeypatch.setattr(training, 'teacher_class_means', watch)
+    monkeypatch.setattr(teaching, 'teacher_class_means', watch)
     return made
 
 
