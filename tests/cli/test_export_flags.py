@@ -116,6 +116,13 @@ def test_push_to_hub(weights, monkeypatch):
         ('auto', False, {'license': None, 'name': 'net'}), ('me/x', True, {'license': 'mit', 'name': 'net'})]
 
 
+@covers('--logit-adjust', '--tau-norm')
+def test_fixes(weights, capsys):
+    """What they change is in tests/engine/sharing/test_export_fixed.py."""
+    for fix in ('--logit-adjust', '--tau-norm'):  # there is nothing to choose a value on
+        assert f"argument {fix}: invalid float value: 'sweep'" in fails(capsys, [weights, fix, 'sweep'])
+
+
 @covers('--onnx', '--with-normalisation', '--opset')
 def test_onnx(weights, tmp_path, monkeypatch, log):
     """What is in the file is in tests/engine/sharing/test_onnx_export.py."""

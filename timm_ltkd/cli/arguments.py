@@ -16,7 +16,7 @@ from .groups import (
     add_sharing,
     add_speed,
 )
-from .kinds import NATURAL, Parser, tau
+from .kinds import NATURAL, NOT_NEGATIVE, Parser, tau
 
 
 def train_parser() -> Parser:
@@ -85,6 +85,11 @@ def export_parser() -> Parser:
     add('--export-dir', metavar='DIR',
         help='write weights, config.json, model card, report and figures to this new folder, which timm loads by '
              'local-dir:DIR, without what tells of this machine\'s files')
+    add('--logit-adjust', metavar='TAU', type=NOT_NEGATIVE,
+        help='take TAU times the log prior of its training images off the bias of its classifier, for good: what '
+             'validate.py --logit-adjust measures')
+    add('--tau-norm', metavar='TAU', type=NOT_NEGATIVE,
+        help='divide its class weights by their length to the power TAU: what validate.py --tau-norm measures')
     add('--onnx', metavar='FILE',
         help='write the network as ONNX, for batches of any size, and compare it with torch (needs timm_ltkd[onnx])')
     add_flag(parser, '--with-normalisation', 'the ONNX file takes pixels from 0 to 1, and normalises them itself')

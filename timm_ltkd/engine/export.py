@@ -12,11 +12,13 @@ from torch import nn
 
 from ..errors import UserError
 from ..models import ELSEWHERE
+from ..prior import ClassPrior
 from .networks.create import check_takes_images
-from .networks.described import architecture, label_names
+from .networks.described import architecture, built_in_fix, folder_license, label_names, trained_counts
 from .networks.export import export_network
 from .networks.input import resolve_input, set_input
 from .networks.trained import load_network
+from .posthoc import OPTIONS, build_in
 from .processes.launch import set_up_logging
 from .sharing.onnx_file import OnnxFile, export_onnx
 from .sharing.share import check_target, copy_folder, push_folder, write_card
@@ -46,7 +48,7 @@ def export(args: Namespace) -> None:
                 if args.push_to_hub:
                     push_folder(
                         folder, args.push_to_hub, args.hub_private, license=args.license,
-                        name=None if _is_folder(args) else _short_name(source))
+                        name=Path(source).resolve().name if _is_folder(args) else _short_name(source))
         if args.onnx:
             _write_onnx(args, source)
 
@@ -54,6 +56,8 @@ def export(args: Namespace) -> None:
 def _check(args: Namespace) -> None:
     if not args.checkpoint and not (args.model and args.pretrained):
         raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+    if args.logit_adjust is not None and args.tau_norm is not None:
+        raise UserError('--logit-adjust and --tau-norm are two cures of one thing; choose one')
     if not (args.export_dir or args.push_to_hub or args.onnx):
         raise UserError('say what to write: --export-dir DIR, --push-to-hub REPO, --onnx FILE')
     belongs = {
@@ -87,16 +91,41 @@ def _short_name(source: str) -> str:
 
 @contextmanager
 def _folder(args: Namespace, source: str) -> Iterator[Path]:
-    """A folder with model.safetensors and config.json: the one that was named, or one of the network that was."""
+    """A folder with model.safetensors and config.json: the one that was named, or one of the network that was.
+
+    The report of a run is not of its network with a fix, and stays behind.
+    """
     if _is_folder(args):
         architecture(source, _WHAT)  # or it is none of a model
-        yield Path(source)
-        return
-    network = _load(args, source)
+        if _fix(args) is None:
+            yield Path(source)
+            return
+    network, fix = _load(args, source), _fix(args)
+    license = args.license or (folder_license(source) if _is_folder(args) else None)
     with tempfile.TemporaryDirectory() as folder:
-        export_network(Path(folder), network, label_names(source, network), license=args.license)
-        write_card(Path(folder), args.license)
+        export_network(
+            Path(folder), network, label_names(source, network), trained_counts(source, network), license,
+            fix and f'{fix[0]} {fix[1]:g}')
+        write_card(Path(folder), license)
         yield Path(folder)
+
+
+def _fix(args: Namespace) -> tuple[str, float] | None:
+    """The fix that is to be built in, and its τ."""
+    given = {name: getattr(args, dest) for name, dest in OPTIONS.items()}
+    return next(((name, tau) for name, tau in given.items() if tau is not None), None)
+
+
+def _build_in(network: nn.Module, source: str, fix: str, tau: float) -> None:
+    """Put a fix into a network, by the class prior that its config.json tells."""
+    if (before := built_in_fix(source, network)) is not None:
+        raise UserError(f'{source} has {before} built in; export the network that it was made of')
+    counts = trained_counts(source, network)
+    if fix == 'logit-adjust' and counts is None:
+        raise UserError(
+            f'--logit-adjust: {source} does not say how many images of each class it was trained on (class_counts in '
+            'config.json, as a run leaves it)')
+    build_in(network, fix, tau, counts and ClassPrior(counts).log_prior())
 
 
 def _load(args: Namespace, source: str) -> nn.Module:
@@ -104,6 +133,8 @@ def _load(args: Namespace, source: str) -> nn.Module:
     pretrained = args.pretrained and not source.startswith(ELSEWHERE)
     network = load_network(source, args.model, None, _WHAT, pretrained=pretrained)
     set_input(network, resolve_input(args, network.pretrained_cfg))
+    if (fix := _fix(args)) is not None:
+        _build_in(network, source, *fix)
     check_takes_images(network, network.pretrained_cfg['input_size'], source)
     return network
 

@@ -1,4 +1,4 @@
-"""Post-hoc fixes of trained networks: measured, their strength chosen on a holdout."""
+"""Post-hoc fixes of trained networks: measured, their strength chosen on a holdout; or built in."""
 import logging
 from argparse import Namespace
 from collections.abc import Iterator
@@ -72,21 +72,21 @@ def record(
     hook = classifier and classifier.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
     with hook or nullcontext():
         for logits, target, index in answers(network, loader, channels_last):
-            features = _features(classifier, entered, logits) if classifier else None
+            features = _features(classifier, entered, logits, 'tau-norm') if classifier else None
             entered.clear()
             batches.append(Batch(features, logits.cpu(), target.cpu(), index.cpu()))
     return batches
 
 
-def _features(classifier: nn.Linear, entered: list[torch.Tensor], logits: torch.Tensor) -> torch.Tensor:
-    """What entered the classifier, if the logits are what came out of it."""
+def _features(classifier: nn.Linear, entered: list[torch.Tensor], logits: torch.Tensor, fix: str) -> torch.Tensor:
+    """What entered the classifier, if the logits are what came out of it; else a UserError about a fix."""
     if len(entered) == 1 and entered[0].shape[:-1] == logits.shape[:-1]:
         features = entered[0].float()
         bias = None if classifier.bias is None else classifier.bias.float()
         again = F.linear(features, classifier.weight.float(), bias)
         if torch.allclose(again, logits.float(), rtol=2e-2, atol=2e-2 * float(logits.abs().max())):  # bf16 is coarse
             return features.cpu().contiguous()
-    raise UserError('--tau-norm needs a network whose logits are what its one linear classifier returns')
+    raise UserError(f'--{fix} needs a network whose logits are what its one linear classifier returns')
 
 
 def measure_fixes(
@@ -152,6 +152,34 @@ def measure_fixes(
             how = {'fix': name, 'tau': tau, 'chosen_on': 'holdout' if name in chosen else None} if name else {}
             rows[f'{name} {tau:g}' if name else ''] = report | how
     return rows
+
+
+@torch.no_grad()
+def build_in(network: nn.Module, fix: str, tau: float, log_prior: torch.Tensor | None = None) -> None:
+    """Put a fix into the linear classifier of a network, so that it returns what is measured with it; in place.
+
+    Args:
+        network: On the CPU, and knows the size of its images; put in eval mode.
+        fix: 'tau-norm' or 'logit-adjust'.
+        tau: Its strength.
+        log_prior: log π `[C]` of what it was trained on, for 'logit-adjust'.
+
+    Raises:
+        UserError: Its logits are not what one linear layer returns, or that has no bias to take the log prior off.
+    """
+    classifier, entered = linear_classifier(network, f'--{fix} needs')[1], []
+    images = torch.randn(2, *network.pretrained_cfg['input_size'], generator=torch.Generator().manual_seed(0))
+    with classifier.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0])):
+        logits = network.eval()(images)
+    _features(classifier, entered, logits, fix)
+    if fix == 'tau-norm':
+        classifier.weight.copy_(tau_normalise(classifier.weight, tau))
+        if classifier.bias is not None:
+            classifier.bias.zero_()  # as in the paper
+    elif classifier.bias is None:
+        raise UserError(f'--{fix}: the classifier of {type(network).__name__} has no bias to take the log prior off')
+    else:
+        classifier.bias.copy_(adjust_logits(classifier.bias, log_prior, tau))
 
 
 def _best_tau(name: str, reports: dict[float, dict[str, Any]], metric: str) -> float:

@@ -18,7 +18,7 @@ from .evaluate import evaluate, place
 from .holdout import check_holdout_is_unseen
 from .loaders import create_full_loader
 from .networks.create import check_takes_images
-from .networks.described import trained_counts
+from .networks.described import built_in_fix, trained_counts
 from .networks.input import resolve_input
 from .networks.trained import load_network
 from .posthoc import measure_fixes, wanted_fixes
@@ -75,6 +75,8 @@ def _measure(
 ) -> dict[str, dict[str, Any]]:
     """Reports of one checkpoint, and of its post-hoc fixes, by name."""
     network = load_network(source, args.model, data, 'checkpoint', pretrained=args.pretrained)
+    if fixes and (before := built_in_fix(source, network)) is not None:
+        _logger.warning(f'{source} has {before} built in: a fix on top of it corrects twice')
     if 'logit-adjust' not in fixes:  # which says so of its own
         _warn_of_other_counts(source, network, data)
     pixels = resolve_input(args, network.pretrained_cfg)

@@ -223,6 +223,8 @@ def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[
     lines = [f'{name} of {origin["package"]}' if origin.get('package') else name]
     if architecture != name:
         lines.append(f'made by {architecture}, with a first convolution for small images')
+    if config.get('posthoc'):
+        lines.append(f'its classifier was changed after training: {config["posthoc"]} (of timm_ltkd.export)')
     lines = [markdown_escape(line) for line in lines]
     if origin.get('paper'):
         paper = markdown_escape(origin['paper'])

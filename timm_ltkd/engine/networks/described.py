@@ -56,6 +56,17 @@ def trained_counts(source: str, network: nn.Module) -> list[int] | None:
     return counts if right else None
 
 
+def built_in_fix(source: str, network: nn.Module) -> str | None:
+    """The post-hoc fix that a network was exported with, such as 'logit-adjust 1'; None where none is told."""
+    config = config_of(Path(source.removeprefix('local-dir:')), network, source)
+    return None if config is None else config.get('posthoc')
+
+
+def folder_license(folder: str) -> str | None:
+    """The license of the weights in a folder, by its name on the hub; None where none is named."""
+    return (read_config(Path(folder), folder).get('pretrained_cfg') or {}).get('license')
+
+
 def architecture(source: str, what: str) -> str | None:
     """Which network a source of weights holds, of the hub its address; None for a file, which does not say."""
     folder = Path(source.removeprefix('local-dir:'))

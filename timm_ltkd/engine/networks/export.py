@@ -20,17 +20,21 @@ def export_network(
         class_names: Sequence[str] | None = None,
         class_counts: Sequence[float] | None = None,
         license: str | None = None,
+        fix: str | None = None,
 ) -> None:
     """model.safetensors and config.json, so that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads it.
 
-    config.json also holds the class names and the training images per class. A cosine classifier is exported as the
-    plain one that predicts the same. The license is that of the weights; that of weights they began with is not told.
+    config.json also holds the class names, the training images per class, and the name of a post-hoc fix that is built
+    in. A cosine classifier is exported as the plain one that predicts the same. The license is that of the weights;
+    that of weights they began with is not told.
     """
     config: dict[str, Any] = {}
     if class_names is not None:
         config['label_names'] = list(class_names)
     if class_counts is not None:
         config['class_counts'] = [int(count) for count in class_counts]
+    if fix is not None:
+        config['posthoc'] = fix
     network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
     model_args = {key: value for key, value in network.model_args.items() if value is not None}
     with tempfile.TemporaryDirectory(dir=folder, prefix='.export.tmp.') as aside, plain_classifier(network):

@@ -1,0 +1,132 @@
+"""Networks exported with a post-hoc fix in their classifier: what validate.py measures, as a file of its own."""
+import json
+import re
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from torch import nn
+from torch.nn import functional as F
+
+import timm_ltkd  # noqa: F401
+from timm_ltkd.cli import run
+from timm_ltkd.engine.posthoc import build_in
+from timm_ltkd.errors import UserError
+
+COUNTS = [13, 7, 3]  # of the images
+
+
+@pytest.fixture(scope='module')
+def finished(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp('runs')
+    run.train(['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '2', '-b',
+               '4', '--lr', '0.05', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1',
+               '--model', 'resnet20', '--license', 'mit', '--output', str(out), '--experiment', 'run'])
+    return out / 'run'
+
+
+def load(folder):
+    return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+
+
+@torch.no_grad()
+def logits(network):
+    return network(torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize('tau', ['1', '0.5'])
+def test_the_log_prior_is_taken_off(finished, tmp_path, tau):
+    run.export([str(finished), '--logit-adjust', tau, '--export-dir', str(tmp_path / 'there')])
+    prior = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
+    expected = logits(load(finished)).double() - float(tau) * prior.log()
+    torch.testing.assert_close(logits(load(tmp_path / 'there')).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_class_weights_are_made_even(finished, tmp_path):
+    run.export([str(finished), '--tau-norm', '0.7', '--export-dir', str(tmp_path / 'there')])
+    plain, fixed = load(finished), load(tmp_path / 'there')
+    weight = plain.fc.weight.detach().double()
+    torch.testing.assert_close(fixed.fc.weight.detach().double(), weight / weight.norm(dim=1, keepdim=True) ** 0.7)
+    assert not fixed.fc.bias.any()
+    state = fixed.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items() if not key.startswith('fc.'))
+
+
+@pytest.mark.parametrize('fix', ['logit-adjust', 'tau-norm'])
+def test_its_figures_are_those_that_were_measured(finished, tmp_path, fix, log):
+    run.export([str(finished), f'--{fix}', '1', '--export-dir', str(tmp_path / 'there')])
+    run.validate([str(finished), f'--{fix}', '1', '--results-file', str(tmp_path / 'measured.json')])
+    folder = json.loads((finished / 'report.json').read_text())['run']['args']['data_dir']
+    again = [
+        '--dataset', '', '--data-dir', folder, '--workers', '0', '--results-file', str(tmp_path / 'again.json')]
+    run.validate([str(tmp_path / 'there'), *again])
+    _, measured = json.loads((tmp_path / 'measured.json').read_text()).values()
+    found, = json.loads((tmp_path / 'again.json').read_text()).values()
+    assert found['per_class'] == measured['per_class'] and found['ece'] == pytest.approx(measured['ece'], abs=1e-4)
+    log.clear()
+    run.validate([str(tmp_path / 'there'), '--logit-adjust', '1', *again])
+    assert f'{tmp_path / "there"} has {fix} 1 built in: a fix on top of it corrects twice' in log
+
+
+def test_what_others_get_says_so_and_has_no_figures_of_the_plain_network(finished, tmp_path):
+    run.export([str(finished), '--logit-adjust', '1', '--export-dir', str(tmp_path / 'there')])
+    assert {path.name for path in (tmp_path / 'there').iterdir()} == {'model.safetensors', 'config.json', 'README.md'}
+    config = json.loads((tmp_path / 'there/config.json').read_text())
+    assert config['posthoc'] == 'logit-adjust 1' and config['class_counts'] == COUNTS
+    assert config['label_names'] == ['ant', 'bee', 'cat'] and config['pretrained_cfg']['input_size'] == [3, 8, 8]
+    card = ModelCard.load(tmp_path / 'there/README.md')
+    assert card.data.license == 'mit' and not card.data.eval_results
+    assert re.search('its classifier was changed after training: logit.?-adjust 1', card.text)
+
+
+def test_the_folder_itself_stays_as_it_is(finished, tmp_path):
+    before = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+    run.export([str(finished), '--logit-adjust', '1', '--export-dir', str(tmp_path / 'there')])
+    assert before == {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize('words, message', [
+    (['--logit-adjust', '1', '--tau-norm', '1'], '--logit-adjust and --tau-norm are two cures of one thing'),
+    (['--logit-adjust', '-1'], 'must be at least 0'),
+])
+def test_wrong_words(finished, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit):
+        run.export([str(finished), *words, '--export-dir', str(tmp_path / 'there')])
+    assert message in capsys.readouterr().err and not (tmp_path / 'there').exists()
+
+
+def test_a_second_fix_and_weights_of_unknown_images_are_refused(finished, tmp_path, capsys):
+    run.export([str(finished), '--tau-norm', '1', '--export-dir', str(tmp_path / 'there')])
+    torch.save(load(finished).state_dict(), tmp_path / 'weights.pt')
+    for words, message in (
+            ([str(tmp_path / 'there')], 'has tau-norm 1 built in; export the network that it was made of'),
+            ([str(tmp_path / 'weights.pt'), '--model', 'resnet20'], 'does not say how many images of each class')):
+        with pytest.raises(SystemExit):
+            run.export([*words, '--logit-adjust', '1', '--export-dir', str(tmp_path / 'new')])
+        assert message in capsys.readouterr().err and not (tmp_path / 'new').exists()
+
+
+class Net(nn.Module):
+    """Two images' logits from one linear layer, times a factor that comes after it."""
+    pretrained_cfg = {'input_size': (3, 2, 2)}
+
+    def __init__(self, bias=True, factor=1.):
+        super().__init__()
+        self.fc, self.factor = nn.Linear(12, 3, bias=bias), factor
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, input):
+        return self.factor * self.fc(F.relu(input.flatten(1)))
+
+
+def test_classifiers_that_cannot_take_it():
+    log_prior = torch.tensor(COUNTS, dtype=torch.float64).log()
+    with pytest.raises(UserError, match='--logit-adjust: the classifier of Net has no bias to take the log prior off'):
+        build_in(Net(bias=False), 'logit-adjust', 1., log_prior)
+    build_in(Net(bias=False), 'tau-norm', 1.)
+    for fix in ('logit-adjust', 'tau-norm'):
+        with pytest.raises(UserError, match=f'--{fix} needs a network whose logits are what its one linear'):
+            build_in(Net(factor=3.), fix, 1., log_prior)
