@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rows import OUTPUT, RESULTS, Row, Table, read_tables, run_of
+from rows import OUTPUT, POSTHOC, RESULTS, Row, Table, read_tables, run_of
 
 from timm_ltkd import ClassPrior
 from timm_ltkd.files import replace_file
@@ -22,7 +22,8 @@ FACING = ('kd', 'bkd', 'krdistill')  # rows whose classes are drawn against the 
 HEAD = """# Results
 
 Made by `readme.py` from the files in this folder: each run has its `args.yaml`, `summary.csv` and `report.json`
-(options, figures of every epoch, software, hardware, commit). Test accuracies in percent, mean ± standard deviation
+(options, figures of every epoch, software, hardware, commit), some a `posthoc.json` as well (figures of the adjusted
+logits). Test accuracies in percent, mean ± standard deviation
 over seeds. *Last* is the network after the last epoch, which is the figure to compare; *best epoch* is the highest test
 accuracy of any evaluated epoch, which public code often reports and which is chosen on the test set. Many: more than
 100 training images, few: fewer than 20; these, medium and the calibration error (ECE) are of the last epoch.
@@ -37,6 +38,7 @@ class Run(NamedTuple):
     """The kept files of one seed."""
     report: dict[str, Any]
     history: list[dict[str, Any]]
+    adjusted: dict[str, Any] | None  # the report with the log prior taken off the logits
 
     @property
     def best(self) -> float:
@@ -49,6 +51,10 @@ FIGURES: dict[str, Callable[[Run], float | None]] = {
     **{name: lambda run, name=name: run.report['student'].get(name) for name in ('many', 'medium', 'few')},
     'ECE': lambda run: run.report['student'].get('ece'),
 }
+ADJUSTED = {'last': 'top1', 'many': 'many', 'medium': 'medium', 'few': 'few', 'ECE': 'ece'}
+OF_ADJUSTED = (
+    'The same networks with the log prior taken off their logits: `validate.py RUN --logit-adjust 1`, nothing trained, '
+    'nothing chosen:')
 
 
 def main() -> None:
@@ -73,11 +79,24 @@ def runs_of(table: Table) -> dict[Row, list[Run]]:
 
 
 def _read(folder: Path) -> Run:
-    return Run(json.loads((folder / 'report.json').read_text(encoding='utf-8')), read_summary(folder / 'summary.csv'))
+    measured = folder / POSTHOC
+    reports = json.loads(measured.read_text(encoding='utf-8')).values() if measured.is_file() else ()
+    return Run(
+        json.loads((folder / 'report.json').read_text(encoding='utf-8')), read_summary(folder / 'summary.csv'),
+        next((report for report in reports if report.get('fix') == 'logit-adjust'), None))
 
 
-def grid(runs: dict[Row, list[Run]]) -> str:
-    """The table itself."""
+def grids(runs: dict[Row, list[Run]]) -> str:
+    """The table itself, and that of adjusted logits where there are any."""
+    adjusted = {row: [run.adjusted for run in each if run.adjusted] for row, each in runs.items()}
+    lines = [
+        [row.name, *(mean_and_deviation([report.get(key) for report in each]) for key in ADJUSTED.values()), len(each)]
+        for row, each in adjusted.items() if each]
+    more = f'\n\n{OF_ADJUSTED}\n\n{markdown_grid(Grid(["", *ADJUSTED, "seeds"], lines))}' if lines else ''
+    return _grid(runs) + more
+
+
+def _grid(runs: dict[Row, list[Run]]) -> str:
     return markdown_grid(Grid(['', *FIGURES, 'seeds', 'remarks'], [
         [row.name, *(mean_and_deviation([of(run) for run in each]) for of in FIGURES.values()), len(each),
          _remarks(row, each)]
@@ -97,7 +116,7 @@ def _section(table: Table) -> str:
     runs = runs_of(table)
     missing = [row.name for row in table.rows if row not in runs]
     return '\n'.join([
-        f'## {table.title}', '', table.about, '', grid(runs), '', *_teacher(runs),
+        f'## {table.title}', '', table.about, '', grids(runs), '', *_teacher(runs),
         *([f'Not run yet: {", ".join(missing)}.', ''] if missing else []),
         f'![accuracy against training images of a class]({table.key}.png)', '',
         *(f'<img src="{table.key}-{row.key}.png" width="32%" alt="classes of {row.name} against its teacher">'
@@ -169,7 +188,7 @@ def project_readme() -> str:
     text = (RESULTS.parent / 'README.md').read_text(encoding='utf-8')
     before, rest = text.split(begin)
     after = rest.split(end)[1]
-    shown = '\n'.join(f'{table.title}:\n\n{grid(runs_of(table))}\n' for table in read_tables()
+    shown = '\n'.join(f'{table.title}:\n\n{grids(runs_of(table))}\n' for table in read_tables()
                       if table.headline and runs_of(table)) or NONE
     return f'{before}{begin}{shown}{end}{after}'
 

@@ -8,6 +8,7 @@ import yaml
 
 RESULTS = Path(__file__).resolve().parent
 OUTPUT = 'output/results'  # where the runs themselves go
+POSTHOC = 'posthoc.json'  # beside the files of a run: what validate.py measured
 
 
 class Row(NamedTuple):
@@ -21,6 +22,7 @@ class Row(NamedTuple):
     val_split: str
     seeds: tuple[int, ...]
     weights: bool  # whether the network of the first seed is kept
+    posthoc: bool  # whether it is also measured with the log prior taken off its logits
 
     def folder(self, seed: int) -> Path:
         """Where the files of a run are kept."""
@@ -42,8 +44,11 @@ class Row(NamedTuple):
             *table, key = match[1].split('/')
             return run_of(*(table or [self.table]), key)
         options = [re.sub(r'\{(.+?)\}', fill, word) for word in self.options.split()]
-        return [self.script, *options, '--dataset', 'lt/folder', '--data-dir', f'{data_dir}/{self.data}',
-                '--val-split', self.val_split]
+        return [self.script, *options, *self.data_words(data_dir)]
+
+    def data_words(self, data_dir: str) -> list[str]:
+        """The options that name the data."""
+        return ['--dataset', 'lt/folder', '--data-dir', f'{data_dir}/{self.data}', '--val-split', self.val_split]
 
 
 class Table(NamedTuple):
@@ -73,4 +78,5 @@ def _rows(key: str, table: dict) -> Iterator[Row]:
     for name, row in table['rows'].items():
         job = 'train' if 'train' in row else 'distill'
         yield Row(key, name, row['name'], f'{job}.py', f'{table[job]} {row[job]}'.strip(), table['data'],
-                  table.get('val_split', 'test'), tuple(table['seeds']), row.get('weights', False))
+                  table.get('val_split', 'test'), tuple(table['seeds']), row.get('weights', False),
+                  table.get('posthoc', False))

@@ -5,6 +5,7 @@
 DATA is made by `prepare_data.py`; give it relative to the top of the project, from where this is called, since the
 options of a run are kept. A run that was stopped is resumed; one whose report is in `results/` is not run again. Each
 run is a call of `train.py` or `distill.py` as it is, in bf16, all seeds of a row at once; on a GPU with `--cuda-graph`.
+Networks of a table with `posthoc` are then measured by `validate.py`.
 """
 import argparse
 import os
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rows import OUTPUT, RESULTS, Row, read_tables, run_of
+from rows import OUTPUT, POSTHOC, RESULTS, Row, read_tables, run_of
 
 KEPT = ('args.yaml', 'summary.csv', 'report.json')
 WEIGHTS = ('model.safetensors', 'config.json')
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     failed = []
     for row in _wanted(parser, args):
         seeds = [seed for seed in row.seeds if seed not in row.seeds_done() and seed in (args.seeds or row.seeds)]
-        if seeds and not _run(row, seeds, args):
+        if seeds and not _run(row, seeds, args) or row.posthoc and not _adjust(row, args):
             failed.append(f'{row.table}/{row.key}')
     if failed:
         sys.exit(f'run.py: failed: {" ".join(failed)}')
@@ -60,17 +61,34 @@ def _run(row: Row, seeds: list[int], args: argparse.Namespace) -> bool:
         sys.executable, *row.words(args.data_dir, partial(run_of, output=args.output)), '--seeds', *map(str, seeds),
         '--output', f'{args.output}/{row.table}', '--experiment', row.key, '--resume', 'auto',
         *(['--cuda-graph'] if torch.cuda.is_available() else [])]
-    print('+', *command, flush=True)
-    if args.dry_run:
-        return True
-    environment = os.environ | {'ACCELERATE_MIXED_PRECISION': 'bf16'}
-    if subprocess.run(command, cwd=RESULTS.parent, env=environment).returncode:
+    if not _call(command, 'bf16', args):
         return False
-    for seed in seeds:
+    for seed in seeds if not args.dry_run else ():
         row.folder(seed).mkdir(parents=True, exist_ok=True)
         for name in KEPT + (WEIGHTS if row.weights and seed == row.seeds[0] else ()):
             shutil.copy(Path(args.output, row.table, f'{row.key}-seed{seed}', name), row.folder(seed) / name)
     return True
+
+
+def _adjust(row: Row, args: argparse.Namespace) -> bool:
+    """Measure the networks of a row that are there with the log prior taken off their logits; whether it went well."""
+    well = True
+    for seed in row.seeds_done():
+        places = row.folder(seed), Path(args.output, row.table, f'{row.key}-seed{seed}')
+        network = next((place for place in places if (place / WEIGHTS[0]).is_file()), None)
+        if network and not (row.folder(seed) / POSTHOC).is_file():
+            command = [
+                sys.executable, 'validate.py', os.path.relpath(network), '--logit-adjust', '1',
+                *row.data_words(args.data_dir), '--results-file', str(row.folder(seed) / POSTHOC)]
+            well = _call(command, 'no', args) and well
+    return well
+
+
+def _call(command: list[str], precision: str, args: argparse.Namespace) -> bool:
+    """Print a command and, unless it is a dry run, carry it out; whether it came to its end."""
+    print('+', *command, flush=True)
+    environment = os.environ | {'ACCELERATE_MIXED_PRECISION': precision}
+    return args.dry_run or not subprocess.run(command, cwd=RESULTS.parent, env=environment).returncode
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from timm_ltkd.cli.arguments import distill_parser, train_parser
+from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
 from timm_ltkd.cli.config import parse
 from timm_ltkd.data import long_tail_counts, long_tail_indices
 
@@ -59,10 +59,10 @@ def test_the_tables_say_what_the_files_say():
     """Each line of each table against its files, read another way."""
     page = (RESULTS / 'README.md').read_text(encoding='utf-8')
     tables = {table.title: table for table in rows.read_tables()}
-    found = 0
+    found = adjusted_runs = 0
     for title, section in re.findall(r'^## (.+?)\n(.*?)(?=^## |\Z)', page, re.M | re.S):
-        lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in section.splitlines() if line[:2] == '| ']
-        for name, *cells in lines[2:]:
+        section, _, adjusted = section.partition('The same networks with the log prior')
+        for name, *cells in cells_of(section):
             row, = (row for row in tables[title].rows if row.name == name)
             folders = [folder for folder in RUNS if folder.parent == RESULTS / row.table / row.key]
             students = [json.loads((folder / 'report.json').read_text())['student'] for folder in folders]
@@ -79,7 +79,28 @@ def test_the_tables_say_what_the_files_say():
                 assert len(deviation) == (len(values) > 1)
                 assert not deviation or abs(deviation[0] - np.std(values, ddof=1)) <= 0.05 + 1e-9
             found += len(folders)
-    assert found == len(RUNS)
+        for name, *cells in cells_of(adjusted):
+            row, = (row for row in tables[title].rows if row.name == name)
+            files = [folder / 'posthoc.json' for folder in RUNS if folder.parent == RESULTS / row.table / row.key]
+            reports = [[*json.loads(file.read_text()).values()][1] for file in files if file.is_file()]
+            assert int(cells[5]) == len(reports)
+            for cell, key in zip(cells, ('top1', 'many', 'medium', 'few', 'ece'), strict=False):
+                assert abs(float(cell.split(' ± ')[0]) - np.mean([report[key] for report in reports])) <= 0.05 + 1e-9
+            adjusted_runs += len(reports)
+    assert found == len(RUNS) and adjusted_runs == len([*RESULTS.glob('*/*/seed*/posthoc.json')])
+
+
+def cells_of(section):
+    lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in section.splitlines() if line[:2] == '| ']
+    return lines[2:]
+
+
+def test_the_networks_that_were_adjusted_are_those_of_the_runs():
+    for file in RESULTS.glob('*/*/seed*/posthoc.json'):
+        plain, adjusted = json.loads(file.read_text()).values()
+        student = json.loads((file.parent / 'report.json').read_text())['student']
+        assert plain['per_class'] == student['per_class'] and plain['num_samples'] == student['num_samples']
+        assert (adjusted['fix'], adjusted['tau'], adjusted['chosen_on']) == ('logit-adjust', 1., None)
 
 
 @pytest.mark.parametrize('folder', RUNS, ids=['-'.join(folder.parts[-3:]) for folder in RUNS])
@@ -110,6 +131,7 @@ tables:
   t:
     title: A table
     headline: true
+    posthoc: true
     about: It is about nothing.
     data: lt100
     seeds: [0, 1]
@@ -122,9 +144,18 @@ tables:
     for module in (rows, run, readme):
         monkeypatch.setattr(module, 'RESULTS', tmp_path)
     monkeypatch.chdir(tmp_path)
-    commands, failing = [], set()
+    commands, failing, measured = [], set(), []
 
     def start(command, cwd, env):
+        if command[1] == 'validate.py':
+            args = validate_parser().parse_args(command[2:])
+            assert args.logit_adjust == [1.] and env['ACCELERATE_MIXED_PRECISION'] == 'no'
+            assert (args.dataset, args.data_dir, args.val_split) == ('lt/folder', 'DATA/lt100', 'test')
+            seed = int(args.checkpoint[0][-1])
+            report = {'top1': 43. + 2 * seed, 'many': 55., 'medium': 41., 'few': 30., 'ece': 4.}
+            Path(args.results_file).write_text(json.dumps({'x': {}, 'y': report | {'fix': 'logit-adjust'}}))
+            measured.append(args.checkpoint[0])
+            return subprocess.CompletedProcess(command, 0)
         args = parsed([command[1], *command[2:]])
         commands.append((Path(command[1]).name, args))
         for seed in args.seeds:
@@ -142,11 +173,11 @@ tables:
             (folder / 'summary.csv').write_text('epoch,eval_top1\n' + ''.join(f'{i},{45 - i % 3}\n' for i in range(20)))
         return subprocess.CompletedProcess(command, int(args.experiment in failing))
     monkeypatch.setattr(run.subprocess, 'run', start)
-    return commands, failing
+    return commands, failing, measured
 
 
 def test_runs_what_is_missing(elsewhere):
-    commands, failing = elsewhere
+    commands, failing, _ = elsewhere
     failing.add('a')
     with pytest.raises(SystemExit) as ended:
         run.main(['--data-dir', 'DATA'])
@@ -165,7 +196,7 @@ def test_runs_what_is_missing(elsewhere):
 
 
 def test_keeps_the_network_that_teaches(elsewhere, tmp_path):
-    commands, _ = elsewhere
+    commands, *_ = elsewhere
     run.main(['--data-dir', 'DATA'])
     assert [path.relative_to(tmp_path / 't') for path in tmp_path.glob('t/*/*/model.safetensors')] == [
         Path('a/seed0/model.safetensors')]
@@ -187,6 +218,20 @@ def test_the_page_of_them(elsewhere):
                '--dataset lt/folder --data-dir DATA/lt100 --val-split test --seeds 0 1 --output output/results/t '
                '--experiment b')
     assert f'accelerate launch --mixed_precision bf16 {command}\n' in page
+
+
+def test_networks_are_measured_once_with_the_log_prior_taken_off(elsewhere):
+    *_, measured = elsewhere
+    run.main(['--data-dir', 'DATA', '--rows', 'a', '--seeds', '0'])
+    assert measured == ['t/a/seed0'], 'where it is kept'
+    run.main(['--data-dir', 'DATA'])
+    trained = [f'output/results/t/{name}' for name in ('a-seed1', 'b-seed0', 'b-seed1')]
+    assert measured[1:] == trained, 'where they were trained'
+    run.main(['--data-dir', 'DATA'])
+    assert len(measured) == 4
+    page = readme.page()
+    assert '| first | 44.0 ± 1.4 | 55.0 ± 0.0 | 41.0 ± 0.0 | 30.0 ± 0.0 | 4.0 ± 0.0 | 2 |' in page
+    assert '`validate.py RUN --logit-adjust 1`' in page
 
 
 def test_the_plots_of_them(elsewhere, monkeypatch, tmp_path):
