@@ -24,6 +24,11 @@ def told(words, script='train'):
     ('--recount 3', '--recount (there is no --reprob)'),
     ('--dataset lt/folder --crop-padding 8', '--crop-padding (there is no --train-crop-mode pad)'),
     ('--aa original --color-jitter 0.3', '--color-jitter (--aa takes its place)'),
+    ('--dataset lt/cifar100 --imbalance-seed 3', '--imbalance-seed (nothing is selected by it)'),
+    ('--new-head', '--new-head (there is no --initial-checkpoint)'),
+    ('--sched plateau --no-warmup-prefix', ''),
+    ("--aa= --color-jitter 0.3", ''),
+    ('--no-aug --scale 0.5 1', ''),  # which is refused
     ('--clip-mode agc', '--clip-mode (there is no --clip-grad)'),
     ('--warmup-epochs 0 --warmup-lr 0.001', '--warmup-lr (there are no --warmup-epochs)'),
     ('--holdout-type balanced', '--holdout-type (there is no --holdout)'),
@@ -49,12 +54,16 @@ def test_those_of_a_teacher(tmp_path):
     recipe = f'--teacher-config {tmp_path}/recipe.yaml'
     untrained = '(the teacher is not trained)'
     assert told(f'--teacher-checkpoint {tmp_path} {recipe}', 'distill') == f'--teacher-config {untrained}'
-    assert told(f'--teacher-checkpoint {tmp_path}/w.pth {recipe}', 'distill') == ''  # which may say how it is made
+    assert told(f'--teacher-checkpoint {tmp_path}/w.pth {recipe}', 'distill') == f'--teacher-config {untrained}'
+    (tmp_path / 'network.yaml').write_text('mixup: 0.2\nmodel_kwargs: {drop_rate: 0.1}')
+    network = f'--teacher-checkpoint {tmp_path}/w.pth --teacher-config {tmp_path}/network.yaml'
+    assert told(network, 'distill') == ''  # it says how the network of the weights is made
+    assert told(f'{network} --mixup-prob 0.5', 'distill') == '--mixup-prob (images are not mixed)'
     assert told(f'--teacher-checkpoint {tmp_path} --teacher-tune all {recipe} --teacher-seed 3', 'distill') == ''
     assert told(f'--teacher-checkpoint {tmp_path}/w.pth --teacher-seed 3', 'distill') == f'--teacher-seed {untrained}'
     assert told('--teacher-tune none --teacher-seed 3', 'distill') == f'--teacher-seed {untrained}'
     assert told(f'--teacher-checkpoint {tmp_path}/w.pth --no-teacher-pretrained', 'distill') == \
-        '--teacher-pretrained (there is a --teacher-checkpoint)'
+        '--no-teacher-pretrained (there is a --teacher-checkpoint)'
     assert told(f'--teacher-checkpoint {tmp_path} --teacher-small-image-stem', 'distill') == \
         '--teacher-small-image-stem (the folder of the --teacher-checkpoint says how it is made)'
     assert told(f'{recipe} --teacher-seed 3 --no-teacher-pretrained --teacher-small-image-stem', 'distill') == ''

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from timm.optim import get_optimizer_info
 
+from ..data.published import BY_COUNTS
 from ..options import VIEW, listed
 from ..report.text import flag
 from .defaults import fill_defaults
@@ -34,14 +35,18 @@ def tell_idle(args: Namespace, parser: ArgumentParser, others: list[Namespace] |
     vars(usual).update({key: getattr(args, key) for key in _DEFAULTS_DEPEND_ON if key in args})
     fill_defaults(usual)
     idle = {key: why for key, why in _idle(args) if key in args and getattr(args, key) != getattr(usual, key)}
-    for other in others or ():
+    for other in others or () if _trains_teachers(args) else ():
         idle_there = dict(_idle(other))
         idle = {key: why for key, why in idle.items() if key not in other or key in idle_there}
-    return ', '.join(f'{flag(key)} ({why})' for key, why in idle.items())
+    if others and any(other.model_kwargs or other.small_image_stem for other in others):
+        idle.pop('teacher_config', None)  # which says how the network of weights is made
+    return ', '.join(
+        f'{flag(key if getattr(args, key) is not False else f"no_{key}")} ({why})' for key, why in idle.items())
 
 
 def _idle(args: Namespace) -> Iterator[tuple[str, str]]:
     """Each option that has nothing to act on beside the others, given or not, and why."""
+    refused = ('scale', 'ratio') if args.train_crop_mode == 'pad' else ()  # anyway
     mixup, minmax = args.mixup > 0, args.cutmix_minmax is not None
     cutmix = args.cutmix > 0 or minmax
     own_profile = args.dataset.lower() in ('digits', 'lt/digits') and args.class_counts is None
@@ -52,12 +57,16 @@ def _idle(args: Namespace) -> Iterator[tuple[str, str]]:
         '--cutmix-minmax draws the boxes': (minmax, ('cutmix',)),
         'there is no --reprob': (not args.reprob, ('remode', 'recount')),
         'there is no --train-crop-mode pad': (args.train_crop_mode != 'pad', ('crop_padding',)),
-        '--aa takes its place': (args.aa is not None and '3a' not in args.aa, ('color_jitter',)),
+        '--aa takes its place': (bool(args.aa) and '3a' not in args.aa, ('color_jitter',)),
         'there is no --clip-grad': (args.clip_grad is None, ('clip_mode',)),
         'there are no --warmup-epochs': (not args.warmup_epochs, ('warmup_lr', 'warmup_prefix')),
         'there is no --holdout': (not args.holdout, ('holdout_type',)),
         'there is no --imbalance-factor': (args.imbalance_factor is None and not own_profile, ('imbalance_type',)),
-        '--no-aug leaves images as they are': (args.no_aug, sorted(VIEW - {'no_aug', 'train_interpolation'})),
+        'nothing is selected by it': (
+            args.imbalance_factor is None and args.class_counts is None and not args.holdout and not own_profile
+            and not args.dataset.lower().endswith(BY_COUNTS), ('imbalance_seed',)),
+        'there is no --initial-checkpoint': (not args.initial_checkpoint, ('new_head',)),
+        '--no-aug leaves images as they are': (args.no_aug, sorted(VIEW - {'no_aug', 'train_interpolation', *refused})),
     }
     for why, (holds, keys) in conditions.items():
         yield from ((key, why) for key in keys if holds)
@@ -77,14 +86,17 @@ def _idle_of_optimizer(args: Namespace) -> Iterator[tuple[str, str]]:
                 yield key, f'no option of --opt {args.opt}'
 
 
+def _trains_teachers(args: Namespace) -> bool:
+    tune = getattr(args, 'teacher_tune', 'none') or ('none' if args.teacher_checkpoint else 'all')
+    return tune != 'none'
+
+
 def _idle_of_teacher(args: Namespace) -> Iterator[tuple[str, str]]:
     sources = listed(args.teacher_checkpoint)
-    as_it_is = (args.teacher_tune or ('none' if sources else 'all')) == 'none'
     in_folders = bool(sources) and all(Path(source).is_dir() for source in sources)
-    if as_it_is:
-        yield 'teacher_seed', 'the teacher is not trained'
-    if as_it_is and in_folders:
-        yield 'teacher_config', 'the teacher is not trained'
+    if not _trains_teachers(args):
+        for key in ('teacher_seed', 'teacher_config'):
+            yield key, 'the teacher is not trained'
     if sources:
         yield 'teacher_pretrained', 'there is a --teacher-checkpoint'
     if in_folders:

@@ -2,7 +2,7 @@
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..distill import (
     SeveralMethods,
     check_method_count,
     create_loss,
+    create_methods,
     loss_class,
     method_options,
     share_options,
@@ -196,6 +197,27 @@ def warn_of_corrected_teachers(
                     f"the teacher's loss, {name}, and --kd {' '.join(listed(args.kd))} both make up for the class "
                     'frequencies: together they correct them twice; --kd kd leaves its soft labels as they are')
                 return
+
+
+def corrections(options: Mapping[str, Any]) -> list[str]:
+    """The options of a run that make up for the class frequencies, as `--kd bkd`; as far as they are known here.
+
+    Args:
+        options: Of train.py or distill.py, as args.yaml has them; of anything else there are none.
+    """
+    found, methods, prior = [], listed(options.get('kd')), ClassPrior([3, 2, 1])
+    with suppress(UserError, TypeError):  # of a module that is not imported here
+        if methods and create_methods(
+                methods, options.get('kd_kwargs') or {}, prior=prior, student_features=2,
+                teacher_features=[2] * max(1, len(listed(options.get('teacher'))))).corrects_prior:
+            found.append(f'--kd {" ".join(methods)}')
+    with suppress(UserError, TypeError):
+        if 'loss' in options and create_loss(
+                options['loss'], prior=prior, **(options.get('loss_kwargs') or {})).corrects_prior:
+            found.append(f'--loss {options["loss"]}')
+    if options.get('class_sampling', 'instance') != 'instance':
+        found.append(f'--class-sampling {options["class_sampling"]}')
+    return found
 
 
 def _check_labels(args: Namespace, option: str, soft_labels: bool) -> None:

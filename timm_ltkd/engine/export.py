@@ -13,8 +13,9 @@ from torch import nn
 from ..errors import UserError
 from ..models import ELSEWHERE
 from ..prior import ClassPrior
+from .combinations import corrections
 from .networks.create import check_takes_images
-from .networks.described import architecture, built_in_fix, folder_license, label_names, trained_counts
+from .networks.described import architecture, built_in_fix, folder_license, label_names, run_options, trained_counts
 from .networks.export import export_network
 from .networks.input import resolve_input, set_input
 from .networks.trained import load_network
@@ -106,6 +107,8 @@ def _folder(args: Namespace, source: str) -> Iterator[Path]:
         export_network(
             Path(folder), network, label_names(source, network), trained_counts(source, network), license,
             fix and f'{fix[0]} {fix[1]:g}')
+        if fix is not None:
+            _logger.info(f'{fix[0]} {fix[1]:g} is built into the classifier; report and options of a run stay behind')
         write_card(Path(folder), license)
         yield Path(folder)
 
@@ -125,6 +128,10 @@ def _build_in(network: nn.Module, source: str, fix: str, tau: float) -> None:
         raise UserError(
             f'--logit-adjust: {source} does not say how many images of each class it was trained on (class_counts in '
             'config.json, as a run leaves it)')
+    if already := corrections(run_options(source)):
+        _logger.warning(
+            f'{source} was trained with {" and ".join(already)}, to make up for the class frequencies already: '
+            f'--{fix} may correct them twice; validate.py {source} --{fix} {tau:g} tells what it gains or loses')
     build_in(network, fix, tau, counts and ClassPrior(counts).log_prior())
 
 

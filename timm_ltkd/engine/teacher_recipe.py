@@ -61,7 +61,7 @@ def complete_recipe(
     if source is not None:
         _see_as_before(args, recipe, load_network(
             source, recipe.model, None, '--teacher-checkpoint', small_image_stem=recipe.small_image_stem,
-            model_kwargs=recipe.model_kwargs))
+            model_kwargs=recipe.model_kwargs, normalised=(args.teacher_mean, args.teacher_std)))
     elif recipe.pretrained:
         _see_as_before(args, recipe, network)
     _scale_padding(args, recipe)
@@ -113,8 +113,7 @@ def _see_as_before(args: Namespace, recipe: Namespace, network: nn.Module) -> No
     """Let weights that were trained before see images normalised as then (or as the options say), and of that size if
     they are frozen; in place."""
     cfg = network.pretrained_cfg
-    recipe.mean, recipe.std = args.teacher_mean or list(cfg['mean']), args.teacher_std or list(cfg['std'])
-    recipe.interpolation = cfg['interpolation']
+    recipe.mean, recipe.std, recipe.interpolation = list(cfg['mean']), list(cfg['std']), cfg['interpolation']
     side = cfg['input_size'][-1]
     if args.teacher_img_size:
         return

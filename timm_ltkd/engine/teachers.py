@@ -21,8 +21,7 @@ from .fit import fit
 from .holdout import warn_of_seen_holdout
 from .initial import trainable_network
 from .networks.create import check_takes_images
-from .networks.described import run_options
-from .networks.input import set_normalisation
+from .networks.described import built_in_fix, run_options
 from .networks.labels import find_class_map
 from .networks.trained import load_network
 from .processes.launch import on_main
@@ -79,7 +78,8 @@ def plan_teachers(
 def _as_it_is(
         args: Namespace, recipe: Namespace, source: str | None, map_file: str | None, data: Data) -> PlannedTeacher:
     """A teacher with the head that it has."""
-    options = dict(small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs)
+    options = dict(small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs,
+                   normalised=(args.teacher_mean, args.teacher_std))
     if source is None:
         network = load_network(
             recipe.model, recipe.model, None, '--teacher', pretrained=True, img_size=args.teacher_img_size, **options)
@@ -89,7 +89,6 @@ def _as_it_is(
         key = file_key(source)
         if args.holdout:
             warn_of_seen_holdout(source, args, data)
-    set_normalisation(network, args.teacher_mean, args.teacher_std, '--teacher')
     class_map = find_class_map(network, source or recipe.model, map_file, data)
     for told in (class_map, [args.teacher_mean, args.teacher_std]):
         if told not in (None, [None, None]):
@@ -134,9 +133,11 @@ def teacher_losses(args: Namespace, plans: Sequence[PlannedTeacher]) -> list[tup
     if args.teacher_tune != 'none':
         return [(plan.recipe.loss, plan.recipe.loss_kwargs) for plan in plans]
     losses = []
-    for folder in listed(args.teacher_checkpoint):
+    for folder, plan in zip(listed(args.teacher_checkpoint), plans, strict=False):
         options = run_options(folder)
-        if 'loss' in options and 'kd' not in options:
+        if built_in_fix(folder, plan.network):
+            losses.append(('logit_adjust', {}))  # as if it had been trained by it
+        elif 'loss' in options and 'kd' not in options:
             losses.append((options['loss'], options.get('loss_kwargs') or {}))
     return losses
 

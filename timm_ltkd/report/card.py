@@ -224,7 +224,7 @@ def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[
     if architecture != name:
         lines.append(f'made by {architecture}, with a first convolution for small images')
     if config.get('posthoc'):
-        lines.append(f'its classifier was changed after training: {config["posthoc"]} (of timm_ltkd.export)')
+        lines.append(f'its classifier was changed after training: by python -m timm_ltkd.export --{config["posthoc"]}')
     lines = [markdown_escape(line) for line in lines]
     if origin.get('paper'):
         paper = markdown_escape(origin['paper'])

@@ -75,7 +75,7 @@ def test_weights_alone_of_one_by_hand_see_images_as_timm_makes_them(script, opti
     weights = shutil.move(tmp_path / 'run/model.safetensors', tmp_path / 'weights.safetensors')
     data = options[:options.index('--img-size')]
     script('validate', [str(weights), '--model', 'ltkd_by_hand', *data, '--workers', '0'])
-    assert 'taken as usual for ltkd_by_hand: 224 pixels' in '\n'.join(log)
+    assert 'does not say what images it was trained on; taken to be of 224 pixels' in '\n'.join(log)
 
 
 @pytest.mark.parametrize('method', ['bkd', 'feature', 'krdistill'])

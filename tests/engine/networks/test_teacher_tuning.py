@@ -131,13 +131,13 @@ def test_options_say_how_a_trained_teachers_images_are_normalised(script, argv, 
     folder, options, _ = only_teacher(tmp_path)
     cfg = json.loads((folder / 'config.json').read_text())['pretrained_cfg']
     assert (cfg['mean'], cfg['std']) == ([0.25] * 3, [0.125, 0.25, 0.5])
-    assert (options['mean'], options['std']) == ([0.25], [0.125, 0.25, 0.5])
+    assert (options['mean'], options['std']) == ([0.25] * 3, [0.125, 0.25, 0.5])
     assert json.loads((tmp_path / 'run/config.json').read_text())['pretrained_cfg']['mean'] == [0.5] * 3, 'the student'
 
 
 # --- none
 
-def test_options_say_how_the_images_of_weights_alone_are_normalised(script, argv, tmp_path):
+def test_options_say_how_the_images_of_weights_alone_are_normalised(script, argv, tmp_path, log):
     cfg = timm.get_pretrained_cfg('resnet20')
     torch.manual_seed(1)
     torch.save(timm.create_model('resnet20', num_classes=3).state_dict(), tmp_path / 'weights.pt')
@@ -145,6 +145,8 @@ def test_options_say_how_the_images_of_weights_alone_are_normalised(script, argv
     same_pixels = ['--teacher-mean', *map(str, cfg.mean), '--teacher-std', *map(str, cfg.std)]
     for name, more in {'usual': [], 'same': same_pixels, 'other': ['--teacher-mean', '0.25']}.items():
         script('distill', [*argv, *more, '--experiment', name])
+    told = [line for line in log if 'does not say what images' in line]
+    assert len(told) == 3 and 'mean (0.25, 0.25, 0.25)' in told[2]
     usual, told, other = (load_file(tmp_path / name / 'model.safetensors') for name in ('usual', 'same', 'other'))
     assert same(usual, told) and not same(usual, other)
     keys = {json.loads((tmp_path / name / 'last/run.json').read_text())['key'] for name in ('usual', 'other')}

@@ -1,16 +1,18 @@
 """Networks exported with a post-hoc fix in their classifier: what validate.py measures, as a file of its own."""
 import json
-import re
+import shutil
 
 import pytest
 import timm
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from torch import nn
 from torch.nn import functional as F
 
 import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
+from timm_ltkd.engine.combinations import corrections
 from timm_ltkd.engine.posthoc import build_in
 from timm_ltkd.errors import UserError
 
@@ -77,7 +79,41 @@ def test_what_others_get_says_so_and_has_no_figures_of_the_plain_network(finishe
     assert config['label_names'] == ['ant', 'bee', 'cat'] and config['pretrained_cfg']['input_size'] == [3, 8, 8]
     card = ModelCard.load(tmp_path / 'there/README.md')
     assert card.data.license == 'mit' and not card.data.eval_results
-    assert re.search('its classifier was changed after training: logit.?-adjust 1', card.text)
+    text = card.text.replace('\\', '')
+    assert 'its classifier was changed after training: by python -m timm_ltkd.export --logit-adjust 1' in text
+
+
+def test_what_corrected_the_prior_already_is_warned_of(finished, tmp_path, log):
+    run.export([str(finished), '--logit-adjust', '1', '--export-dir', str(tmp_path / 'plain')])
+    assert not any('already' in line for line in log)
+    assert 'logit-adjust 1 is built into the classifier; report and options of a run stay behind' in log
+    twice = shutil.copytree(finished, tmp_path / 'run')
+    options = yaml.safe_load((twice / 'args.yaml').read_text())
+    (twice / 'args.yaml').write_text(yaml.safe_dump(options | {'loss': 'balanced_softmax', 'class_sampling': 'sqrt'}))
+    run.export([str(twice), '--tau-norm', '1', '--export-dir', str(tmp_path / 'twice')])
+    assert f'{twice} was trained with --loss balanced_softmax and --class-sampling sqrt, to make up' in '\n'.join(log)
+
+
+@pytest.mark.parametrize('options, expected', [
+    ({}, []), ({'loss': 'ce', 'kd': 'kd'}, []), ({'loss': 'unknown', 'kd': ['unknown']}, []),
+    ({'kd': 'bkd', 'kd_kwargs': {'temperature': 1.}, 'teacher': 'resnet20'}, ['--kd bkd']),
+    ({'kd': ['kd', 'krdistill'], 'teacher': ['a', 'b'], 'loss': 'balanced_softmax'},
+     ['--kd kd krdistill', '--loss balanced_softmax']),
+    ({'kd': 'ltkd', 'kd_kwargs': {'rebalance': False}}, []), ({'loss': 'logit_adjust', 'loss_kwargs': {'tau': 0.}}, []),
+    ({'class_sampling': 'class'}, ['--class-sampling class']),
+])
+def test_what_of_a_run_corrects_the_prior(options, expected):
+    assert corrections(options) == expected
+
+
+def test_a_teacher_with_a_fix_is_one_that_was_corrected(finished, tmp_path, log):
+    run.export([str(finished), '--logit-adjust', '1', '--export-dir', str(tmp_path / 'there')])
+    folder = json.loads((finished / 'report.json').read_text())['run']['args']['data_dir']
+    run.distill([
+        '--dataset', '', '--data-dir', folder, '--img-size', '8', '--workers', '0', '--epochs', '1', '-b', '4',
+        '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--student', 'resnet20',
+        '--teacher-checkpoint', str(tmp_path / 'there'), '--output', str(tmp_path), '--experiment', 'student'])
+    assert any("the teacher's loss, logit_adjust, and --kd bkd both make up for" in line for line in log)
 
 
 def test_the_folder_itself_stays_as_it_is(finished, tmp_path):

@@ -14,6 +14,7 @@ from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
 from .create import create_network
 from .described import config_of, label_names, read_config
+from .input import set_normalisation
 from .weights import load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def load_network(
         data: Data | None,
         what: str,
         pretrained: bool = False,
+        normalised: tuple[Sequence[float] | None, Sequence[float] | None] = (None, None),
         **options: Any,
 ) -> nn.Module:
     """A trained network whose head belongs to this data's label space.
@@ -36,11 +38,13 @@ def load_network(
         data: What it is to be used on; None takes any label space.
         what: Which option gave it, for messages.
         pretrained: Let `source` be a model name, with the weights that timm knows.
+        normalised: Mean and standard deviation of a teacher's images, where options say them.
         **options: Of `create_network`, for a network given by name.
 
     Raises:
         UserError: Nothing there, not safe to load, of another architecture, or of another label space.
     """
+    known = True  # how its images come
     if source.startswith(ELSEWHERE) or (pretrained and source == name):
         network = create_network(source, None, option=what, pretrained=True, **options)
     elif Path(source).is_dir():
@@ -53,7 +57,14 @@ def load_network(
         classes = classes_of_weights(source, name, what) if data is None else data.prior.num_classes
         network = create_network(name, classes, option=what, **options)
         load_weights(network, source, what)
-        _note_input(network, Path(source), name, what)
+        known = _note_input(network, Path(source), name, what)
+    if any(normalised):
+        set_normalisation(network, *normalised, '--teacher')
+    if not known:
+        cfg = network.pretrained_cfg
+        _logger.info(
+            f'{source} does not say what images it was trained on; taken to be of {cfg["input_size"][-1]} pixels, mean '
+            f'{cfg["mean"]}, std {cfg["std"]} (options, or a config.json of timm beside it, say otherwise)')
     if data is not None:
         if network.num_classes != data.prior.num_classes:
             raise UserError(
@@ -77,17 +88,14 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _note_input(network: nn.Module, file: Path, name: str, what: str) -> None:
-    """How a file's network expects its images: as the config.json beside it says, else as usual for the model."""
+def _note_input(network: nn.Module, file: Path, name: str, what: str) -> bool:
+    """Note how a file's network expects its images, if the config.json beside it says so; whether it does."""
     if (file.parent / 'config.json').is_file():
         config = read_config(file.parent, what)
         if network_name(config) == name.split('.')[0]:
             _set_input(network, config)
-            return
-    cfg = network.pretrained_cfg
-    _logger.info(f'{file} does not say what images it was trained on; taken as usual for {name}: '
-                 f'{cfg["input_size"][-1]} pixels, mean {cfg["mean"]}, std {cfg["std"]} '
-                 '(options, or a config.json of timm beside it, say otherwise)')
+            return True
+    return False
 
 
 def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
