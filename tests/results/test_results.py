@@ -231,7 +231,7 @@ def test_networks_are_measured_once_with_the_log_prior_taken_off(elsewhere):
     assert len(measured) == 4
     page = readme.page()
     assert '| first | 44.0 ± 1.4 | 55.0 ± 0.0 | 41.0 ± 0.0 | 30.0 ± 0.0 | 4.0 ± 0.0 | 2 |' in page
-    assert '`validate.py RUN --logit-adjust 1`' in page
+    assert '`validate.py output/RUN --logit-adjust 1`' in page
 
 
 def test_the_plots_of_them(elsewhere, monkeypatch, tmp_path):
