@@ -23,10 +23,10 @@ HEAD = """# Results
 
 Made by `readme.py` from the files in this folder: each run has its `args.yaml`, `summary.csv` and `report.json`
 (options, figures of every epoch, software, hardware, commit), some a `posthoc.json` as well (figures of the adjusted
-logits). Test accuracies in percent, mean ± standard deviation
-over seeds. *Last* is the network after the last epoch, which is the figure to compare; *best epoch* is the highest test
-accuracy of any evaluated epoch, which public code often reports and which is chosen on the test set. Many: more than
-100 training images, few: fewer than 20; these, medium and the calibration error (ECE) are of the last epoch.
+logits). Test accuracies in percent, mean ± standard deviation over seeds. *Last* is the network after the last epoch,
+which is the figure to compare; *best epoch* is the highest test accuracy of any evaluated epoch, which public code
+often reports and which is chosen on the test set. Many: more than 100 training images, few: fewer than 20; these,
+medium and the calibration error (ECE) are of the last epoch.
 
 To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command;
 `python results/run.py --data-dir DATA` runs all that is missing, and `python results/readme.py` makes this page.

@@ -26,6 +26,11 @@ def listed(value: str | list[str] | None) -> list[str]:
     return value if isinstance(value, list) else [value] if value else []
 
 
+def teacher_tuning(args: Namespace) -> str:
+    """What is done with the teachers of distill.py: --teacher-tune, or what goes with their --teacher-checkpoint."""
+    return args.teacher_tune or ('none' if args.teacher_checkpoint else 'all')
+
+
 def trained_network(args: Namespace) -> str:
     """The name of what a run trains: --model of train.py, --student of distill.py."""
     return args.model if 'model' in args else args.student

@@ -7,7 +7,7 @@ from pathlib import Path
 from timm.optim import get_optimizer_info
 
 from ..data.published import BY_COUNTS
-from ..options import VIEW, listed
+from ..options import VIEW, listed, teacher_tuning
 from ..report.text import flag
 from .defaults import fill_defaults
 
@@ -35,7 +35,8 @@ def tell_idle(args: Namespace, parser: ArgumentParser, others: list[Namespace] |
     vars(usual).update({key: getattr(args, key) for key in _DEFAULTS_DEPEND_ON if key in args})
     fill_defaults(usual)
     idle = {key: why for key, why in _idle(args) if key in args and getattr(args, key) != getattr(usual, key)}
-    for other in others or () if _trains_teachers(args) else ():
+    trained = others if others and teacher_tuning(args) != 'none' else ()
+    for other in trained:
         idle_there = dict(_idle(other))
         idle = {key: why for key, why in idle.items() if key not in other or key in idle_there}
     if others and any(other.model_kwargs or other.small_image_stem for other in others):
@@ -86,15 +87,10 @@ def _idle_of_optimizer(args: Namespace) -> Iterator[tuple[str, str]]:
                 yield key, f'no option of --opt {args.opt}'
 
 
-def _trains_teachers(args: Namespace) -> bool:
-    tune = getattr(args, 'teacher_tune', 'none') or ('none' if args.teacher_checkpoint else 'all')
-    return tune != 'none'
-
-
 def _idle_of_teacher(args: Namespace) -> Iterator[tuple[str, str]]:
     sources = listed(args.teacher_checkpoint)
     in_folders = bool(sources) and all(Path(source).is_dir() for source in sources)
-    if not _trains_teachers(args):
+    if teacher_tuning(args) == 'none':
         for key in ('teacher_seed', 'teacher_config'):
             yield key, 'the teacher is not trained'
     if sources:

@@ -22,7 +22,7 @@ from ..distill import (
 )
 from ..errors import UserError, nearest
 from ..models import ELSEWHERE
-from ..options import listed
+from ..options import listed, teacher_tuning
 from ..prior import ClassPrior
 
 _logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def check_names(args: Namespace) -> None:
 def _check_tuning(args: Namespace, sources: list[str]) -> None:
     """Whether the options that say how teachers come to the label space of the data go together."""
     maps, teachers, tune = listed(args.teacher_class_map), len(listed(args.teacher)), args.teacher_tune
-    if maps and (tune or ('none' if sources else 'all')) != 'none':
+    if maps and teacher_tuning(args) != 'none':
         raise UserError('--teacher-class-map is for a teacher with the head it has; add --teacher-tune none')
     if len(maps) not in (0, 1, teachers):
         raise UserError(f'--teacher-class-map: {len(maps)} given for {teachers} of --teacher; one for all, or one each')
@@ -191,12 +191,11 @@ def warn_of_corrected_teachers(
         losses: Name and options of the loss of each teacher, as far as that is known.
     """
     for name, options in losses if method.corrects_prior else ():
-        with suppress(UserError):  # of a module that is not imported here
-            if create_loss(name, prior=ClassPrior([2, 1]), **options).corrects_prior:
-                _logger.warning(
-                    f"the teacher's loss, {name}, and --kd {' '.join(listed(args.kd))} both make up for the class "
-                    'frequencies: together they correct them twice; --kd kd leaves its soft labels as they are')
-                return
+        if _loss_corrects(name, options):
+            _logger.warning(
+                f"the teacher's loss, {name}, and --kd {' '.join(listed(args.kd))} both make up for the class "
+                'frequencies: together they correct them twice; --kd kd leaves its soft labels as they are')
+            return
 
 
 def corrections(options: Mapping[str, Any]) -> list[str]:
@@ -211,13 +210,17 @@ def corrections(options: Mapping[str, Any]) -> list[str]:
                 methods, options.get('kd_kwargs') or {}, prior=prior, student_features=2,
                 teacher_features=[2] * max(1, len(listed(options.get('teacher'))))).corrects_prior:
             found.append(f'--kd {" ".join(methods)}')
-    with suppress(UserError, TypeError):
-        if 'loss' in options and create_loss(
-                options['loss'], prior=prior, **(options.get('loss_kwargs') or {})).corrects_prior:
-            found.append(f'--loss {options["loss"]}')
+    if 'loss' in options and _loss_corrects(options['loss'], options.get('loss_kwargs') or {}):
+        found.append(f'--loss {options["loss"]}')
     if options.get('class_sampling', 'instance') != 'instance':
         found.append(f'--class-sampling {options["class_sampling"]}')
     return found
+
+
+def _loss_corrects(name: str, options: Mapping[str, Any]) -> bool:
+    with suppress(UserError, TypeError):  # of a module that is not imported here
+        return create_loss(name, prior=ClassPrior([2, 1]), **options).corrects_prior
+    return False
 
 
 def _check_labels(args: Namespace, option: str, soft_labels: bool) -> None:

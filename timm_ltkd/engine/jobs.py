@@ -19,7 +19,7 @@ from ..distill import (
     share_teacher,
 )
 from ..errors import UserError
-from ..options import listed
+from ..options import listed, teacher_tuning
 from ..report import format_table, spread
 from .build import refuse_given
 from .combinations import check_cuda_graph, check_method, check_names, check_teachers, warn_of_corrected_teachers
@@ -99,7 +99,7 @@ def distill(
         if not args.teacher_checkpoint:
             for own in teacher_args:
                 check_model_name(own.model, '--teacher')
-        args.teacher_tune = args.teacher_tune or ('none' if args.teacher_checkpoint else 'all')
+        args.teacher_tune = teacher_tuning(args)
         check_cuda_graph(args, accelerator)
         check_seeds(args, accelerator)
         data = open_data(args, accelerator)
