@@ -172,6 +172,8 @@ def test_an_unknown_option_names_the_nearest_and_is_all_that_is_said(refuse, cap
     (['--opt-kwargs', 'lr=1'], '--opt-kwargs lr: it has an option of its own'),
     (['--opt-kwargs', 'dampening=1'], "--opt 'sgd': Nesterov momentum requires"),
     (['--mean', '0.5', '0.5'], '--mean: give 3 numbers'),
+    (['--teacher-mean', '123.7'], 'argument --teacher-mean: pixels go from 0 to 1, got 123.7 (divide by 255?)'),
+    (['--std', '58'], '--std: pixels go from 0 to 1, got 58 (divide by 255?)'),
     (['--std', '0.5', '0.5', '0.5', '0.5'], '--std: give 3 numbers'),
     (['--num-classes=11'], '--num-classes 11: the data have 10 classes'),
     (['--imbalance-factor=0.5'], 'argument --imbalance-factor: must be at least 1'),

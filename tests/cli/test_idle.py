@@ -5,14 +5,14 @@ from front_door import PARSERS, reach
 
 import timm_ltkd  # noqa: F401
 from timm_ltkd.cli.arguments import train_parser
-from timm_ltkd.cli.config import all_teacher_args, dump_config, parse
+from timm_ltkd.cli.config import all_teacher_args, dump_config, parse, passed_over
 from timm_ltkd.cli.idle import tell_idle
 
 
 def told(words, script='train'):
     args = parse(PARSERS[script](), words.split())
     others = all_teacher_args(args, train_parser()) if script == 'distill' else []
-    return tell_idle(args, PARSERS[script](), others)
+    return tell_idle(args, PARSERS[script](), others, passed_over(args, others, train_parser()) if others else [])
 
 
 @pytest.mark.parametrize('words, expected', [
@@ -67,6 +67,15 @@ def test_those_of_a_teacher(tmp_path):
     assert told(f'--teacher-checkpoint {tmp_path} --teacher-small-image-stem', 'distill') == \
         '--teacher-small-image-stem (the folder of the --teacher-checkpoint says how it is made)'
     assert told(f'{recipe} --teacher-seed 3 --no-teacher-pretrained --teacher-small-image-stem', 'distill') == ''
+
+
+def test_what_does_not_count_in_the_recipe_of_a_teacher(tmp_path):
+    (tmp_path / 'recipe.yaml').write_text('epochs: 3\nmean: [0.5]\nstd: [0.25]\nholdout: 0.2\noutput: there')
+    recipe = f'--teacher-config {tmp_path}/recipe.yaml'
+    where = f"in {tmp_path}/recipe.yaml (the student's hold for its teacher too)"
+    assert told(recipe, 'distill') == f'holdout, mean, std {where}'
+    assert told(f'{recipe} --mean 0.5 --holdout 0.2', 'distill') == f'std {where}'
+    assert told(f'{recipe} --teacher-mean 0.5 --teacher-std 0.25 --holdout 0.2', 'distill') == ''
 
 
 def test_what_acts_in_the_training_of_a_teacher_is_not_idle(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 from accelerate import Accelerator
 from torch import nn
 
@@ -214,16 +215,19 @@ def test_what_is_refused(runs, script, capsys, argv, message):
 @pytest.mark.parametrize('first, unseen', [('held', True), ('whole', False), (None, None)])
 def test_a_second_stage_has_seen_what_its_first_has_seen(first, unseen, runs, tmp_path):
     again = shutil.copytree(runs / 'held', tmp_path / 'second')
-    report = json.loads((again / 'report.json').read_text())
+    options = yaml.safe_load((again / 'args.yaml').read_text())
     begun_with = tmp_path / 'elsewhere.safetensors' if first is None else runs / first / 'model.safetensors'
-    report['run']['args']['initial_checkpoint'] = str(begun_with)
-    (again / 'report.json').write_text(json.dumps(report))
+
+    def told(**begin):
+        (again / 'args.yaml').write_text(yaml.safe_dump(options | begin))
+        return holdout.holdout_is_unseen(str(again), args, data)
+
     data = Namespace(prior=ClassPrior(json.loads((again / 'config.json').read_text())['class_counts']))
-    args = Namespace(**{key: report['run']['args'].get(key) for key in holdout._SELECTION})
-    assert holdout.holdout_is_unseen(str(again), args, data) is unseen
-    report['run']['args']['initial_checkpoint'] = str(again)  # a run that began with the one that it took the place of
-    (again / 'report.json').write_text(json.dumps(report))
-    assert holdout.holdout_is_unseen(str(again), args, data)
+    args = Namespace(**{key: options.get(key) for key in holdout._SELECTION})
+    assert told(initial_checkpoint=str(begun_with)) is unseen
+    assert told(initial_checkpoint=str(again))  # a run that began with the one that it took the place of
+    assert told(stage='crt') is None  # what its export says
+    assert told(stage='head', pretrained=True)
 
 
 def test_one_value_needs_no_holdout(runs, script, capsys):

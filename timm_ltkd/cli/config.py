@@ -233,8 +233,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
             raise UserError(
                 f"{args.teacher_config}: img_size does not count there, since the images are the student's; give "
                 f"--teacher-img-size {recipe['img_size']}")
-        shared = {'seeds'}.union(*(_group_options(parser, group) for group in ('data', 'input', 'run')))
-        vars(own).update({key: value for key, value in recipe.items() if key not in shared})
+        vars(own).update({key: value for key, value in recipe.items() if key not in _shared(parser)})
     if args.teacher_seed is not None:
         own.seed = args.teacher_seed
     if args.teacher_pretrained is not None:
@@ -244,6 +243,25 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     if recipe.get('lr') is None:
         own.lr = None  # of the student's, once it is known what the teacher starts from
     return own
+
+
+def passed_over(args: Namespace, teachers: Sequence[Namespace], parser: Parser) -> list[str]:
+    """Options in a `--teacher-config` that do not count there, and are other than those that do.
+
+    Args:
+        args: Options of distill.py.
+        teachers: Of `all_teacher_args`.
+        parser: `train_parser()`.
+    """
+    recipe = read_config(parser, args.teacher_config) if args.teacher_config else {}
+    return sorted(
+        key for key in recipe.keys() & _shared(parser) - PLACE
+        if any(recipe[key] != getattr(own, key) for own in teachers))
+
+
+def _shared(parser: Parser) -> set[str]:
+    """Options that a teacher's training has of its student's, whatever its own recipe says."""
+    return {'seeds'}.union(*(_group_options(parser, group) for group in ('data', 'input', 'run')))
 
 
 def _group_options(parser: Parser, title: str) -> set[str]:

@@ -7,6 +7,8 @@ from .kinds import (
     COUNT,
     NATURAL,
     NOT_NEGATIVE,
+    PIXEL_MEAN,
+    PIXEL_STD,
     POSITIVE,
     SEED,
     SHARE,
@@ -94,8 +96,8 @@ def add_pixels(parser: Parser, without: str) -> argparse._ArgumentGroup:
     group = parser.add_argument_group('input', f'Without an option: {without}')
     add = group.add_argument
     add('--img-size', metavar='N', type=NATURAL, help='side of the images in pixels')
-    add('--mean', type=number(float), nargs='+', metavar='M', help='mean that inputs are normalised with')
-    add('--std', type=POSITIVE, nargs='+', metavar='S', help='standard deviation that inputs are normalised with')
+    add('--mean', type=PIXEL_MEAN, nargs='+', metavar='M', help='mean that inputs are normalised with')
+    add('--std', type=PIXEL_STD, nargs='+', metavar='S', help='standard deviation that inputs are normalised with')
     add('--interpolation', metavar='NAME', help='resize interpolation for evaluation')
     add('--crop-pct', metavar='P', type=number(float, above=0, most=1), help='centre crop share for evaluation')
     return group
@@ -251,10 +253,10 @@ def add_distillation(parser: Parser) -> None:
     add('--teacher-img-size', metavar='N', type=NATURAL,
         help='the teacher is trained on and sees images of this side (default: the student\'s where it is trained '
              'whole, else that of its weights)')
-    add('--teacher-mean', metavar='M', type=number(float), nargs='+',
+    add('--teacher-mean', metavar='M', type=PIXEL_MEAN, nargs='+',
         help='mean that the teacher\'s inputs are normalised with (default: as its weights say, else as is usual for '
              'the model; of a teacher from scratch the student\'s)')
-    add('--teacher-std', metavar='S', type=POSITIVE, nargs='+', help='the same of the standard deviation')
+    add('--teacher-std', metavar='S', type=PIXEL_STD, nargs='+', help='the same of the standard deviation')
     add('--teacher-resize', choices=('device', 'host'), default='device',
         help='make the teacher\'s pixels of the student\'s, on the device, or of the image itself, by Pillow in the '
              'loader (default: %(default)s)')

@@ -1,6 +1,6 @@
 """Options that are given and have nothing to act on: told of, so that none is ignored without a word."""
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,13 +23,19 @@ _SCHEDULES = {
 }
 
 
-def tell_idle(args: Namespace, parser: ArgumentParser, others: list[Namespace] | None = None) -> str:
+def tell_idle(
+        args: Namespace,
+        parser: ArgumentParser,
+        others: list[Namespace] | None = None,
+        passed_over: Sequence[str] = (),
+) -> str:
     """Which options are other than usual and change nothing, with the reason; '' where there are none.
 
     Args:
         args: All options, defaults filled in.
         parser: Knows what is usual.
         others: Options of trainings that take those of this one over; what acts there is not idle.
+        passed_over: Options in a `--teacher-config` that do not count there.
     """
     usual = parser.parse_args([])
     vars(usual).update({key: getattr(args, key) for key in _DEFAULTS_DEPEND_ON if key in args})
@@ -41,8 +47,10 @@ def tell_idle(args: Namespace, parser: ArgumentParser, others: list[Namespace] |
         idle = {key: why for key, why in idle.items() if key not in other or key in idle_there}
     if others and any(other.model_kwargs or other.small_image_stem for other in others):
         idle.pop('teacher_config', None)  # which says how the network of weights is made
-    return ', '.join(
-        f'{flag(key if getattr(args, key) is not False else f"no_{key}")} ({why})' for key, why in idle.items())
+    told = [f'{flag(key if getattr(args, key) is not False else f"no_{key}")} ({why})' for key, why in idle.items()]
+    if passed_over and 'teacher_config' not in idle:
+        told.append(f"{', '.join(passed_over)} in {args.teacher_config} (the student's hold for its teacher too)")
+    return ', '.join(told)
 
 
 def _idle(args: Namespace) -> Iterator[tuple[str, str]]:

@@ -177,6 +177,20 @@ POSITIVE, NOT_NEGATIVE = number(float, above=0), number(float, least=0)
 SHARE = number(float, least=0, most=1)
 
 
+def of_pixels(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """An argparse type: a mean or standard deviation of pixels, which go from 0 to 1."""
+    def convert(text: str) -> float:
+        value = kind(text)
+        if value > 1:
+            raise argparse.ArgumentTypeError(f'pixels go from 0 to 1, got {text} (divide by 255?)')
+        return value
+    convert.__name__ = kind.__name__
+    return convert
+
+
+PIXEL_MEAN, PIXEL_STD = of_pixels(NOT_NEGATIVE), of_pixels(POSITIVE)
+
+
 def tau(text: str) -> float | str:
     """An argparse type: strength of a post-hoc fix, or the word for trying many."""
     return text if text == 'sweep' else NOT_NEGATIVE(text)

@@ -11,6 +11,7 @@ from .config import (
     check_prediction_options,
     dump_config,
     parse,
+    passed_over,
     read_config,
     use_data_of_run,
     use_run_of_stage,
@@ -37,8 +38,9 @@ def distill(argv: Sequence[str] | None = None) -> None:
     with one_line_errors('distill.py', _GO_ON):
         args = parse(distill_parser(), argv)
         teachers = all_teacher_args(args, train_parser())
+        idle = tell_idle(args, distill_parser(), teachers, passed_over(args, teachers, train_parser()))
         from ..engine import jobs
-        jobs.distill(args, teachers, dump_config, tell_idle(args, distill_parser(), teachers))
+        jobs.distill(args, teachers, dump_config, idle)
 
 
 def validate(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from .networks.trained import load_network
 from .posthoc import OPTIONS, build_in
 from .processes.launch import set_up_logging
 from .sharing.onnx_file import OnnxFile, export_onnx
-from .sharing.share import check_target, copy_folder, push_folder, write_card
+from .sharing.share import check_target, copy_folder, copy_options, push_folder, write_card
 
 _logger = logging.getLogger(__name__)
 _WHAT = 'checkpoint'
@@ -94,22 +94,24 @@ def _short_name(source: str) -> str:
 def _folder(args: Namespace, source: str) -> Iterator[Path]:
     """A folder with model.safetensors and config.json: the one that was named, or one of the network that was.
 
-    The report of a run is not of its network with a fix, and stays behind.
+    The figures of a run are not of its network with a fix, and stay behind.
     """
     if _is_folder(args):
         architecture(source, _WHAT)  # or it is none of a model
         if _fix(args) is None:
             yield Path(source)
             return
-    network, fix = _load(args, source), _fix(args)
+    network = _load(args, source)
     license = args.license or (folder_license(source) if _is_folder(args) else None)
     with tempfile.TemporaryDirectory() as folder:
         export_network(
             Path(folder), network, label_names(source, network), trained_counts(source, network), license,
-            fix and f'{fix[0]} {fix[1]:g}')
-        if fix is not None:
-            _logger.info(f'{fix[0]} {fix[1]:g} is built into the classifier; report and options of a run stay behind')
-        write_card(Path(folder), license)
+            _told_fix(args))
+        if fix := _told_fix(args):
+            _logger.info(f'{fix} is built into the classifier; the report of a run stays behind')
+        if _is_folder(args):
+            copy_options(Path(source), Path(folder))
+        write_card(Path(folder), license, Path(source) if _is_folder(args) else None)
         yield Path(folder)
 
 
@@ -117,6 +119,12 @@ def _fix(args: Namespace) -> tuple[str, float] | None:
     """The fix that is to be built in, and its τ."""
     given = {name: getattr(args, dest) for name, dest in OPTIONS.items()}
     return next(((name, tau) for name, tau in given.items() if tau is not None), None)
+
+
+def _told_fix(args: Namespace) -> str | None:
+    """Its name, as config.json tells it."""
+    fix = _fix(args)
+    return fix and f'{fix[0]} {fix[1]:g}'
 
 
 def _build_in(network: nn.Module, source: str, fix: str, tau: float) -> None:
@@ -150,7 +158,8 @@ def _write_onnx(args: Namespace, source: str) -> None:
     network = _load(args, source)
     file: OnnxFile = export_onnx(
         network, Path(args.onnx), input_size=network.pretrained_cfg['input_size'],
-        class_names=label_names(source, network), with_normalisation=args.with_normalisation, opset=args.opset)
+        class_names=label_names(source, network), with_normalisation=args.with_normalisation, opset=args.opset,
+        fix=_told_fix(args) or built_in_fix(source, network))
     pixels = 'pixels from 0 to 1' if args.with_normalisation else 'normalised pixels'
     shape = '×'.join(map(str, file.shape))
     _logger.info(

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..errors import UserError
+from .networks.described import run_options
 from .run_data import Data
 
 _logger = logging.getLogger(__name__)
@@ -31,14 +32,18 @@ def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
         looked_at.add(source)
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
         try:
-            options = json.loads((folder / 'report.json').read_text(encoding='utf-8'))['run']['args']
             counts = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['class_counts']
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        options = run_options(str(folder))
+        if not options:
             return None
         if counts != [int(count) for count in data.prior.counts] or any(
                 options.get(key) != getattr(args, key) for key in _SELECTION):
             return False
         source = options.get('initial_checkpoint')
+        if options.get('stage') and not (source or options.get('pretrained')):
+            return None  # an export of it, which does not name files
     return True
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from .build import check_recipe, create_criterion
 from .loaders import choose_loader
-from .networks.create import check_takes_images, checkpoint_activations, create_network
+from .networks.create import WEIGHTS_OF, check_takes_images, checkpoint_activations, create_network
 from .networks.input import resolve_input, set_input
 from .networks.trained import load_initial, warn_of_other_images
 from .run_data import Data
@@ -29,12 +29,12 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
         set_seed(args.seed)
         network = make(drop_rate=0.)  # a few of timm's have dropout unless told otherwise
     if args.initial_checkpoint:
-        load_initial(args, network, data)
+        load_initial(args, network, data, WEIGHTS_OF[option])
     if args.grad_checkpointing:
         checkpoint_activations(network, f"{option} '{name}'")
     set_input(network, resolve_input(args, network.pretrained_cfg))
     if stage and args.initial_checkpoint:
-        warn_of_other_images(args.initial_checkpoint, network, network.pretrained_cfg)
+        warn_of_other_images(args.initial_checkpoint, network, network.pretrained_cfg, WEIGHTS_OF[option])
     check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")
     create_criterion(args, data).prepare(network)
     if stage:

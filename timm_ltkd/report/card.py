@@ -43,7 +43,8 @@ def model_card(
 
     Args:
         config: config.json of the model.
-        report: report.json of its run, if there is one, with nothing private in `run`.
+        report: report.json of its run, if there is one, with nothing private in `run`; without figures (`student` and
+            so on) if they are of another network.
         origin: Where the network comes from, as `timm_ltkd.models.model_origin` says.
         learnt_by: What the distillation methods and losses of the run are, a line each, by name.
         left_out: Options of the run that are private.
@@ -53,15 +54,16 @@ def model_card(
     run = (report or {}).get('run') or {}
     prior = _prior(config, report)
     sections = [f'# {_title(config, run, prior)}', _summary(config, prior)]
-    if report is not None:
-        sections += _figures(report, prior, files)
+    measured = report if 'student' in (report or {}) else None
+    if measured is not None:
+        sections += _figures(measured, prior, files)
     sections += ['## Use', _usage(config, origin)]
     if prior is not None:
         sections += ['## Training data', _data(config, run, prior)]
     if report is not None:
         sections += ['## Training', _training(run, learnt_by or {}, left_out, files)]
     sections += ['## Network', _network(config, origin, run)]
-    sections += ['## Intended use and limits', _limits(report, prior)]
+    sections += ['## Intended use and limits', _limits(measured, prior)]
     front = _front(config, report, prior, origin, license).to_yaml()
     return f'---\n{front}\n---\n\n' + '\n\n'.join(sections) + '\n'
 
@@ -85,7 +87,7 @@ def _front(
     tags = ['image-classification', 'timm', 'timm_ltkd', *(['long-tailed'] if _tailed(prior) else [])]
     tags += ['knowledge-distillation', *methods] if methods else []
     data = _hub_data(run)
-    results = _eval_results(report, data) if report is not None else None
+    results = _eval_results(report, data) if 'student' in (report or {}) else None
     return ModelCardData(
         library_name='timm', pipeline_tag='image-classification', tags=tags, license=license,
         base_model=origin.get('weights'), datasets=[data] if data else None,

@@ -73,7 +73,9 @@ def test_its_figures_are_those_that_were_measured(finished, tmp_path, fix, log):
 
 def test_what_others_get_says_so_and_has_no_figures_of_the_plain_network(finished, tmp_path):
     run.export([str(finished), '--logit-adjust', '1', '--export-dir', str(tmp_path / 'there')])
-    assert {path.name for path in (tmp_path / 'there').iterdir()} == {'model.safetensors', 'config.json', 'README.md'}
+    assert {path.name for path in (tmp_path / 'there').iterdir()} == {
+        'model.safetensors', 'config.json', 'args.yaml', 'README.md'}
+    assert 'data_dir' not in yaml.safe_load((tmp_path / 'there/args.yaml').read_text())
     config = json.loads((tmp_path / 'there/config.json').read_text())
     assert config['posthoc'] == 'logit-adjust 1' and config['class_counts'] == COUNTS
     assert config['label_names'] == ['ant', 'bee', 'cat'] and config['pretrained_cfg']['input_size'] == [3, 8, 8]
@@ -81,12 +83,14 @@ def test_what_others_get_says_so_and_has_no_figures_of_the_plain_network(finishe
     assert card.data.license == 'mit' and not card.data.eval_results
     text = card.text.replace('\\', '')
     assert 'its classifier was changed after training: by python -m timm_ltkd.export --logit-adjust 1' in text
+    assert '# resnet20 trained on long-tailed image folders' in text and 'options: --epochs 2' in text
+    assert '## Figures' not in text and 'ece' not in text and 'top1' not in text
 
 
 def test_what_corrected_the_prior_already_is_warned_of(finished, tmp_path, log):
     run.export([str(finished), '--logit-adjust', '1', '--export-dir', str(tmp_path / 'plain')])
     assert not any('already' in line for line in log)
-    assert 'logit-adjust 1 is built into the classifier; report and options of a run stay behind' in log
+    assert 'logit-adjust 1 is built into the classifier; the report of a run stays behind' in log
     twice = shutil.copytree(finished, tmp_path / 'run')
     options = yaml.safe_load((twice / 'args.yaml').read_text())
     (twice / 'args.yaml').write_text(yaml.safe_dump(options | {'loss': 'balanced_softmax', 'class_sampling': 'sqrt'}))

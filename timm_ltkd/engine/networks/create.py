@@ -20,7 +20,7 @@ from ..sharing.hub import why_out_of_reach
 
 _logger = logging.getLogger(__name__)
 _NOT_KEPT = ('pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir')  # of timm.create_model: where weights come from
-_WEIGHTS_OF = {  # which option takes the weights of a network that another names
+WEIGHTS_OF = {  # which option takes the weights of a network that another names
     '--teacher': '--teacher-checkpoint', '--student': '--initial-checkpoint', '--model': '--initial-checkpoint'}
 _WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
@@ -30,9 +30,9 @@ def check_model_name(name: str, option: str) -> None:
     if name.startswith(ELSEWHERE):
         return
     if unknown := unknown_model(name):
-        if option in _WEIGHTS_OF and os.path.exists(name):
+        if option in WEIGHTS_OF and os.path.exists(name):
             raise UserError(
-                f"{option}: '{name}' is a file or folder, and no name of a model: give it as {_WEIGHTS_OF[option]}")
+                f"{option}: '{name}' is a file or folder, and no name of a model: give it as {WEIGHTS_OF[option]}")
         raise UserError(f'{option}: {unknown}')
     architecture, dot, _ = name.partition('.')
     tagged = timm.list_pretrained(f'{architecture}.*')

@@ -133,9 +133,16 @@ def _network_of_folder(folder: Path, what: str) -> nn.Module:
     return network
 
 
-def load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
-    """The weights to start from, of a file or of a run with the same classes; with --new-head of any others."""
-    path, what = Path(args.initial_checkpoint), '--initial-checkpoint'
+def load_initial(args: Namespace, network: nn.Module, data: Data, what: str) -> None:
+    """The weights to start from, of a file or of a run with the same classes; with --new-head of any others.
+
+    Args:
+        args: Name them.
+        network: That they are loaded into.
+        data: What it is to be trained on.
+        what: Which option gave them, for messages.
+    """
+    path = Path(args.initial_checkpoint)
     config = read_config(path, what) if path.is_dir() else config_of(path, network, what)
     if config is not None:
         if not args.new_head:
@@ -147,20 +154,21 @@ def load_initial(args: Namespace, network: nn.Module, data: Data) -> None:
     load_weights(network, path, what, keep=_classifiers(network) if args.new_head else ())
 
 
-def warn_of_other_images(source: str, network: nn.Module, pixels: dict[str, Any]) -> None:
+def warn_of_other_images(source: str, network: nn.Module, pixels: dict[str, Any], what: str) -> None:
     """Say in the log that weights which stay as they are see other images than they were trained on.
 
     Args:
         source: A run's folder, or a file of weights.
         network: That they are loaded into.
         pixels: How its images are made, see `resolve_input`.
+        what: Which option gave the weights, for messages.
     """
-    config = config_of(Path(source), network, '--initial-checkpoint') or {}
+    config = config_of(Path(source), network, what) or {}
     before = config.get('pretrained_cfg') or {}
     others = [key for key in ('input_size', 'mean', 'std')
               if before.get(key) is not None and list(before[key]) != list(pixels[key])]
     if others:
         told = '; '.join(f'{key} {list(before[key])} there, {list(pixels[key])} here' for key in others)
         _logger.warning(
-            f'--initial-checkpoint {source} was trained on images made in another way ({told}): give this stage the '
-            'same --img-size, --mean and --std')
+            f'{what} {source} was trained on images made in another way ({told}): give this stage the same size, mean '
+            'and standard deviation')

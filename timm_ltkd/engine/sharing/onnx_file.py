@@ -65,11 +65,13 @@ def export_onnx(
         class_names: Sequence[str] | None = None,
         with_normalisation: bool = False,
         opset: int | None = None,
+        fix: str | None = None,
 ) -> OnnxFile:
     """Write a network as ONNX: `input` float32 `[batch, channels, H, W]` to `logits` `[batch, C]`.
 
     Images of noise are shown to both, in batches of several sizes. The metadata hold the class names, how images are
-    prepared (interpolation, share of the centre crop, mean, standard deviation), and which of it the file does itself.
+    prepared (interpolation, share of the centre crop, mean, standard deviation), which of it the file does itself, and
+    the name of a post-hoc fix.
 
     Args:
         network: A timm model on the CPU; put in eval mode.
@@ -78,6 +80,7 @@ def export_onnx(
         class_names: By class index.
         with_normalisation: Take pixels from 0 to 1 (RGB, or grey), in place of normalised ones.
         opset: Version of the operators; the exporter's own if None.
+        fix: That is built in.
 
     Raises:
         UserError: A package is missing; the network has an operator that ONNX lacks; it is larger than 2 GB; or the
@@ -97,6 +100,8 @@ def export_onnx(
         'input': 'pixels from 0 to 1' if with_normalisation else 'pixels from 0 to 1, minus mean, divided by std',
         'producer': f'timm_ltkd {__version__}',
     }
+    if fix is not None:
+        facts['posthoc'] = fix
     program.model.metadata_props.update(
         {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()})
     content = _serialise(program)

@@ -125,10 +125,22 @@ def check_target(target: Path) -> None:
         raise UserError(f'--export-dir {target} holds files; name a new folder, or an empty one')
 
 
-def write_card(folder: Path, license: str | None = None) -> None:
-    """README.md of a folder that holds model.safetensors, config.json, and a run's report if there was one."""
+def write_card(folder: Path, license: str | None = None, run: Path | None = None) -> None:
+    """README.md of a folder that holds model.safetensors, config.json, and a run's report if there was one.
+
+    Args:
+        folder: Where it is written.
+        license: Of the weights, by its name on the hub.
+        run: Of whose network this one was made, if it is another; its training is told, and not its figures.
+    """
     with replace_file(folder / CARD) as aside:
-        aside.write_bytes(_card_of(folder, license))
+        aside.write_bytes(_card_of(folder, license, run))
+
+
+def copy_options(run: Path, target: Path) -> None:
+    """What others may see of a run's options, if it has any, into another folder."""
+    if (run / OPTIONS).is_file():
+        (target / OPTIONS).write_bytes(_public_options(run))
 
 
 def card_of(folder: Path) -> bytes | None:
@@ -162,8 +174,7 @@ def shared_files(folder: Path, *, license: str | None = None, repo: str | None =
         if (folder / REPORT).is_file():
             files[REPORT] = _json(_public_report(folder)[0])
         if (folder / OPTIONS).is_file():
-            options = load_yaml((folder / OPTIONS).read_text(encoding='utf-8'), str(folder / OPTIONS))
-            files[OPTIONS] = dump_yaml(public_options(options)[0]).encode()
+            files[OPTIONS] = _public_options(folder)
         card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else _card_of(folder, license)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise e if isinstance(e, UserError) else UserError(
@@ -195,9 +206,12 @@ def _for_others(card: str, license: str | None, repo: str | None) -> str:
     return with_repository(card, repo) if repo else card
 
 
-def _card_of(folder: Path, license: str | None = None) -> bytes:
+def _card_of(folder: Path, license: str | None = None, made_of: Path | None = None) -> bytes:
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    report, left_out = _public_report(folder) if (folder / REPORT).is_file() else (None, [])
+    told = made_of or folder
+    report, left_out = _public_report(told) if (told / REPORT).is_file() else (None, [])
+    if made_of is not None and report is not None:
+        report = {key: report[key] for key in _FACTS}
     run = (report or {}).get('run') or {}
     args = run.get('args') or {}
     return model_card(
@@ -222,6 +236,12 @@ def _learnt_by(args: Mapping[str, Any]) -> dict[str, str]:
     known = describe_methods(), describe_losses()
     named = listed(args.get('kd')), listed(args.get('loss'))
     return {name: lines[name] for names, lines in zip(named, known, strict=True) for name in names if name in lines}
+
+
+def _public_options(folder: Path) -> bytes:
+    """args.yaml without what tells of the machine's files."""
+    options = load_yaml((folder / OPTIONS).read_text(encoding='utf-8'), str(folder / OPTIONS))
+    return dump_yaml(public_options(options)[0]).encode()
 
 
 def _public_report(folder: Path) -> tuple[dict[str, Any], list[str]]:
