@@ -145,8 +145,9 @@ def _teacher(runs: dict[Row, list[Run]]) -> list[str]:
 def command(row: Row) -> str:
     """What repeats a row."""
     words = row.words('DATA', run_of)
-    return ' '.join(['accelerate launch --mixed_precision bf16', *words, '--seeds', *map(str, row.seeds),
-                     '--output', f'{OUTPUT}/{row.table}', '--experiment', row.key])
+    launch = 'accelerate launch --num_processes 1 --mixed_precision bf16'
+    place = ['--output', f'{OUTPUT}/{row.table}', '--experiment', row.key]
+    return ' '.join([launch, *words, '--seeds', *map(str, row.seeds), *place])
 
 
 def _origins(runs: dict[Row, list[Run]]) -> list[str]:

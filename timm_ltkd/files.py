@@ -51,6 +51,18 @@ def remove_asides(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def _can_lock(folder: Path) -> bool:
+    """Whether a file that nobody holds can be locked there; some releases of filelock tell no one that it can't."""
+    probe = folder / f'.lock.{secrets.token_hex(4)}.tmp'
+    try:
+        with FileLock(probe, timeout=0):
+            return True
+    except Timeout:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def try_lock(path: Path, patience: float = 0.) -> FileLock | None:
     """Hold a file, which is made if need be, against all other processes of all machines that see it.
 
@@ -71,7 +83,7 @@ def try_lock(path: Path, patience: float = 0.) -> FileLock | None:
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        return None
+        return None if _can_lock(path.parent) else lock
     except NotImplementedError:
         pass
     except OSError as e:

@@ -99,6 +99,12 @@ def test_the_decay_that_is_named_is_enough(log):
 
 
 @pytest.mark.parametrize('words, warned', [
+    (['--sched', 'plateau'], True), (['--sched', 'plateau', '--holdout', '0.1'], False), ([], False)])
+def test_a_schedule_that_looks_at_the_test_images_is_warned_of(log, words, warned):
+    assert ('no fair estimate' in told(log, *words)) == warned
+
+
+@pytest.mark.parametrize('words, warned', [
     (['--lr', '0.1'], 'trained already'), (['--lr', '0.01'], ''), (['--lr', '0.1', '--opt', 'lamb'], ''),
     (['--lr', '0.1', '--opt', 'momentum'], 'trained already'), (['--lr', '0.01', '--opt', 'AdamW'], 'is one for SGD'),
     (['--lr', '0.001', '--opt', 'adamw'], ''), (['--lr', '1', '--opt', 'adadelta'], '')])

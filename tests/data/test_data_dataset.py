@@ -8,7 +8,7 @@ import timm.data
 import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import ImageFolder, VisionDataset
 
 from timm_ltkd.data import DigitsDataset, LongTailedDataset, create_dataset
 from timm_ltkd.errors import UserError
@@ -49,6 +49,26 @@ def test_transforms_are_the_bases():
     other = dataset.with_transform(None)
     assert other.transform is None and dataset.transform is not None
     assert isinstance(other[0][0], Image.Image) and other.targets is dataset.targets
+
+
+class Pairs(VisionDataset):
+    """As torchvision's Places365 and others: what is applied is a pair of transforms that the constructor makes."""
+    targets = [1, 0]
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.transforms(index, self.targets[index])
+
+
+def test_transforms_that_torchvision_has_as_a_pair():
+    dataset = LongTailedDataset(Pairs('', transform=str))
+    other = dataset.with_transform(lambda image: image + 5)
+    assert other[1] == (6, 0) and dataset[1] == ('1', 0)
+    dataset.target_transform = lambda target: -target
+    dataset.transform = None
+    assert dataset[0] == (0, -1) and other[0] == (5, 1)
 
 
 def test_with_transform_reaches_through_a_selection_of_a_selection(digits):

@@ -332,9 +332,52 @@ def test_classes_have_one_order_in_every_process(tmp_path):
     assert orders == {"['001', '01', '1', 'A', 'a', 'B', 'b']\n"}
 
 
+def test_images_have_one_order_in_every_copy(tmp_path):
+    """timm takes these names for alike too, and leaves them as the file system has them."""
+    names = ['01.png', '001.png', '1.png', 'A1.PNG', 'a1.png', 'b.png']
+    for place, order in (('x', names), ('y', names[::-1])):
+        (tmp_path / place / 'train/cat').mkdir(parents=True)
+        for name in order:
+            Image.new('RGB', (8, 8)).save(tmp_path / place / 'train/cat' / name)
+    both = [create_dataset('folder', tmp_path / place) for place in 'xy']
+    assert [[dataset.filename(i, basename=True) for i in range(6)] for dataset in both] == [
+        ['001.png', '01.png', '1.png', 'A1.PNG', 'a1.png', 'b.png']] * 2
+
+
 def test_images_outside_class_folders_are_refused(image_root):
     (image_root / 'train' / 'ant' / '000.png').rename(image_root / 'train' / 'stray.png')
     assert 'must lie in the folder of its class' in refusal('folder', image_root)
+    images = sorted((image_root / 'val').glob('*/*.png'))
+    for i, image in enumerate(images):
+        image.rename(image_root / 'val' / f'{i}.png')
+    assert f"images in '{image_root / 'val'}' itself" in refusal('folder', image_root, split='val')
+
+
+def test_an_image_to_measure_on_in_two_classes_at_once_is_refused(image_root):
+    (image_root / 'val/bee/more/ant').mkdir(parents=True)
+    next((image_root / 'val/bee').glob('*.png')).rename(image_root / 'val/bee/more/ant/1.png')
+    assert 'would be one class' in refusal('folder', image_root, split='validation')
+    (image_root / 'val/empty').mkdir()
+    (image_root / 'val/bee/more/ant/1.png').rename(image_root / 'val/bee/1.png')
+    assert create_dataset('folder', image_root, split='validation').class_names == CLASSES  # folders alone do no harm
+
+
+def test_digits_that_timm_cannot_sort_by(image_root):
+    (image_root / 'train/bee').rename(image_root / 'train/²')
+    assert "timm cannot sort by, such as ² or ① (invalid literal for int() with base 10: '²')" in refusal(
+        'lt/folder', image_root)
+
+
+@pytest.mark.parametrize('split, training, counts', [
+    ('other', True, [12, 8, 6]), ('other', False, [12] * 3), ('training', None, [12, 8, 6])])
+def test_what_is_made_long_tailed_is_what_is_trained_on(image_root, split, training, counts):
+    (image_root / 'train').rename(image_root / split)
+    dataset = create_dataset('lt/folder', image_root, split=split, imbalance_factor=2, training=training)
+    assert dataset.class_counts.tolist() == counts
+    if training is None:
+        return
+    assert "the name 'other' does not tell" in refusal('lt/folder', image_root, split=split, imbalance_factor=2)
+    assert create_dataset('lt/folder', image_root, split=split).class_counts.tolist() == [12] * 3
 
 
 def test_impossible_selections(image_root, cifar_root):

@@ -82,6 +82,13 @@ def test_no_image_is_in_both_parts(kind):
     assert all(parted.holdout[i][1] == base[int(parted.holdout.indices[i])][1] for i in range(len(parted.holdout)))
 
 
+def test_what_is_held_out_has_a_transform_of_its_own():
+    parted = hold_out(create_splits('lt/digits', transform=len), 0.2)
+    assert parted.holdout.transform is len
+    parted.train.transform, parted.holdout.transform = str, None
+    assert parted.train.transform is str
+
+
 def test_the_fingerprint_tells_holdouts_apart():
     whole = create_splits('lt/digits')
     prints = {fingerprint(whole)} | {

@@ -31,6 +31,7 @@ PAIRS = [('a.png', 1), ('b.png', 0), ('c.png', 2)]
     dict(targets=[1, 0, 2]), dict(targets=torch.tensor([1, 0, 2])), dict(labels=np.array([1, 0, 2], dtype=np.uint8)),
     dict(_labels=(1, 0, 2)), dict(y=[1, 0, 2]), dict(samples=PAIRS), dict(_samples=PAIRS), dict(imgs=PAIRS),
     dict(targets=['a.txt'], samples=PAIRS),  # not one target per image
+    dict(labels=print, y=3, _samples=len, samples=PAIRS),  # other things of these names
     dict(targets=torch.tensor([[1, 5], [0, 5], [2, 6]]), compat=True),  # as QMNIST
     dict(index=[(1, 'a'), (0, 'b'), (2, 'c')], categories_map=[{}] * 3, target_type=['full']),  # as INaturalist
     dict(index=[(0, 'a'), (1, 'b'), (2, 'c')], categories_map=[{'kind': c} for c in (1, 0, 2)], target_type=['kind']),

@@ -170,6 +170,15 @@ def test_labels_in_json_files_and_images_to_leave_out(tmp_path):
     assert [(who(image), target) for image, target in dataset] == [(0, 1), (2, 0)]
 
 
+def test_a_negative_label_outside_json_is_a_mistake(tmp_path):
+    pytest.importorskip('webdataset')
+    _write_tar(tmp_path / 'a.tar', {
+        f'{i}.{ending}': content for i in range(3)
+        for ending, content in (('png', _png(pictures(1, i)[0])), ('cls', str(i - 1).encode()))})
+    with pytest.raises(UserError, match='-1'):
+        create_dataset('wds/any', root=tmp_path, split='a.tar')
+
+
 @pytest.mark.parametrize('files, message', [
     ({'v1.0.png': True, 'v1.0.cls': b'0'}, "'v1.0.cls' in shard 'a.tar' has a dot in its name"),
     ({'a.png': True, 'a.cls': b'0', 'v1.0.png': True}, "'v1.0.png' in shard 'a.tar' has a dot in its name"),

@@ -169,6 +169,9 @@ class TestRowLayout:
         back = RowLayout.of(what, 'float16').unpack(RowLayout.of(what, 'float16').pack(what)).logits
         assert back.dtype == torch.float32
         assert torch.equal(back, torch.tensor([[1., 0.333251953125, 65504, -65504, 0]]))
+        wide = Output(what.logits.bfloat16())
+        layout = RowLayout.of(wide, 'float16')
+        assert layout.unpack(layout.pack(wide)).logits[0, 2:4].tolist() == [65536, -65536], 'the nearest that bf16 has'
         half = said(100, 100, dtype=torch.bfloat16)
         half = half._replace(logits=half.logits.masked_fill(half.logits.abs() < 2 ** -14, 0))
         layout = RowLayout.of(half, 'float16')
@@ -494,9 +497,11 @@ class TestFolder:
         (tmp_path / 'bank/rows.bin').unlink()
         with pytest.raises(UserError, match='is damaged'):
             bank()
-        (tmp_path / 'bank/bank.json').write_text('{"format": 2}')
-        with pytest.raises(UserError, match='no teacher bank that can be read'):
-            bank()
+        entries = json.loads((tmp_path / 'bank/bank.json').read_text())
+        for content in ({'format': 2}, entries | {'layout': {}}, entries | {'layout': None}):
+            (tmp_path / 'bank/bank.json').write_text(json.dumps(content))
+            with pytest.raises(UserError, match='no teacher bank that can be read'):
+                bank()
 
     def test_it_is_a_teacher_bank(self, bank):
         assert isinstance(bank(), TeacherBank)

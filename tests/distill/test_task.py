@@ -164,6 +164,17 @@ def test_what_the_teacher_says_may_be_known(batch, matching, monkeypatch, separa
     assert [out.features is not None for out in (asked if separate else [asked])] == [False, True][:len(outputs)]
 
 
+def test_tasks_that_share_a_teacher_each_have_their_own_pixels(batch):
+    """Also where several teachers are one."""
+    input, network = batch[0], Tiny(width=7, seed=1).eval()
+    for teacher in (Teacher(Tiny(width=7, seed=1)), TeacherEnsemble([Tiny(width=7, seed=1)])):
+        first = make_task(teacher=teacher)
+        other = make_task(teacher=teacher, student=Tiny(mean=(0., 0., 0.), std=(1., 1., 1.)))
+        for _ in range(2):
+            assert torch.equal(first.ask_teacher(input).logits, network(input))
+            torch.testing.assert_close(other.ask_teacher(input / 2 + 0.5).logits, network(input))
+
+
 def test_the_teacher_never_changes(batch, matching):
     task = make_task(matching)
     before = copy.deepcopy(task.teacher.state_dict())

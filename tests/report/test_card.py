@@ -53,6 +53,15 @@ def test_no_license_unless_given():
     assert data.license is None
 
 
+@pytest.mark.parametrize('sched, chosen_on, told', [
+    ('cosine', 'test', 'the best is no fair estimate'), ('plateau', 'test', 'so they are no fair estimate either'),
+    ('plateau', 'holdout', 'nothing was chosen on the split')])
+def test_what_chose_an_epoch_or_steered_the_rate(sched, chosen_on, told):
+    report = make_report(args={'sched': sched})
+    report['best']['chosen_on'] = chosen_on
+    assert told in model_card(CONFIG, report, origin=ORIGIN).replace('\\', '')
+
+
 def test_what_it_says():
     report = make_report(skipped_images={'train': 4, 'val': 1, 'listed_in': 'skipped_images.csv'})
     _, text = read(model_card(

@@ -66,6 +66,15 @@ def test_options_that_change_nothing_part_no_seeds(write_run, tmp_path, options,
     assert len(compare(first, second).recipes) == rows
 
 
+def test_an_option_from_before_it_was_there_parts_no_seeds(write_run, tmp_path):
+    """Off, it is as if it were not there; on, it is another recipe."""
+    folders = [write_run(tmp_path / name, COUNTS, seed=seed, **own) for seed, (name, own) in enumerate({
+        'a': {}, 'b': {'grad_checkpointing': False}, 'c': {'grad_checkpointing': True}}.items())]
+    assert [len(recipe.runs) for recipe in compare(*folders).recipes.values()] == [2, 1]
+    assert list(compare(*folders).differences.header) == ['', '--grad-checkpointing', '--seed']
+    assert compare(*folders[:2]).differences is None
+
+
 def test_options_that_one_run_was_not_given(write_run, tmp_path):
     plain = write_run(tmp_path / 'a', COUNTS, kd='kd', kd_kwargs={'alpha': 1.0})
     other = write_run(tmp_path / 'b', COUNTS, kd='kd', kd_kwargs={'alpha': 0.5, 'tau': 2}, holdout=0.1, lr=0.2, seed=3)
@@ -89,11 +98,28 @@ def test_teachers_that_differ_have_rows_of_their_own(write_run, edit_report, tmp
     assert comparison.rows['teacher resnet32 of b']['few'] == 1.25
 
 
+def test_a_teacher_that_was_measured_twice_is_one(write_run, edit_report, tmp_path):
+    folders = [write_run(tmp_path / f'a-seed{seed}', COUNTS, kd='kd', seed=seed) for seed in range(2)]
+    folders.append(write_run(tmp_path / 'b', COUNTS, kd='kd', lr=2))
+    for folder, off in zip(folders[1:], (1e-6, -1e-6), strict=True):
+        edit_report(folder, lambda document, off=off: document['teacher'].update(
+            ece=document['teacher']['ece'] + off,
+            per_class=[value + off for value in document['teacher']['per_class']]))
+    assert list(compare(*folders).rows) == ['teacher resnet32', 'a (2 seeds)', 'b']
+    edit_report(folders[2], lambda document: document['teacher']['per_class'].__setitem__(0, 0.125))
+    assert list(compare(*folders).rows)[:2] == ['teacher resnet32 of a (2 seeds)', 'teacher resnet32 of b']
+
+
 def test_names(write_run, tmp_path):
     one, other = (write_run(tmp_path / parent / 'run', COUNTS, lr=lr) for parent, lr in (('x', 1), ('y', 2)))
     assert list(compare(one, other).recipes) == [str(one), str(other)]  # both folders are called run
     uneven = [write_run(tmp_path / name, COUNTS, seed=seed) for seed, name in enumerate(('first', 'second-seed1'))]
     assert list(compare(*uneven).recipes) == ['first (2 seeds)']
+    layers = [
+        write_run(tmp_path / name / f'seed{seed}', COUNTS, seed=seed, kd=name) for name in ('kd', 'bkd')
+        for seed in (0, 1)]
+    assert list(compare(*layers).recipes) == ['kd (2 seeds)', 'bkd (2 seeds)']
+    assert list(compare(layers[0], layers[2]).recipes) == [str(layers[0]), str(layers[2])]
 
 
 def test_text(runs):

@@ -217,7 +217,7 @@ def test_the_page_of_them(elsewhere):
     command = ('distill.py --student resnet20 --teacher-checkpoint results/t/a/seed0 --kd bkd '
                '--dataset lt/folder --data-dir DATA/lt100 --val-split test --seeds 0 1 --output output/results/t '
                '--experiment b')
-    assert f'accelerate launch --mixed_precision bf16 {command}\n' in page
+    assert f'accelerate launch --num_processes 1 --mixed_precision bf16 {command}\n' in page
 
 
 def test_networks_are_measured_once_with_the_log_prior_taken_off(elsewhere):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch.utils.data import Dataset
+from torchvision.datasets.vision import StandardTransform, VisionDataset
 
 from ..errors import UserError
 from .labels import dataset_class_names, dataset_targets
@@ -65,6 +66,7 @@ class LongTailedDataset(Dataset):
     def transform(self, value):
         if hasattr(self.base, 'transform'):
             self.base.transform = value
+            self._tell_torchvision()
         elif value is not None:
             raise UserError(f'{type(self.base).__name__} takes no transform: it has no such attribute')
 
@@ -76,6 +78,12 @@ class LongTailedDataset(Dataset):
     @target_transform.setter
     def target_transform(self, value):
         self.base.target_transform = value  # type: ignore[attr-defined]  # all of timm and torchvision have it
+        self._tell_torchvision()
+
+    def _tell_torchvision(self) -> None:
+        """Some of torchvision's data sets apply a pair of both transforms, made once."""
+        if isinstance(self.base, VisionDataset):
+            self.base.transforms = StandardTransform(self.base.transform, self.base.target_transform)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -106,5 +106,5 @@ class DeviceLoader(DataLoader):
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in super().__iter__():
-            pixels, *rest = (part.to(self.device, non_blocking=True) for part in batch)
+            pixels, *rest = (part.to(self.device, non_blocking=self.device.type == 'cuda') for part in batch)
             yield self.finish(pixels), *rest

@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import UserError, first_few, nearest
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
-from .folders import check_class_folders, check_folders, is_train_split
+from .folders import check_class_folders, check_folders, is_eval_split, is_train_split
 from .names import PREFIX, is_long_tailed_name, plain_name
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import given_class_counts, long_tail_counts, long_tail_indices
@@ -94,15 +94,21 @@ def create_dataset(
     if class_counts is not None and imbalance_factor is not None:
         raise UserError('give either an imbalance factor or class counts, not both')
 
-    training = is_train_split(split) if training is None else training
+    if training is None:
+        training = is_train_split(split)
+        if selects and not training and not is_eval_split(split):
+            raise UserError(
+                f"the name '{split}' does not tell whether it is to train on, and only such splits are made "
+                'long-tailed: say training=True, or training=False')
     base = create_whole(base_name, root, split, class_map, list_file, kwargs)
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
-    if base_name == 'folder' and (class_map is not None or not training):
-        check_folders(base)
+    if base_name == 'folder':
+        if class_map is None:
+            check_class_folders(base, all_with_images=training)
+        else:
+            check_folders(base)
     if not training:
         return dataset
-    if base_name == 'folder' and class_map is None:
-        check_class_folders(base)
     _check_every_class(dataset)
     if imbalance_factor is not None:
         largest = dataset.class_counts.min() if max_per_class is None else max_per_class

@@ -24,7 +24,16 @@ EVAL_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation')
 
 def is_train_split(split: str) -> bool:
     """Whether a split is the one to train on: `train`, `train[:90%]`, `training`, `full/train`, `train.tar`."""
-    return split.split('/')[-1].split('[')[0].removesuffix('.tar') in TRAIN_SPLITS
+    return _last_name(split) in TRAIN_SPLITS
+
+
+def is_eval_split(split: str) -> bool:
+    """Whether a split is one to measure on, by its name."""
+    return _last_name(split) in (*EVAL_SPLITS, 'test')
+
+
+def _last_name(split: str) -> str:
+    return split.split('/')[-1].split('[')[0].removesuffix('.tar')
 
 
 def find_split(root: str | os.PathLike, split: str) -> str:
@@ -69,8 +78,8 @@ def classes_come_from_folders(dataset: Dataset) -> bool:
     return isinstance(dataset, ImageDataset) and isinstance(dataset.reader, ReaderImageFolder | ReaderImageInTar)
 
 
-def check_class_folders(dataset: ImageDataset) -> None:
-    """Refuse a training split that has a folder without images: timm would drop the class and shift the others.
+def check_class_folders(dataset: ImageDataset, all_with_images: bool = True) -> None:
+    """Refuse a split that has a folder without images: timm would drop the class and shift the others.
 
     Refused as well are folders of images that timm would take for one class, as it names classes after the last folder;
     images of one class in the folder of another; hidden ones; and links that lead back. Other folders inside a class
@@ -79,6 +88,7 @@ def check_class_folders(dataset: ImageDataset) -> None:
 
     Args:
         dataset: timm's, of the folder or tar file of the split.
+        all_with_images: Look for folders without images: those of a split to measure on do no harm.
 
     Raises:
         UserError: Names the folder. Also for images that lie in no class folder.
@@ -88,6 +98,8 @@ def check_class_folders(dataset: ImageDataset) -> None:
     if PurePosixPath('.') in class_folders:
         raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
     _check_names(class_folders, path)
+    if not all_with_images:
+        return
     class_names = {folder.name for folder in class_folders}
     above_class = {parent for folder in class_folders for parent in folder.parents}
     for folder in folders:

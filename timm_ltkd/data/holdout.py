@@ -94,4 +94,5 @@ def hold_out(splits: Splits, share: float, holdout_type: str = 'proportional', *
             'holdout out, or name a split that was held out when the stream was written')
     held = holdout_positions(train.targets, holdout_counts(train.class_counts, share, holdout_type), seed=seed)
     kept = np.setdiff1d(np.arange(len(train)), held)
-    return replace(splits, train=train.subset(kept), holdout=train.subset(held))
+    held_out = train.subset(held).with_transform(train.transform)  # from now on its own: it is not augmented
+    return replace(splits, train=train.subset(kept), holdout=held_out)

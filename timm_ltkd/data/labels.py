@@ -2,6 +2,7 @@
 import os
 from collections.abc import Iterable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
@@ -61,17 +62,21 @@ def _stored_labels(source, length: int) -> Iterable | None:
     """Labels kept as a list: `targets` and its synonyms, or (file, label) pairs as timm and torchvision keep them."""
     for attribute in ('targets', 'labels', '_labels', 'y'):
         values = getattr(source, attribute, None)
-        if values is not None and len(values) == length and not callable(values):
+        if _is_of_length(values, length):
             if getattr(values, 'ndim', 1) == 2 and getattr(source, 'compat', False):
                 values = values[:, 0]  # QMNIST keeps the writer and more beside the class
             return values
     for attribute in ('samples', '_samples', 'imgs'):
         pairs = getattr(source, attribute, None)
-        if pairs is not None and len(pairs) == length and all(len(pair) == 2 for pair in pairs[:1]):
+        if _is_of_length(pairs, length) and all(len(pair) == 2 for pair in pairs[:1]):
             return [pair[1] for pair in pairs]
     if hasattr(source, 'categories_map') and hasattr(source, 'index'):
         return _inaturalist_labels(source)
     return None
+
+
+def _is_of_length(values: Any, length: int) -> bool:
+    return not callable(values) and hasattr(values, '__len__') and len(values) == length
 
 
 def _inaturalist_labels(source) -> list | None:

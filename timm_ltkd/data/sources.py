@@ -170,12 +170,18 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
             base = timm.data.create_dataset(
                 'folder', root=path, search_split=False, class_map=order, **reader_options, **kwargs)
     except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
+        if 'invalid literal for int' in str(e):
+            raise UserError(
+                f"'{path}' has a folder or image with a digit in its name that timm cannot sort by, such as ² or ① "
+                f'({last_line(e)}): rename it') from e
         raise UserError(
             f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}' ({last_line(e)})") from e
     except (OSError, EOFError, TarError, UnpicklingError) as e:  # the last of a list of a tar file's images
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
     if tar:
         check_members(base, path)
+    else:  # timm leaves names that it takes to be alike, as class names below, in the order of the file system
+        base.reader.samples.sort(key=lambda sample: (natural_key(sample[0]), sample[0]))
     return base
 
 

@@ -51,6 +51,7 @@ class PixelAdapter(nn.Module):
         self.size = size
         self.mode = 'bilinear' if interpolation == 'bilinear' else 'bicubic'
         self.unchanged, self.to_grey = True, False
+        self._expected: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         for name, values in (('mean', mean), ('std', std)):
             self._keep(name, torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1))
         self.expect(mean, std)
@@ -61,6 +62,8 @@ class PixelAdapter(nn.Module):
         Raises:
             UserError: Channels that cannot be turned into those that go out.
         """
+        if (asked := (tuple(mean), tuple(std))) == self._expected:
+            return
         arriving, leaving = len(mean), self.mean.shape[1]
         if arriving not in (1, leaving) and (arriving, leaving) != (3, 1):
             raise UserError(
@@ -77,6 +80,7 @@ class PixelAdapter(nn.Module):
         self._keep('shift', (mean - own_mean) / own_std)
         self._keep('level_scale', 255 * std)
         self._keep('level_shift', 255 * mean)
+        self._expected = asked
 
     def _keep(self, name: str, values: torch.Tensor) -> None:
         """As a buffer in float32, where the others are."""

@@ -105,7 +105,8 @@ class DistillTask(TrainingTask):
         if hasattr(raw_student, 'num_classes'):
             self.teacher.check_label_space(raw_student.num_classes)
         own_mean, own_std = normalisation(raw_student)
-        self.teacher.expect_input(own_mean if mean is None else mean, own_std if std is None else std)
+        self._normalised = own_mean if mean is None else mean, own_std if std is None else std
+        self.teacher.expect_input(*self._normalised)
         self.criterion = criterion if criterion is not None else CrossEntropy()
         if isinstance(criterion, HardLabelLoss):
             criterion.check_prepared(raw_student)
@@ -157,6 +158,7 @@ class DistillTask(TrainingTask):
             input: The teacher's images.
             needs_features: Of which of them to return features, for one of them too; None as the methods need them.
         """
+        self.teacher.expect_input(*self._normalised)  # if another task has told it otherwise meanwhile
         if not self.method.separate:
             return self.teacher(input, self.method.needs_features if needs_features is None else needs_features[0])
         wanted = needs_features or [method.needs_features for _, method in self.lessons]

@@ -182,20 +182,18 @@ def check_method(args: Namespace, method: DistillMethod) -> None:
 
 
 def warn_of_corrected_teachers(
-        args: Namespace, method: DistillMethod, losses: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Warn of a teacher whose loss has made up for the class frequencies, under a method that does so again.
+        args: Namespace, method: DistillMethod, corrected_by: Sequence[str]) -> None:
+    """Warn of a teacher whose training has made up for the class frequencies, under a method that does so again.
 
     Args:
         args: Options of the run.
         method: What it teaches by.
-        losses: Name and options of the loss of each teacher, as far as that is known.
+        corrected_by: What in the teachers' training did, see `corrections`.
     """
-    for name, options in losses if method.corrects_prior else ():
-        if _loss_corrects(name, options):
-            _logger.warning(
-                f"the teacher's loss, {name}, and --kd {' '.join(listed(args.kd))} both make up for the class "
-                'frequencies: together they correct them twice; --kd kd leaves its soft labels as they are')
-            return
+    if method.corrects_prior and corrected_by:
+        _logger.warning(
+            f"the teacher's {corrected_by[0]} and --kd {' '.join(listed(args.kd))} both make up for the class "
+            'frequencies: together they correct them twice; --kd kd leaves its soft labels as they are')
 
 
 def corrections(options: Mapping[str, Any]) -> list[str]:

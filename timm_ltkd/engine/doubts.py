@@ -35,8 +35,8 @@ def told_once(first: bool) -> Iterator[None]:
 
 
 def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: int) -> None:
-    """Warn of small images that nobody asked for, and of a learning rate, a warm-up, an accumulation or a moving
-    average that does not go with the rest.
+    """Warn of small images that nobody asked for, of a learning rate, a warm-up, an accumulation or a moving average
+    that does not go with the rest, and of a schedule that looks at the images the figures are of.
 
     Args:
         args: Options of the run.
@@ -56,6 +56,10 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
     if args.grad_accum_steps > batches:
         _logger.warning(
             f'--grad-accum-steps {args.grad_accum_steps}: an epoch has {batches} batches, and is one update')
+    if args.sched == 'plateau' and not args.holdout:
+        _logger.warning(
+            '--sched plateau lowers the learning rate by the figures of the validation split, which are then no fair '
+            'estimate: give a --holdout, and it goes by that')
     _warn_of_rate(args)
     updates = epochs * -(-batches // args.grad_accum_steps)
     if args.model_ema and not args.model_ema_warmup and args.model_ema_decay ** updates > _BEGINNING:

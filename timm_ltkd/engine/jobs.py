@@ -36,7 +36,7 @@ from .run_folder.folder import RunFolder, check_key, find_folder, short_name
 from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, warn_of_one_seed
 from .shared import Shared
 from .sharing.share import check_sharing, share_runs
-from .teachers import check_teacher_sizes, create_teacher, plan_teachers, teacher_losses, train_teachers
+from .teachers import check_teacher_sizes, create_teacher, plan_teachers, teacher_corrections, train_teachers
 from .together import Together
 
 Plan = tuple[Namespace, nn.Module, RunFolder]
@@ -116,7 +116,7 @@ def distill(
         for own, student in students:
             with told_once(first=not methods):
                 methods.append(_create_method(own, data, student, networks))
-        warn_of_corrected_teachers(args, methods[0], teacher_losses(args, teachers))
+        warn_of_corrected_teachers(args, methods[0], teacher_corrections(args, teachers))
         name, several = f'{short_name(args.student)}-{"+".join(listed(args.kd))}', args.seeds is not None
         for own, _ in students:  # a folder that cannot be used is told before the teacher's hours
             _open_folder(own, data, accelerator, name, keys, several)

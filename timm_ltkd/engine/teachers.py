@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 from ..distill import Teacher, TeacherEnsemble
 from ..models import ELSEWHERE
 from ..options import listed
+from .combinations import corrections
 from .fit import fit
 from .holdout import warn_of_seen_holdout
 from .initial import trainable_network
@@ -128,18 +128,15 @@ def _place(args: Namespace, name: str) -> Path:
     return Path(args.output) / 'teachers' / name
 
 
-def teacher_losses(args: Namespace, plans: Sequence[PlannedTeacher]) -> list[tuple[str, dict[str, Any]]]:
-    """Name and options of the loss that each teacher is or was trained by, as far as that is known."""
+def teacher_corrections(args: Namespace, plans: Sequence[PlannedTeacher]) -> list[str]:
+    """What of the teachers' own training makes up for the class frequencies, as far as that is known."""
     if args.teacher_tune != 'none':
-        return [(plan.recipe.loss, plan.recipe.loss_kwargs) for plan in plans]
-    losses = []
+        return [told for plan in plans for told in corrections(vars(plan.recipe))]
+    found = []
     for folder, plan in zip(listed(args.teacher_checkpoint), plans, strict=False):
-        options = run_options(folder)
-        if built_in_fix(folder, plan.network):
-            losses.append(('logit_adjust', {}))  # as if it had been trained by it
-        elif 'loss' in options and 'kd' not in options:
-            losses.append((options['loss'], options.get('loss_kwargs') or {}))
-    return losses
+        fix = built_in_fix(folder, plan.network)
+        found += ([f'built-in {fix}'] if fix else []) + corrections(run_options(folder))
+    return found
 
 
 def train_teachers(

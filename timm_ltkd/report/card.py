@@ -158,7 +158,7 @@ def _figures(report: Mapping[str, Any], prior: ClassPrior, files: Sequence[str])
     if len(rows) == 2:
         sections += ['Student beside teacher, by shot group:', markdown_grid(difference_grid(*rows.values(), prior))]
     if report.get('best'):
-        sections.append(markdown_escape(told_best(report['best'])))
+        sections.append(markdown_escape(told_best(report['best'], run.get('args'))))
     if 'accuracy_by_frequency.png' in files:
         sections.append('![Accuracy of each class against its training images](accuracy_by_frequency.png)')
     return sections

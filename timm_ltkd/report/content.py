@@ -20,15 +20,25 @@ _CHOSEN = {
     True: 'The weights and the figures above are of that epoch; nothing was chosen on the split they are measured on.',
     False: 'That is the split of the figures above, and they are of the last epoch; the best is no fair estimate.',
 }
+_STEERED = (
+    'That is the split of the figures above, which are of the last epoch; it steered the learning rate too '
+    '(--sched plateau), so they are no fair estimate either.')
 
 
-def told_best(best: Mapping[str, Any]) -> str:
-    """Which epoch was the best one, and what that means for the figures."""
+def told_best(best: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> str:
+    """Which epoch was the best one, and what that means for the figures.
+
+    Args:
+        best: As report.json has it.
+        options: Of the run.
+    """
     value, epoch = best.get('value'), best.get('epoch')
     value = f'{value:.2f}' if isinstance(value, int | float) else value
     epoch = epoch + 1 if isinstance(epoch, int) else epoch  # programs count from 0, see report.json
+    held_out = best.get('chosen_on') == 'holdout'
+    told = _STEERED if not held_out and (options or {}).get('sched') == 'plateau' else _CHOSEN[held_out]
     return (f"Best {best.get('metric')}: {value} at epoch {epoch} (counted from 1), chosen on "
-            f"{best.get('chosen_on')}. {_CHOSEN[best.get('chosen_on') == 'holdout']}")
+            f"{best.get('chosen_on')}. {told}")
 
 
 def difference_grid(teacher: Mapping[str, Any], student: Mapping[str, Any], prior: ClassPrior) -> Grid:

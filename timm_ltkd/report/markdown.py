@@ -29,7 +29,7 @@ def markdown_report(
     """
     sections = ['# Results', f'{markdown_table(rows)}\n\n{markdown_escape(legend(prior))}']
     if run.get('best'):
-        sections.append(markdown_escape(told_best(run['best'])))
+        sections.append(markdown_escape(told_best(run['best'], run.get('args'))))
     if holdout_rows:
         sections += ['## On the holdout', markdown_table(holdout_rows)]
     if len(rows) == 2:

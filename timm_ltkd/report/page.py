@@ -79,7 +79,7 @@ def _results(
 ) -> html.Html:
     parts = [html.table(figures_grid(rows), _measured_on(rows, 'images')), _note(legend(prior))]
     if run.get('best'):
-        parts.append(_note(told_best(run['best'])))
+        parts.append(_note(told_best(run['best'], run.get('args'))))
     if holdout_rows:
         parts.append(html.table(figures_grid(holdout_rows), _measured_on(holdout_rows, 'held-out training images')))
     if len(rows) == 2:

@@ -85,7 +85,7 @@ def test_a_loss_of_its_own_and_a_method_that_both_correct(script, argv, tmp_path
             more[1] = str(teachers(tmp_path)[0])
         log.clear()
         script('distill', [*argv, '--experiment', f'run{i}', *more])
-        assert (f"the teacher's loss, {loss}, and --kd {kd} both make up" in '\n'.join(log)) == warned
+        assert (f"the teacher's --loss {loss} and --kd {kd} both make up" in '\n'.join(log)) == warned
 
 
 def test_its_figures_are_beside_the_students(script, argv, tmp_path):

@@ -117,7 +117,8 @@ def test_a_teacher_with_a_fix_is_one_that_was_corrected(finished, tmp_path, log)
         '--dataset', '', '--data-dir', folder, '--img-size', '8', '--workers', '0', '--epochs', '1', '-b', '4',
         '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--student', 'resnet20',
         '--teacher-checkpoint', str(tmp_path / 'there'), '--output', str(tmp_path), '--experiment', 'student'])
-    assert any("the teacher's loss, logit_adjust, and --kd bkd both make up for" in line for line in log)
+    assert any(
+        "the teacher's built-in logit-adjust 1 and --kd bkd both make up for" in line for line in log)
 
 
 def test_the_folder_itself_stays_as_it_is(finished, tmp_path):

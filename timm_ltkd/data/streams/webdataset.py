@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...errors import UserError
 from ..labels import names_by_index
 from .shards import ClassIndex, Encoded, reading
 
-_SKIPPED = -1  # what timm takes in a JSON file for an image that is to be left out
+_SKIPPED = object()  # in place of a label of an image that is to be left out: timm takes a negative one in JSON so
 
 
 class WebdatasetShards:
@@ -80,7 +81,7 @@ class WebdatasetShards:
                 hint = f'; it has: {" ".join(key for key in sample if not key.startswith("__"))} (--input-key)' \
                     if image is None else ''
                 raise UserError(f"sample '{sample['__key__']}' in shard '{self.files[shard]}' has no {missing}{hint}")
-            if label != _SKIPPED:
+            if label is not _SKIPPED:
                 yield image, self._index(label)
 
     def labels(self, shard: int) -> Iterator[int]:
@@ -89,7 +90,7 @@ class WebdatasetShards:
             label = self._label(sample)
             if label is None:
                 self._check_dots(sample, shard)
-            elif label != _SKIPPED:
+            elif label is not _SKIPPED:
                 yield self._index(label)
 
     def _check_dots(self, sample: dict, shard: int) -> None:
@@ -107,7 +108,7 @@ class WebdatasetShards:
         with reading(f"shard '{self.files[shard]}' of '{self.name}'"):
             yield from tarfile_samples([{'url': self._paths[shard]}], select_files=select)
 
-    def _label(self, sample: dict) -> int | str | None:
+    def _label(self, sample: dict) -> Any:
         with reading(f"the label of sample '{sample['__key__']}' of '{self.name}'"):
             if self._target_key != 'cls':
                 label = json.loads(sample['json']).get(self._target_key) if 'json' in sample else None

@@ -104,6 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
         entries = json.loads((path / _KEY).read_text(encoding='utf-8'))
         if entries['format'] != _FORMAT:
             raise ValueError(f'format {entries["format"]}')
+        RowLayout.from_json(entries['layout'])  # or it is none
         return {name: entries[name] for name in ('key', 'layout', 'count')}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise UserError(f'{path} is no teacher bank that can be read ({_KEY}: {last_line(e)}); remove it') from e

@@ -173,7 +173,7 @@ class _TopK:
 def _fitting(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """In another dtype; nothing becomes infinite that was not."""
     if dtype == torch.float16 and values.dtype != dtype:
-        values = values.clamp(-_LARGEST_HALF, _LARGEST_HALF)
+        values = values.float().clamp(-_LARGEST_HALF, _LARGEST_HALF)  # bfloat16 has no such number
     return values.to(dtype)
 
 

@@ -1,4 +1,5 @@
 """What a comparison of runs comes to, before it is written."""
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from ...prior import ClassPrior
 from ..table import COLUMNS, Grid, figure, spread
 from .recipes import Recipe, differing_options, find_recipes
 from .runs import FinishedRun, check_alike
+
+_ROUNDING = 5e-3  # of figures that are told with two digits
 
 
 class Comparison(NamedTuple):
@@ -76,14 +79,28 @@ def _teachers(recipes: Sequence[Recipe]) -> dict[str, list[Mapping[str, Any]]]:
     for recipe in recipes:
         reports, name = [], ''
         for run in recipe.runs:
-            if run.teacher is not None and run.teacher not in reports:
+            if run.teacher is not None and not any(_alike(run.teacher, other) for other in reports):
                 reports.append(run.teacher)
                 name = run.names['teacher']
-        if reports and all(reports != others for _, _, others in rows):
+        if reports and not any(_all_alike(reports, others) for _, _, others in rows):
             rows.append((f'teacher {name}', recipe.name, reports))
     names = [name for name, _, _ in rows]
     return {
         f'{name} of {recipe}' if names.count(name) > 1 else name: reports for name, recipe, reports in rows}
+
+
+def _all_alike(reports: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
+    return len(reports) == len(others) and all(map(_alike, reports, others))
+
+
+def _alike(report: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two are of one network, perhaps measured on other hardware or in other batches."""
+    def close(value: Any, its: Any) -> bool:
+        return value == its or None not in (value, its) and math.isclose(value, its, abs_tol=_ROUNDING)
+
+    return len(report['per_class']) == len(other['per_class']) and all(
+        map(close, report['per_class'], other['per_class'])) and all(
+        close(report.get(key), other.get(key)) for key in COLUMNS)
 
 
 def _mean(reports: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

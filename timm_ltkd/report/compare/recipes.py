@@ -38,7 +38,8 @@ def find_recipes(runs: Sequence[FinishedRun]) -> list[Recipe]:
             raise UserError(f"'{runs[index].folder}' is named twice")
     found: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        found.setdefault(json.dumps(_options(run), sort_keys=True), []).append(run)
+        there = {key: value for key, value in _options(run).items() if _settled(value) is not None}
+        found.setdefault(json.dumps(there, sort_keys=True), []).append(run)
     groups = list(found.values())
     return [Recipe(name, group) for name, group in zip(_names(groups), groups, strict=True)]
 
@@ -71,7 +72,13 @@ def _options(run: FinishedRun) -> dict[str, Any]:
 
 
 def _differs(key: str, options: Sequence[dict[str, Any]]) -> bool:
-    return len({json.dumps(each.get(key), sort_keys=True) for each in options if _can_have(each, key)}) > 1
+    values = {json.dumps(_settled(each.get(key)), sort_keys=True) for each in options if _can_have(each, key)}
+    return len(values) > 1
+
+
+def _settled(value: Any) -> Any:
+    """None for what is off: of an option that there was not yet when a run was made, nothing is told."""
+    return None if value is False else value
 
 
 def _can_have(options: dict[str, Any], key: str) -> bool:
@@ -85,7 +92,8 @@ def _told(options: dict[str, Any], key: str) -> str:
 
 
 def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """The folder's name, without the seed where there are several; with the folders above it where names clash."""
+    """The folder's name, without the seed where there are several (that of the folder above, if it is all of the name);
+    with the folders above it where names clash."""
     stems = [_stem([Path(run.folder) for run in group]) for group in groups]
     short = [stem.name or str(stem) for stem in stems]
     names = [str(stem) if short.count(own) > 1 else own for stem, own in zip(stems, short, strict=True)]
@@ -103,5 +111,5 @@ def _stem(folders: Sequence[Path]) -> Path:
     first = folders[0] if folders[0].name not in ('', '..') else folders[0].resolve()
     if len(folders) == 1:
         return first
-    stems = {re.sub(r'[-_. ]*seed[-_ ]?\d+$', '', folder.name) for folder in folders}
-    return first.with_name(stems.pop()) if len(stems) == 1 and '' not in stems else first
+    stems = {folder.parent / re.sub(r'[-_. ]*seed[-_ ]?\d+$', '', folder.name) for folder in folders}
+    return stems.pop() if len(stems) == 1 else first
