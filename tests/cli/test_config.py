@@ -112,6 +112,24 @@ class TestValues:
         assert distill('-c', config('kd_kwargs:\n  alpha: 3\n'), '--kd', 'dkd').kd_kwargs == {'alpha': 3}
         assert distill().kd_kwargs == {}, 'the default is nobody\'s to change'
 
+    def test_defaults_that_go_with_another_option_go_with_that_of_now(self, config):
+        """A run's args.yaml has all of them; what is no default was chosen, and stays."""
+        file = config('teacher_checkpoint: null\nteacher_tune: all\nholdout: 0.0\neval_metric: top1\n')
+        assert (distill('-c', file).teacher_tune, distill('-c', file).eval_metric) == ('all', 'top1')
+        given = distill('-c', file, '--teacher-checkpoint', 'x', '--holdout', '0.1')
+        assert given.teacher_tune is None and given.eval_metric == 'balanced'
+        given = distill('-c', file, '--teacher-checkpoint', 'x', '--teacher-tune', 'all', '--holdout', '0.1',
+                        '--eval-metric', 'few')
+        assert given.teacher_tune == 'all' and given.eval_metric == 'few'
+        chosen = config('teacher_checkpoint: null\nteacher_tune: head\nholdout: 0.1\neval_metric: few\n')
+        given = distill('-c', chosen, '--teacher-checkpoint', 'x', '--holdout', '0')
+        assert given.teacher_tune == 'head' and given.eval_metric == 'few'
+        assert distill('-c', config('teacher_tune: all\n'), '--teacher-checkpoint', 'x').teacher_tune == 'all'
+        file = config('stage: null\nclass_sampling: instance\n')
+        assert train('-c', file, '--stage', 'crt', '--initial-checkpoint', 'x').class_sampling == 'class'
+        assert train('-c', file, '--stage', 'head', '--initial-checkpoint', 'x').class_sampling == 'instance'
+        assert train('-c', file, '--class-sampling', 'sqrt').class_sampling == 'sqrt'
+
     def test_one_file(self, config):
         with pytest.raises(UserError, match='-c is given 2 times, and is one file'):
             train('-c', config('lr: 0.1\n'), '--config', config('epochs: 3\n'))

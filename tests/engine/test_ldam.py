@@ -49,7 +49,8 @@ def test_train(script, options, tmp_path, trained, more):
     assert f'{head}.running_mean_norm' in state and f'{head}.bias' not in state
     script('validate', [str(tmp_path / 'run'), '--workers', '0', '--results-file', str(tmp_path / 'r.json')])
     measured, = json.loads((tmp_path / 'r.json').read_text()).values()
-    assert measured['top1'] == json.loads((tmp_path / 'run/report.json').read_text())['student']['top1']
+    told = json.loads((tmp_path / 'run/report.json').read_text())['student']
+    assert measured['top1'] == told['top1'] and measured['ece'] == pytest.approx(told['ece'], abs=1e-3)
 
 
 @pytest.mark.parametrize('kd', ['kd', 'bkd'])

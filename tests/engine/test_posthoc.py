@@ -195,6 +195,15 @@ def test_validate_reads_the_holdout_of_the_run(runs, script, tmp_path, capsys, m
         key: report[key] for key in ('top1', 'per_class')}
 
 
+def test_what_was_measured_before_a_mistake_is_not_lost(runs, script, tmp_path, capsys):
+    argv = [str(runs / 'whole'), 'nowhere', '--workers', '0', '--results-file', str(tmp_path / 'r.json')]
+    with pytest.raises(SystemExit):
+        script('validate', argv)
+    told = capsys.readouterr()
+    assert 'there is no file or folder nowhere' in told.err and f'\n{runs / "whole"} ' in told.out
+    assert list(json.loads((tmp_path / 'r.json').read_text())) == [str(runs / 'whole')]
+
+
 @pytest.mark.parametrize('argv, message', [
     (['whole', '--tau-norm', 'sweep'], '--tau-norm: 21 values to choose from, and no holdout'),
     (['whole', '--logit-adjust', '0.5', '1'], '--logit-adjust: 2 values to choose from, and no holdout'),

@@ -121,6 +121,10 @@ def test_a_teacher_is_trained_from_memory_and_known_by_it(script, options, no_pl
     script('distill', [*base, '--experiment', 'host', '--teacher-img-size', '8', '--teacher-resize', 'host'])
     assert key_of(tmp_path / 'host') == 'timm' and len(list((tmp_path / 'teachers').iterdir())) == 1
     assert any('--teacher-resize host makes them in two sizes' in line for line in log)
+    script('distill', ['-c', str(tmp_path / 'host/args.yaml'), '--output', str(tmp_path), '--experiment', 'again'])
+    assert key_of(tmp_path / 'again') == 'timm' and len(list((tmp_path / 'teachers').iterdir())) == 1
+    script('distill', [*base, '--experiment', 'forced', '--loader', 'timm'])  # the teacher as well
+    assert sorted(key_of(folder) for folder in (tmp_path / 'teachers').iterdir()) == ['resident', 'timm']
 
 
 def test_two_processes_share_what_one_would_decode(start, launcher, options, script, no_plots, make_images, tmp_path):

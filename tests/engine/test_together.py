@@ -120,8 +120,12 @@ def test_one_that_fails_does_not_stop_the_others(script, options, tmp_path, monk
     with pytest.raises(SystemExit) as stopped:
         script('train', [*options, '--model', 'resnet20', '--experiment', 'x', '--seeds', '0', '1', '2'])
     assert stopped.value.code == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    told = capsys.readouterr()
+    error = told.err.strip().splitlines()[-1]
     assert error.startswith('train.py: error: seed 1: the loss became NaN or infinite in epoch 1, step 1')
+    table = told.out.partition('\nin ')[0]
+    assert all(row in table for row in ('resnet20, seed 0', 'resnet20, seed 2', 'standard deviation'))
+    assert 'seed 1' not in told.out
     for seed in (0, 2):
         assert len(read_summary(tmp_path / f'x-seed{seed}/summary.csv')) == 3
         assert (tmp_path / f'x-seed{seed}/report.json').is_file()

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..options import DATA, PLACE, VIEW
 from ..plain_yaml import dump_yaml, load_yaml
 from ..report.text import flag
-from .defaults import fill_defaults
+from .defaults import DEPENDENT, fill_defaults
 from .kinds import KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
 
@@ -41,8 +41,10 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
     import_modules(vars(first)['import'] or parser.get_default('import'))  # before --list-kd, which ends the command
     args = parser.parse_args(argv)
     others = [its for what, its in _OPTIONS_OF.items() if what in of_file and getattr(args, what) != of_file[what]]
-    if others:  # those of the file are of what the file names, and the command line names another
-        parser.set_defaults(**dict.fromkeys(others, {}))
+    settled = [key for key, (by, usual) in DEPENDENT.items()
+               if {key, by} <= of_file.keys() and of_file[key] == usual(of_file[by]) != usual(getattr(args, by))]
+    if others or settled:  # those of the file are of what the file names, and the command line names another
+        parser.set_defaults(**dict.fromkeys(others, {}), **dict.fromkeys(settled))
         args = parser.parse_args(argv)
     fill_defaults(args, fill)
     return args
@@ -205,7 +207,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     """Options of the teacher's own training: the student's recipe with plain cross-entropy, or its own file.
 
     What is about the student's network or the run stays behind; data and input come from the student's run whatever
-    the file says, since both learn from the same images.
+    the file says, since both learn from the same images. The student's `--loader` comes later, if it was chosen.
 
     Args:
         args: Options of distill.py, with one teacher.
@@ -221,7 +223,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     own.model, own.pretrained = args.teacher, None  # None: if the weights can be had
     own.img_size = args.teacher_img_size or args.img_size
     own.mean, own.std = args.teacher_mean or args.mean, args.teacher_std or args.std
-    own.seed = TEACHER_SEED
+    own.seed, own.loader = TEACHER_SEED, 'auto'
     recipe = {}
     if args.teacher_config:
         recipe = read_config(parser, args.teacher_config)

@@ -46,6 +46,14 @@ DEFAULTS_HELP = 'Defaults that belong to the data set:\n' + '\n'.join(
     '\nA network that starts from weights that are trained already takes a tenth of this lr, but in a --stage.')
 
 
+DEPENDENT = {
+    'class_sampling': ('stage', lambda stage: 'class' if stage in ('crt', 'lws') else 'instance'),
+    'eval_metric': ('holdout', lambda share: 'balanced' if share else 'top1'),
+    'teacher_tune': ('teacher_checkpoint', lambda source: 'none' if source else 'all'),
+}
+"""Defaults that depend on another option: which, and how."""
+
+
 def dataset_defaults(dataset: str) -> DatasetDefaults:
     """Defaults for a data set by its name, with or without lt/ and torch/."""
     name = dataset.lower().rsplit('/', 1)[-1]
@@ -76,7 +84,7 @@ def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
     for key, value in defaults.items():
         if key in args and getattr(args, key) is None and (only is None or key in only):
             setattr(args, key, list(value) if isinstance(value, tuple) else value)
-    if 'class_sampling' in args and args.class_sampling is None:
-        args.class_sampling = 'class' if getattr(args, 'stage', None) in ('crt', 'lws') else 'instance'
-    if 'eval_metric' in args and args.eval_metric is None:
-        args.eval_metric = 'balanced' if args.holdout else 'top1'
+    for key in ('class_sampling', 'eval_metric'):
+        if key in args and getattr(args, key) is None:
+            by, usual = DEPENDENT[key]
+            setattr(args, key, usual(getattr(args, by, None)))

@@ -37,7 +37,7 @@ from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, war
 from .shared import Shared
 from .sharing.share import check_sharing, share_runs
 from .teachers import check_teacher_sizes, create_teacher, plan_teachers, teacher_corrections, train_teachers
-from .together import Together
+from .together import SomeFailed, Together
 
 Plan = tuple[Namespace, nn.Module, RunFolder]
 _METHOD_DRAWS = -3  # no image's index, so that these draws are nobody else's
@@ -67,9 +67,9 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str], idle: str = '') 
             plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
         check_loader_of_seeds(args, plans[0][0].loader)
         check_sharing([own for own, _, _ in plans], accelerator)
-        results = _fit_all(plans, to_yaml, accelerator, data)
+        plans, results, failed = _fit_all(plans, to_yaml, accelerator, data)
         _tell(accelerator, {}, args.model, plans, results)
-    share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
+    _end(plans, failed, accelerator)
     return results
 
 
@@ -125,11 +125,11 @@ def distill(
             train_teachers(teachers, to_yaml, accelerator, data)
         plans = [(own, student, _open_folder(own, data, accelerator, name, keys, several)) for own, student in students]
         teacher = create_teacher(args, teachers, students[0][1])
-        results = _fit_all(plans, to_yaml, accelerator, data, teacher, methods)
+        plans, results, failed = _fit_all(plans, to_yaml, accelerator, data, teacher, methods)
         names = ' + '.join(short_name(own.model) for own in teacher_args)
-        rows = {f'teacher {names}': results[0].teacher}
+        rows = {f'teacher {names}': result.teacher for result in results[:1]}
         _tell(accelerator, rows, f'student {short_name(args.student)}', plans, results)
-    share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
+    _end(plans, failed, accelerator)
     return results
 
 
@@ -140,7 +140,7 @@ def _fit_all(
         data: Data,
         teacher: Teacher | TeacherEnsemble | None = None,
         methods: Sequence[DistillMethod] = (),
-) -> list[Result]:
+) -> tuple[Sequence[Plan], list[Result], SomeFailed | None]:
     """Train the one run that is planned, or several at once.
 
     Args:
@@ -150,23 +150,37 @@ def _fit_all(
         data: What all are trained on.
         teacher: What all learn from.
         methods: How each learns.
+
+    Returns:
+        The plans of the runs that came to their end, their results, and what was wrong with the others of several.
     """
     if len(plans) == 1:
         (own, network, folder), method = plans[0], next(iter(methods), None)
-        return [fit(own, accelerator, data, network, folder, to_yaml(own), teacher=teacher, method=method)]
+        return plans, [fit(own, accelerator, data, network, folder, to_yaml(own), teacher=teacher, method=method)], None
     if teacher is not None:
         teacher.to(accelerator.device)  # before it is shared
-    shared, together = Shared(), Together()
-    with ExitStack() as stack:
-        for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
-            run = Run(
-                own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
-                teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what the others share
-                method=method, shared=shared)
-            stack.enter_context(run.guarded())
-            together.add(seed_name(own), run)
-        results = together.fit()
-    return [results[seed_name(own)] for own, _, _ in plans]
+    shared, together, failed = Shared(), Together(), None
+    try:
+        with ExitStack() as stack:
+            for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
+                run = Run(
+                    own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
+                    teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what others share
+                    method=method, shared=shared)
+                stack.enter_context(run.guarded())
+                together.add(seed_name(own), run)
+            results = together.fit()
+    except SomeFailed as e:
+        results, failed = e.results, e
+    ended = [plan for plan in plans if seed_name(plan[0]) in results]
+    return ended, [results[seed_name(own)] for own, _, _ in ended], failed
+
+
+def _end(plans: Sequence[Plan], failed: SomeFailed | None, accelerator: Accelerator) -> None:
+    """Share the runs that came to their end, as far as their options ask for it; then tell of those that did not."""
+    share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
+    if failed is not None:
+        raise failed
 
 
 def _name_teachers(args: Namespace, teacher_args: Sequence[Namespace]) -> None:
@@ -229,10 +243,12 @@ def _tell(
     """Print a table of what was trained, below other rows, and where all of it is."""
     if len(plans) == 1:
         rows[name] = results[0].student
-    else:
+    elif plans:
         reports = [result.student for result in results]
         rows |= {f'{name}, {seed_name(own)}': report for (own, _, _), report in zip(plans, reports, strict=True)}
         rows |= spread(reports)
+    else:
+        return
     accelerator.print(format_table(rows) + '\n')
     if accelerator.is_main_process:
         for _, _, folder in plans:

@@ -40,10 +40,15 @@ def choose_loader(args: Namespace, accelerator: Accelerator, data: Data, input_c
         UserError: An option for the other kind.
     """
     if args.loader == 'auto':
-        reason = on_main(accelerator, partial(why_not_resident, args, accelerator, data, input_config))
-        args.loader = 'timm' if reason else 'resident'
+        args.loader = automatic_loader(args, accelerator, data, input_config)
     if args.resident_size is not None and args.loader != 'resident':
         raise UserError('--resident-size is for images that stay in memory; add --loader resident')
+
+
+def automatic_loader(args: Namespace, accelerator: Accelerator, data: Data, input_config: dict[str, Any]) -> str:
+    """The kind that `--loader auto` is; the arguments are those of `choose_loader`."""
+    reason = on_main(accelerator, partial(why_not_resident, args, accelerator, data, input_config))
+    return 'timm' if reason else 'resident'
 
 
 def why_not_resident(

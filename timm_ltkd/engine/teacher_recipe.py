@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models import ELSEWHERE
-from .loaders import choose_loader
+from .loaders import automatic_loader, choose_loader
 from .networks.create import create_network
 from .networks.described import network_options
 from .networks.input import resolve_input, set_normalisation
@@ -65,6 +65,9 @@ def complete_recipe(
     elif recipe.pretrained:
         _see_as_before(args, recipe, network)
     _scale_padding(args, recipe)
+    if recipe.loader == 'auto' and args.loader != 'auto' and args.loader != automatic_loader(
+            args, accelerator, data, resolve_input(args, student.pretrained_cfg)):
+        recipe.loader = args.loader  # was asked for; a run's args.yaml has what auto came to, for its student alone
     choose_loader(recipe, accelerator, data, resolve_input(recipe, network.pretrained_cfg))
     return network
 

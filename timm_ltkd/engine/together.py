@@ -59,6 +59,14 @@ class Turn:
                 GENERATORS.release()
 
 
+class SomeFailed(UserError):
+    """What was wrong with runs that failed, beside the results of the others by name."""
+
+    def __init__(self, results: dict[str, Result], message: str):
+        super().__init__(message)
+        self.results = results
+
+
 class Together:
     """Several runs, each of which ends as it would alone on as many CPU threads as it gets here.
 
@@ -84,7 +92,7 @@ class Together:
         """Train all of them to the end; their results by name.
 
         Raises:
-            UserError: A run failed; the others were trained to the end, and it is named.
+            SomeFailed: A run failed; the others were trained to the end.
         """
         runs = list(self._runs.values())
         device = runs[0].accelerator.device
@@ -96,7 +104,7 @@ class Together:
         failures = in_threads({name: run.train for name, run in self._runs.items()}, device, self._stop)
         results = {name: run.finish() for name, run in self._runs.items() if name not in failures}
         if failures:
-            raise UserError('; '.join(f'{name}: {failure}' for name, failure in failures.items()))
+            raise SomeFailed(results, '; '.join(f'{name}: {failure}' for name, failure in failures.items()))
         return results
 
 

@@ -13,7 +13,7 @@ from timm.utils import distribute_bn, unwrap_model
 from torch import nn
 
 from ..data import epoch_plan, stop_workers
-from ..distill import DistillMethod, Teacher, TeacherEnsemble
+from ..distill import DistillMethod, Teacher, TeacherEnsemble, plain_classifier
 from ..errors import UserError, last_line
 from .build import compile_in_place, create_mixing, create_optimizer, create_task
 from .epoch.graph import RECORDING
@@ -90,6 +90,7 @@ class Training:
         self.scheduler, self.epochs = create_schedule(
             args, optimizer, updates_per_epoch=-(-len(self.train_loader) // args.grad_accum_steps))
         self.optimizer = self._prepare(optimizer)
+        self.finite = self._finite_at_start()
         self.watch = LossWatch(accelerator, self._also_watched, args.checkpoint_interval)
         if self.teaching:
             self.teaching.ready(self.train_loader, self.apart)
@@ -216,9 +217,15 @@ class Training:
 
     def _also_watched(self) -> dict[str, torch.Tensor]:
         """What is read with the losses at the end of an epoch: the method's sums, and how many weights are ruined."""
-        weights = unwrap_model(self.task.trainable_module).state_dict().values()
-        ruined = torch.stack([value.isfinite().logical_not().sum() for value in weights]).sum()
+        weights = unwrap_model(self.task.trainable_module).state_dict()
+        ruined = torch.stack([weights[name].isfinite().logical_not().sum() for name in self.finite]).sum()
         return {_RUINED: ruined} | (self.teaching.statistics() if self.teaching else {})
+
+    def _finite_at_start(self) -> list[str]:
+        """Names of the weights and buffers that are to stay so: some networks have a mask, or bounds, of infinities."""
+        weights = unwrap_model(self.task.trainable_module).state_dict()
+        finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+        return [name for name, there in zip(weights, finite, strict=True) if there]
 
     def _method_figures(self) -> dict[str, float]:
         """What the method has counted in this epoch over all processes, as columns of the summary."""
@@ -232,11 +239,12 @@ class Training:
             for group, value in figures.items()}
 
     def evaluate(self, as_trained: bool = False) -> dict[str, Any]:
-        """Report of the network as it is now (its moving average where there is one); in the run's precision or not."""
-        with self.apart:
+        """Report of the network as it would be exported now (its moving average where there is one); in the run's
+        precision or not."""
+        network = eval_network(self.task)
+        with self.apart, plain_classifier(network):
             return evaluate(
-                eval_network(self.task), self.val_loader, self.accelerator, self.data.prior, self.args.channels_last,
-                as_trained)
+                network, self.val_loader, self.accelerator, self.data.prior, self.args.channels_last, as_trained)
 
     def _evaluate_after(self, epoch: int) -> dict[str, Any]:
         """`evaluate`, where an error says when: the epoch's last step may have ruined the weights.

@@ -46,11 +46,14 @@ def validate(args: Namespace) -> dict[str, dict[str, Any]]:
         sources = args.checkpoint or [args.model]
         data = open_data(args, accelerator) if args.train_split else open_val_data(args, sources[0])
         rows = {}
-        for source in sources:
-            rows |= _measure(args, source, fixes, data, accelerator)
-        accelerator.print(format_table(rows))
-        if results and accelerator.is_main_process:
-            _write_results(results, rows)
+        try:
+            for source in sources:
+                rows |= _measure(args, source, fixes, data, accelerator)
+        finally:  # what was measured before a mistake, or an interruption, is not lost
+            if rows:
+                accelerator.print(format_table(rows))
+                if results and accelerator.is_main_process:
+                    _write_results(results, rows)
     return rows
 
 

@@ -128,6 +128,23 @@ def test_a_method_that_changes_is_recorded_anew():
     assert all(torch.equal(value, graphed[name]) for name, value in plain.items())
 
 
+@pytest.mark.parametrize('changed', [
+    dict(bounds=(0.5, 2)), dict(bounds=[0.5, 2]), dict(bounds={'low': [0.5]}), dict(_own=(1,)), {}])
+def test_plain_values_in_lists_and_the_like_are_looked_at(changed):
+    module = torch.nn.Linear(2, 2)
+    module.bounds, module._own, module.tensors = [0.5, 1], 2, [torch.ones(2)]
+    step = GraphedStep(None, torch.optim.SGD(module.parameters(), lr=0.1), [module], record_on_cpu)
+    before = step._constants()
+    module.tensors.append(3)  # no plain values
+    assert step._constants() == before
+    for name, value in changed.items():
+        if isinstance(value, list):
+            module.bounds[1] = 2  # in place
+        else:
+            setattr(module, name, value)
+    assert (step._constants() != before) == bool(changed)
+
+
 def test_the_last_batch_of_an_epoch_has_a_recording_of_its_own():
     plain, plain_means, _, _ = train(False, epochs=6)
     graphed, means, records, _ = train(True, epochs=6)

@@ -4,10 +4,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.models import _registry
 from timm.task import ClassificationTask
 
 from timm_ltkd.engine import training
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
+from timm_ltkd.models import resnet20
 from timm_ltkd.report.summary import read_summary
 
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
@@ -29,6 +31,32 @@ def updates(monkeypatch):
         return optimizer
     monkeypatch.setattr(training, 'create_optimizer', create_watched)
     return seen
+
+
+def masked(pretrained=False, **kwargs):
+    """With a buffer that is not finite, as an attention mask."""
+    network = resnet20(**kwargs)
+    network.register_buffer('mask', torch.tensor([0., -torch.inf]))
+    return network
+
+
+@pytest.mark.parametrize('ruins', [False, True])
+def test_a_buffer_of_infinities_is_no_ruin(script, options, monkeypatch, tmp_path, capsys, ruins):
+    monkeypatch.setitem(_registry._model_entrypoints, 'resnet20', masked)
+    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
+    if not ruins:
+        script('train', argv)
+        assert torch.equal(load_file(tmp_path / 'run/model.safetensors')['mask'], torch.tensor([0., -torch.inf]))
+        return
+    read = training.LossWatch.read
+
+    def ruin(watch, epoch):
+        watch.also.__self__.task.trainable_module.fc.bias.data[0] = torch.inf
+        return read(watch, epoch)
+    monkeypatch.setattr(training.LossWatch, 'read', ruin)
+    with pytest.raises(SystemExit):
+        script('train', argv)
+    assert 'the weights are NaN or infinite after epoch 1' in capsys.readouterr().err
 
 
 def total_norm(gradients):

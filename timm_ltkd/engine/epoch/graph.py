@@ -1,7 +1,9 @@
 """A training step as a CUDA graph: recorded once, then one launch instead of thousands."""
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from .step import TrainingStep
 
 _WARM_UP = 3  # steps before one is recorded: libraries choose their kernels, the optimizer makes its state
 _PLAIN = (bool, int, float, str, type(None))
+_OF_TORCH = frozenset(vars(nn.Module()))  # what every module has
 RECORDING = threading.Lock()
 """Held while one of several runs records, or does what may make its device wait, which would spoil a recording."""
 
@@ -88,13 +91,14 @@ class GraphedStep:
     def _constants(self) -> list:
         """All that a recording takes for granted beside the batch: plain values, and where tensors are."""
         found = [
-            {key: value for key, value in group.items() if key not in ('params', 'lr') and isinstance(value, _PLAIN)}
+            _plain({key: value for key, value in group.items() if key not in ('params', 'lr')})
             for group in self.optimizer.param_groups]
         for root in self.modules:
             for module in root.modules():
                 tensors = {**module._buffers, **module._parameters}
                 tensors |= {key: value for key, value in vars(module).items() if isinstance(value, torch.Tensor)}
-                found.append({key: value for key, value in vars(module).items() if isinstance(value, _PLAIN)})
+                own = {key: value for key, value in vars(module).items() if key not in _OF_TORCH}
+                found.append(_plain({**own, 'training': module.training}))
                 found.append({key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None})
         return found
 
@@ -114,6 +118,19 @@ class GraphedStep:
         finally:
             for number, group in zip(numbers, self.optimizer.param_groups, strict=True):
                 group['lr'] = number
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Those that are plain, or lists, tuples and dicts of such, as they are now."""
+    return {key: copy.deepcopy(value) for key, value in values.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    return isinstance(value, _PLAIN)
 
 
 def graph_step(

@@ -71,7 +71,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         except Exception as e:  # truncated, damaged or unsafe: torch raises a dozen kinds
             _logger.warning(f'{path} cannot be read ({last_line(e)[:120]}); trying the one before')
     if files:
-        raise UserError(f'no checkpoint in {folder} can be read; start anew with --overwrite')
+        raise UserError(f'no checkpoint in {folder} can be read; remove {folder.parent}, and its training starts anew')
     return None
 
 
