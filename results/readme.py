@@ -55,8 +55,8 @@ ADJUSTED = {'last': 'top1', 'many': 'many', 'medium': 'medium', 'few': 'few', 'E
 OF_ADJUSTED = (
     'The same networks with the log prior taken off their logits: `validate.py output/RUN --logit-adjust 1`, '
     'nothing trained, nothing chosen. BKD, KRDistill, balanced softmax and LDAM-DRW have made up for the prior in '
-    'training: to do it twice costs them. KD, DKD and balanced softmax + KD compare with BKD and KRDistill in the table '
-    'above: about equal in all, ahead on many-shot classes, behind on few-shot ones.')
+    'training: to do it twice costs them. KD, DKD and balanced softmax + KD compare with BKD and KRDistill in the '
+    'table above: about equal in all, ahead on many-shot classes, behind on few-shot ones.')
 
 
 def main() -> None:
