@@ -111,7 +111,7 @@ def _remarks(row: Row, runs: list[Run]) -> str:
     shortened = [f'{min(epochs)} epochs'] if min(epochs) < PUBLISHED_EPOCHS else []
     left = sorted({*row.seeds} - {*row.seeds_done()})
     lacks = [f'seed{"s" if len(left) > 1 else ""} {", ".join(map(str, left))} missing']
-    return '; '.join(shortened + (lacks if len(runs) < len(row.seeds) else []))
+    return '; '.join(shortened + (lacks if len(runs) < len(row.seeds) else []) + ([row.note] if row.note else []))
 
 
 def _section(table: Table) -> str:

@@ -23,6 +23,7 @@ class Row(NamedTuple):
     seeds: tuple[int, ...]
     weights: bool  # whether the network of the first seed is kept
     posthoc: bool  # whether it is also measured with the log prior taken off its logits
+    note: str = ''  # a remark in the table
 
     def folder(self, seed: int) -> Path:
         """Where the files of a run are kept."""
@@ -79,4 +80,4 @@ def _rows(key: str, table: dict) -> Iterator[Row]:
         job = 'train' if 'train' in row else 'distill'
         yield Row(key, name, row['name'], f'{job}.py', f'{table[job]} {row[job]}'.strip(), table['data'],
                   table.get('val_split', 'test'), tuple(table['seeds']), row.get('weights', False),
-                  table.get('posthoc', False))
+                  table.get('posthoc', False), row.get('note', ''))

@@ -48,7 +48,7 @@ def is_aside(path: Path) -> bool:
 def remove_asides(folder: Path) -> None:
     """Remove what killed processes left half-written in a folder, where nobody else writes; not in those below it."""
     for path in folder.glob(ASIDE):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _can_lock(folder: Path) -> bool:
@@ -83,7 +83,8 @@ def try_lock(path: Path, patience: float = 0.) -> FileLock | None:
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        return None if _can_lock(path.parent) else lock
+        # more than once, since who holds it may remove what lies aside, the file of a try too
+        return None if any(_can_lock(path.parent) for _ in range(3)) else lock
     except NotImplementedError:
         pass
     except OSError as e:

@@ -21,6 +21,14 @@ VIEW = frozenset((
 """What a network is shown of an image."""
 
 
+DEPENDENT = {
+    'class_sampling': ('stage', lambda stage: 'class' if stage in ('crt', 'lws') else 'instance'),
+    'eval_metric': ('holdout', lambda share: 'balanced' if share else 'top1'),
+    'teacher_tune': ('teacher_checkpoint', lambda source: 'none' if source else 'all'),
+}
+"""Options whose default depends on another one: which, and how."""
+
+
 def listed(value: str | list[str] | None) -> list[str]:
     """An option that takes one value or several, as a list; empty if it is not given."""
     return value if isinstance(value, list) else [value] if value else []
@@ -28,7 +36,7 @@ def listed(value: str | list[str] | None) -> list[str]:
 
 def teacher_tuning(args: Namespace) -> str:
     """What is done with the teachers of distill.py: --teacher-tune, or what goes with their --teacher-checkpoint."""
-    return args.teacher_tune or ('none' if args.teacher_checkpoint else 'all')
+    return args.teacher_tune or DEPENDENT['teacher_tune'][1](args.teacher_checkpoint)
 
 
 def trained_network(args: Namespace) -> str:

@@ -356,10 +356,16 @@ def test_images_outside_class_folders_are_refused(image_root):
 def test_an_image_to_measure_on_in_two_classes_at_once_is_refused(image_root):
     (image_root / 'val/bee/more/ant').mkdir(parents=True)
     next((image_root / 'val/bee').glob('*.png')).rename(image_root / 'val/bee/more/ant/1.png')
-    assert 'would be one class' in refusal('folder', image_root, split='validation')
-    (image_root / 'val/empty').mkdir()
+    message = refusal('folder', image_root, split='validation')
+    assert "images in 'bee' and in 'bee/more/ant' inside it" in message and '--val-list' in message
     (image_root / 'val/bee/more/ant/1.png').rename(image_root / 'val/bee/1.png')
-    assert create_dataset('folder', image_root, split='validation').class_names == CLASSES  # folders alone do no harm
+    (image_root / 'val/here').mkdir()
+    (image_root / 'val/ant').rename(image_root / 'val/here/ant')  # in groups, to measure on
+    (image_root / 'val/there/ant').mkdir(parents=True)
+    shutil.copy(image_root / 'val/bee/1.png', image_root / 'val/there/ant/1.png')
+    (image_root / 'val/empty').mkdir()
+    dataset = create_dataset('folder', image_root, split='validation')
+    assert dataset.class_names == CLASSES and dataset.class_counts[0] == dataset.class_counts[2] + 1
 
 
 def test_digits_that_timm_cannot_sort_by(image_root):

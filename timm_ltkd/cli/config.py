@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..options import DATA, PLACE, VIEW
+from ..options import DATA, DEPENDENT, MANNER, PLACE, VIEW
 from ..plain_yaml import dump_yaml, load_yaml
 from ..report.text import flag
-from .defaults import DEPENDENT, fill_defaults
+from .defaults import fill_defaults
 from .kinds import KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
 
@@ -41,10 +41,10 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
     import_modules(vars(first)['import'] or parser.get_default('import'))  # before --list-kd, which ends the command
     args = parser.parse_args(argv)
     others = [its for what, its in _OPTIONS_OF.items() if what in of_file and getattr(args, what) != of_file[what]]
-    settled = [key for key, (by, usual) in DEPENDENT.items()
+    follow = [key for key, (by, usual) in DEPENDENT.items()
                if {key, by} <= of_file.keys() and of_file[key] == usual(of_file[by]) != usual(getattr(args, by))]
-    if others or settled:  # those of the file are of what the file names, and the command line names another
-        parser.set_defaults(**dict.fromkeys(others, {}), **dict.fromkeys(settled))
+    if others or follow:  # those of the file are of what the file names, and the command line names another
+        parser.set_defaults(**dict.fromkeys(others, {}), **dict.fromkeys(follow))
         args = parser.parse_args(argv)
     fill_defaults(args, fill)
     return args
@@ -207,7 +207,8 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     """Options of the teacher's own training: the student's recipe with plain cross-entropy, or its own file.
 
     What is about the student's network or the run stays behind; data and input come from the student's run whatever
-    the file says, since both learn from the same images. The student's `--loader` comes later, if it was chosen.
+    the file says, since both learn from the same images. The student's `--loader` comes later, where it is none that
+    `auto` would have chosen.
 
     Args:
         args: Options of distill.py, with one teacher.
@@ -248,7 +249,7 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
 
 
 def passed_over(args: Namespace, teachers: Sequence[Namespace], parser: Parser) -> list[str]:
-    """Options in a `--teacher-config` that do not count there, and are other than those that do.
+    """Options about images in a `--teacher-config`, which do not count there, and are other than those that do.
 
     Args:
         args: Options of distill.py.
@@ -256,9 +257,17 @@ def passed_over(args: Namespace, teachers: Sequence[Namespace], parser: Parser) 
         parser: `train_parser()`.
     """
     recipe = read_config(parser, args.teacher_config) if args.teacher_config else {}
+    looked_at = (_group_options(parser, 'data') | _group_options(parser, 'input')) - MANNER
     return sorted(
-        key for key in recipe.keys() & _shared(parser) - PLACE
-        if any(recipe[key] != getattr(own, key) for own in teachers))
+        key for key in recipe.keys() & looked_at
+        if recipe[key] is not None and any(_other(recipe[key], getattr(own, key)) for own in teachers))
+
+
+def _other(value: Any, its: Any) -> bool:
+    """Whether two values differ; a number may stand for a list of it."""
+    if isinstance(value, list) and isinstance(its, list) and 1 in (len(value), len(its)):
+        return {*value} != {*its}
+    return value != its
 
 
 def _shared(parser: Parser) -> set[str]:

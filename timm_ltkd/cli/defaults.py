@@ -6,6 +6,7 @@ from typing import NamedTuple
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.published import BY_COUNTS, SETS
+from ..options import DEPENDENT
 
 
 class DatasetDefaults(NamedTuple):
@@ -44,14 +45,6 @@ DEFAULTS_HELP = 'Defaults that belong to the data set:\n' + '\n'.join(
         ('digits', DIGITS), ('cifar*', CIFAR), ('tinyimagenet', TINY_IMAGENET),
         ('imagenet, places365, inat2018', IMAGENET), ('others', OTHER))) + (
     '\nA network that starts from weights that are trained already takes a tenth of this lr, but in a --stage.')
-
-
-DEPENDENT = {
-    'class_sampling': ('stage', lambda stage: 'class' if stage in ('crt', 'lws') else 'instance'),
-    'eval_metric': ('holdout', lambda share: 'balanced' if share else 'top1'),
-    'teacher_tune': ('teacher_checkpoint', lambda source: 'none' if source else 'all'),
-}
-"""Defaults that depend on another option: which, and how."""
 
 
 def dataset_defaults(dataset: str) -> DatasetDefaults:

@@ -81,8 +81,8 @@ class LongTailedDataset(Dataset):
         self._tell_torchvision()
 
     def _tell_torchvision(self) -> None:
-        """Some of torchvision's data sets apply a pair of both transforms, made once."""
-        if isinstance(self.base, VisionDataset):
+        """Some of torchvision's data sets apply a pair of both transforms, made once (or a joint one of the user's)."""
+        if isinstance(self.base, VisionDataset) and isinstance(self.base.transforms, StandardTransform | None):
             self.base.transforms = StandardTransform(self.base.transform, self.base.target_transform)
 
     def __len__(self) -> int:

@@ -96,7 +96,7 @@ def create_dataset(
 
     if training is None:
         training = is_train_split(split)
-        if selects and not training and not is_eval_split(split):
+        if (selects or by_counts) and not training and not is_eval_split(split):
             raise UserError(
                 f"the name '{split}' does not tell whether it is to train on, and only such splits are made "
                 'long-tailed: say training=True, or training=False')
@@ -104,7 +104,7 @@ def create_dataset(
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
     if base_name == 'folder':
         if class_map is None:
-            check_class_folders(base, all_with_images=training)
+            check_class_folders(base, training)
         else:
             check_folders(base)
     if not training:

@@ -78,17 +78,17 @@ def classes_come_from_folders(dataset: Dataset) -> bool:
     return isinstance(dataset, ImageDataset) and isinstance(dataset.reader, ReaderImageFolder | ReaderImageInTar)
 
 
-def check_class_folders(dataset: ImageDataset, all_with_images: bool = True) -> None:
-    """Refuse a split that has a folder without images: timm would drop the class and shift the others.
+def check_class_folders(dataset: ImageDataset, training: bool = True) -> None:
+    """Refuse a training split that has a folder without images: timm would drop the class and shift the others; or
+    folders of images that timm would take for one class, as it names classes after the last folder.
 
-    Refused as well are folders of images that timm would take for one class, as it names classes after the last folder;
-    images of one class in the folder of another; hidden ones; and links that lead back. Other folders inside a class
-    folder, and hidden ones without images, are no concern. Images that are passed over for their endings are counted in
-    the log.
+    Refused in any split are images in no class folder; those of one class in the folder of another; hidden ones; and
+    links that lead back. Other folders inside a class folder, and hidden ones without images, are no concern. Images
+    that are passed over for their endings are counted in the log.
 
     Args:
         dataset: timm's, of the folder or tar file of the split.
-        all_with_images: Look for folders without images: those of a split to measure on do no harm.
+        training: Whether it is one to train on.
 
     Raises:
         UserError: Names the folder. Also for images that lie in no class folder.
@@ -97,8 +97,8 @@ def check_class_folders(dataset: ImageDataset, all_with_images: bool = True) -> 
     path = dataset.reader.root
     if PurePosixPath('.') in class_folders:
         raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
-    _check_names(class_folders, path)
-    if not all_with_images:
+    _check_names(class_folders, path, training)
+    if not training:
         return
     class_names = {folder.name for folder in class_folders}
     above_class = {parent for folder in class_folders for parent in folder.parents}
@@ -158,17 +158,18 @@ def warn_of_endings(path: str, endings: Mapping[str, int], else_do: str) -> None
             f"{' '.join(get_img_extensions())}: convert them, {else_do}")
 
 
-def _check_names(class_folders: set[PurePosixPath], path: str) -> None:
+def _check_names(class_folders: set[PurePosixPath], path: str, training: bool) -> None:
     by_name: dict[str, PurePosixPath] = {}
+    lists = '--train-list' if training else '--train-list and --val-list'
     for folder in sorted(class_folders):
-        if (other := by_name.setdefault(folder.name, folder)) != folder:
+        if training and (other := by_name.setdefault(folder.name, folder)) != folder:
             raise UserError(
                 f"'{other}' and '{folder}' in '{path}' would be one class, as a class is named after the last folder: "
-                'rename them, or list the images (--train-list)')
+                f'rename them, or list the images ({lists})')
         if outer := class_folders.intersection(folder.parents):
             raise UserError(
                 f"'{path}' has images in '{outer.pop()}' and in '{folder}' inside it, which would be another class: "
-                'move them, or list the images (--train-list)')
+                f'move them, or list the images ({lists})')
 
 
 def _check_hidden(class_folders: set[PurePosixPath], images: Iterable[str], path: str) -> None:

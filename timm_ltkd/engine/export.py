@@ -22,7 +22,7 @@ from .networks.trained import load_network
 from .posthoc import OPTIONS, build_in
 from .processes.launch import set_up_logging
 from .sharing.onnx_file import OnnxFile, export_onnx
-from .sharing.share import check_target, copy_folder, copy_options, push_folder, write_card
+from .sharing.share import check_target, copy_folder, push_folder, shown_options, write_card
 
 _logger = logging.getLogger(__name__)
 _WHAT = 'checkpoint'
@@ -109,8 +109,8 @@ def _folder(args: Namespace, source: str) -> Iterator[Path]:
             _told_fix(args))
         if fix := _told_fix(args):
             _logger.info(f'{fix} is built into the classifier; the report of a run stays behind')
-        if _is_folder(args):
-            copy_options(Path(source), Path(folder))
+        if options := run_options(source):
+            (Path(folder) / 'args.yaml').write_bytes(shown_options(options))
         write_card(Path(folder), license, Path(source) if _is_folder(args) else None)
         yield Path(folder)
 

@@ -36,14 +36,12 @@ def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         options = run_options(str(folder))
-        if not options:
+        if 'initial_checkpoint' not in options:  # no run, or an export, which names no files
             return None
         if counts != [int(count) for count in data.prior.counts] or any(
                 options.get(key) != getattr(args, key) for key in _SELECTION):
             return False
-        source = options.get('initial_checkpoint')
-        if options.get('stage') and not (source or options.get('pretrained')):
-            return None  # an export of it, which does not name files
+        source = options['initial_checkpoint']
     return True
 
 

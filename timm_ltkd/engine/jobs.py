@@ -60,15 +60,15 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str], idle: str = '') 
         check_cuda_graph(args, accelerator)
         check_seeds(args, accelerator)
         data = open_data(args, accelerator)
-        name, plans = f'{short_name(args.model)}-{args.stage or args.loss}', []
-        for own in each_seed(args):  # their mistakes are told before the first is trained
+        name, plans, each = f'{short_name(args.model)}-{args.stage or args.loss}', [], each_seed(args)
+        for own in each:  # their mistakes are told before the first is trained
             with told_once(first=not plans):
                 network = trainable_network(own, own.model, data, accelerator, '--model')
             plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
         check_loader_of_seeds(args, plans[0][0].loader)
         check_sharing([own for own, _, _ in plans], accelerator)
         plans, results, failed = _fit_all(plans, to_yaml, accelerator, data)
-        _tell(accelerator, {}, args.model, plans, results)
+        _tell(accelerator, {}, args.model, plans, results, several=len(each) > 1)
     _end(plans, failed, accelerator)
     return results
 
@@ -128,7 +128,7 @@ def distill(
         plans, results, failed = _fit_all(plans, to_yaml, accelerator, data, teacher, methods)
         names = ' + '.join(short_name(own.model) for own in teacher_args)
         rows = {f'teacher {names}': result.teacher for result in results[:1]}
-        _tell(accelerator, rows, f'student {short_name(args.student)}', plans, results)
+        _tell(accelerator, rows, f'student {short_name(args.student)}', plans, results, several=len(each) > 1)
     _end(plans, failed, accelerator)
     return results
 
@@ -178,9 +178,13 @@ def _fit_all(
 
 def _end(plans: Sequence[Plan], failed: SomeFailed | None, accelerator: Accelerator) -> None:
     """Share the runs that came to their end, as far as their options ask for it; then tell of those that did not."""
-    share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
-    if failed is not None:
-        raise failed
+    wrong = [] if failed is None else [str(failed)]
+    try:
+        share_runs([(own, folder.path) for own, _, folder in plans], accelerator.is_main_process)
+    except UserError as e:
+        wrong.append(str(e))
+    if wrong:
+        raise UserError('; '.join(wrong))
 
 
 def _name_teachers(args: Namespace, teacher_args: Sequence[Namespace]) -> None:
@@ -239,16 +243,16 @@ def _tell(
         name: str,
         plans: Sequence[Plan],
         results: Sequence[Result],
+        several: bool,
 ) -> None:
     """Print a table of what was trained, below other rows, and where all of it is."""
-    if len(plans) == 1:
-        rows[name] = results[0].student
-    elif plans:
-        reports = [result.student for result in results]
-        rows |= {f'{name}, {seed_name(own)}': report for (own, _, _), report in zip(plans, reports, strict=True)}
-        rows |= spread(reports)
-    else:
+    if not plans:
         return
+    reports = [result.student for result in results]
+    for (own, _, _), report in zip(plans, reports, strict=True):
+        rows[f'{name}, {seed_name(own)}' if several else name] = report
+    if len(reports) > 1:
+        rows |= spread(reports)
     accelerator.print(format_table(rows) + '\n')
     if accelerator.is_main_process:
         for _, _, folder in plans:

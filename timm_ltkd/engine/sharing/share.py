@@ -5,6 +5,7 @@ import shlex
 import shutil
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,6 @@ def write_card(folder: Path, license: str | None = None, run: Path | None = None
         aside.write_bytes(_card_of(folder, license, run))
 
 
-def copy_options(run: Path, target: Path) -> None:
-    """What others may see of a run's options, if it has any, into another folder."""
-    if (run / OPTIONS).is_file():
-        (target / OPTIONS).write_bytes(_public_options(run))
-
-
 def card_of(folder: Path) -> bytes | None:
     """What `write_card` would write; None where the files are not those of a finished run."""
     try:
@@ -174,7 +169,8 @@ def shared_files(folder: Path, *, license: str | None = None, repo: str | None =
         if (folder / REPORT).is_file():
             files[REPORT] = _json(_public_report(folder)[0])
         if (folder / OPTIONS).is_file():
-            files[OPTIONS] = _public_options(folder)
+            options = load_yaml((folder / OPTIONS).read_text(encoding='utf-8'), str(folder / OPTIONS))
+            files[OPTIONS] = shown_options(options)
         card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else _card_of(folder, license)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise e if isinstance(e, UserError) else UserError(
@@ -208,10 +204,13 @@ def _for_others(card: str, license: str | None, repo: str | None) -> str:
 
 def _card_of(folder: Path, license: str | None = None, made_of: Path | None = None) -> bytes:
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    told = made_of or folder
-    report, left_out = _public_report(told) if (told / REPORT).is_file() else (None, [])
-    if made_of is not None and report is not None:
-        report = {key: report[key] for key in _FACTS}
+    report, left_out = None, []
+    if (folder / REPORT).is_file():
+        report, left_out = _public_report(folder)
+    elif made_of is not None and (made_of / REPORT).is_file():
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # of another program
+            report, left_out = _public_report(made_of)
+            report = {key: report[key] for key in _FACTS}
     run = (report or {}).get('run') or {}
     args = run.get('args') or {}
     return model_card(
@@ -238,9 +237,8 @@ def _learnt_by(args: Mapping[str, Any]) -> dict[str, str]:
     return {name: lines[name] for names, lines in zip(named, known, strict=True) for name in names if name in lines}
 
 
-def _public_options(folder: Path) -> bytes:
+def shown_options(options: Mapping[str, Any]) -> bytes:
     """args.yaml without what tells of the machine's files."""
-    options = load_yaml((folder / OPTIONS).read_text(encoding='utf-8'), str(folder / OPTIONS))
     return dump_yaml(public_options(options)[0]).encode()
 
 

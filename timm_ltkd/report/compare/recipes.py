@@ -38,7 +38,7 @@ def find_recipes(runs: Sequence[FinishedRun]) -> list[Recipe]:
             raise UserError(f"'{runs[index].folder}' is named twice")
     found: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        there = {key: value for key, value in _options(run).items() if _settled(value) is not None}
+        there = {key: value for key, value in _options(run).items() if not _is_off(key, value)}
         found.setdefault(json.dumps(there, sort_keys=True), []).append(run)
     groups = list(found.values())
     return [Recipe(name, group) for name, group in zip(_names(groups), groups, strict=True)]
@@ -72,13 +72,13 @@ def _options(run: FinishedRun) -> dict[str, Any]:
 
 
 def _differs(key: str, options: Sequence[dict[str, Any]]) -> bool:
-    values = {json.dumps(_settled(each.get(key)), sort_keys=True) for each in options if _can_have(each, key)}
-    return len(values) > 1
+    values = [None if _is_off(key, each.get(key)) else each[key] for each in options if _can_have(each, key)]
+    return len({json.dumps(value, sort_keys=True) for value in values}) > 1
 
 
-def _settled(value: Any) -> Any:
-    """None for what is off: of an option that there was not yet when a run was made, nothing is told."""
-    return None if value is False else value
+def _is_off(key: str, value: Any) -> bool:
+    """As if there were no such option, as when a run was made before there was; but for those with a third value."""
+    return value is None or value is False and key != 'teacher_pretrained'
 
 
 def _can_have(options: dict[str, Any], key: str) -> bool:
@@ -111,5 +111,7 @@ def _stem(folders: Sequence[Path]) -> Path:
     first = folders[0] if folders[0].name not in ('', '..') else folders[0].resolve()
     if len(folders) == 1:
         return first
-    stems = {folder.parent / re.sub(r'[-_. ]*seed[-_ ]?\d+$', '', folder.name) for folder in folders}
-    return stems.pop() if len(stems) == 1 else first
+    stems = {re.sub(r'[-_. ]*seed[-_ ]?\d+$', '', folder.name) for folder in folders}
+    if stems == {''} and len(above := {folder.resolve().parent for folder in folders}) == 1:
+        return above.pop()
+    return first.with_name(stems.pop()) if len(stems) == 1 and '' not in stems else first
