@@ -99,7 +99,7 @@ def test_a_bad_newest_one_is_passed_over(tmp_path, damage, log):
     assert f'{newest} cannot be read' in log[-1]
     assert not (tmp_path / 'touched').exists()
     checkpoint_files(tmp_path)[1].write_bytes(b'')
-    with pytest.raises(UserError, match='--overwrite'):
+    with pytest.raises(UserError, match='remove .*, and its training starts anew'):
         load_checkpoint(tmp_path)
 
 
