@@ -82,7 +82,8 @@ class LongTailedDataset(Dataset):
 
     def _tell_torchvision(self) -> None:
         """Some of torchvision's data sets apply a pair of both transforms, made once (or a joint one of the user's)."""
-        if isinstance(self.base, VisionDataset) and isinstance(self.base.transforms, StandardTransform | None):
+        if isinstance(self.base, VisionDataset) and isinstance(
+                getattr(self.base, 'transforms', None), StandardTransform | None):
             self.base.transforms = StandardTransform(self.base.transform, self.base.target_transform)
 
     def __len__(self) -> int:
