@@ -28,8 +28,9 @@ which is the figure to compare; *best epoch* is the highest test accuracy of any
 often reports and which is chosen on the test set. Many: more than 100 training images, few: fewer than 20; these,
 medium and the calibration error (ECE) are of the last epoch.
 
-To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command;
-`python results/run.py --data-dir DATA` runs all that is missing, and `python results/readme.py` makes this page.
+To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command, or
+`python results/run.py --data-dir DATA --tables TABLE --rows ROW --again`, which puts the new files in place of the old.
+Without `--again` it runs all that is missing. `python results/readme.py` makes this page.
 """
 NONE = 'No row is finished yet: the full-length runs want a GPU, or hours of a CPU each.\n'
 
@@ -102,6 +103,17 @@ def _grid(runs: dict[Row, list[Run]]) -> str:
     return markdown_grid(Grid(['', *FIGURES, 'seeds', 'remarks'], [
         [row.name, *(mean_and_deviation([of(run) for run in each]) for of in FIGURES.values()), len(each),
          _remarks(row, each)]
+        for row, each in runs.items()]))
+
+
+def headline(runs: dict[Row, list[Run]]) -> str:
+    """The figures to compare, plain and adjusted."""
+    plain = {key: FIGURES[key] for key in ('last', 'many', 'medium', 'few', 'best epoch')}
+    adjusted = {f'{key}, adjusted': ADJUSTED[key] for key in ('last', 'few')}
+    return markdown_grid(Grid(['', *plain, *adjusted, 'seeds'], [
+        [row.name, *(mean_and_deviation([of(run) for run in each]) for of in plain.values()),
+         *(mean_and_deviation([run.adjusted.get(key) for run in each if run.adjusted]) for key in adjusted.values()),
+         f'{len(each)} of {len(row.seeds)}']
         for row, each in runs.items()]))
 
 
@@ -191,7 +203,7 @@ def project_readme() -> str:
     text = (RESULTS.parent / 'README.md').read_text(encoding='utf-8')
     before, rest = text.split(begin)
     after = rest.split(end)[1]
-    shown = '\n'.join(f'{table.title}:\n\n{grids(runs_of(table))}\n' for table in read_tables()
+    shown = '\n'.join(f'{table.title}:\n\n{headline(runs_of(table))}\n' for table in read_tables()
                       if table.headline and runs_of(table)) or NONE
     return f'{before}{begin}{shown}{end}{after}'
 

@@ -3,7 +3,8 @@
     python results/run.py --data-dir DATA [--tables T ...] [--rows R ...]
 
 DATA is made by `prepare_data.py`; give it relative to the top of the project, from where this is called, since the
-options of a run are kept. A run that was stopped is resumed; one whose report is in `results/` is not run again. Each
+options of a run are kept. A run that was stopped is resumed; one whose report is in `results/` is not run again, unless
+`--again` says so. Each
 run is a call of `train.py` or `distill.py` as it is, in bf16, all seeds of a row at once; on a GPU with `--cuda-graph`.
 Networks of a table with `posthoc` are then measured by `validate.py`.
 """
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add('--tables', metavar='TABLE', nargs='+', help='(default: all)')
     add('--rows', metavar='ROW', nargs='+', help='of these tables (default: all)')
     add('--seeds', metavar='N', type=int, nargs='+', help='of these rows (default: all)')
+    add('--again', action='store_true', help='run what is in results/ too, and put the new files in its place')
     add('--output', metavar='DIR', default=OUTPUT, help='where the runs themselves go (default: %(default)s)')
     add('--dry-run', action='store_true', help='print the commands')
     args = parser.parse_args(argv)
@@ -37,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error('--data-dir and --output are kept with the options of each run: give them relative')
     failed = []
     for row in _wanted(parser, args):
-        seeds = [seed for seed in row.seeds if seed not in row.seeds_done() and seed in (args.seeds or row.seeds)]
+        done = () if args.again else row.seeds_done()
+        seeds = [seed for seed in row.seeds if seed not in done and seed in (args.seeds or row.seeds)]
         if seeds and not _run(row, seeds, args) or row.posthoc and not _adjust(row, args):
             failed.append(f'{row.table}/{row.key}')
     if failed:
@@ -65,6 +68,7 @@ def _run(row: Row, seeds: list[int], args: argparse.Namespace) -> bool:
         return False
     for seed in seeds if not args.dry_run else ():
         row.folder(seed).mkdir(parents=True, exist_ok=True)
+        (row.folder(seed) / POSTHOC).unlink(missing_ok=True)  # of the network before
         for name in KEPT + (WEIGHTS if row.weights and seed == row.seeds[0] else ()):
             shutil.copy(Path(args.output, row.table, f'{row.key}-seed{seed}', name), row.folder(seed) / name)
     return True

@@ -292,8 +292,5 @@ def test_documented_options_are_the_methods_own(name):
     parameters = inspect.signature(distill.method._METHODS[name]).parameters
     options = {key: p.default for key, p in parameters.items() if p.default is not p.empty}
     section = re.search(rf'^## {name}$(.*?)(?=^## )', (ROOT / 'docs' / 'methods.md').read_text('utf-8'), re.M | re.S)[1]
-    row = re.search(rf'^\| `--kd {name}` .*`--kd-kwargs (.*?)` \|$', (ROOT / 'README.md').read_text('utf-8'), re.M)[1]
-    said = dict(pair.split('=') for pair in row.split())
-    assert {key: ast.literal_eval(value) for key, value in said.items()} == options
-    for key, value in options.items():
-        assert f'`{key}={value}`' in section
+    said = dict(re.findall(r'`(\w+)=([\w.-]+)`', section))
+    assert options and {key: ast.literal_eval(said[key]) for key in options} == options

@@ -37,6 +37,7 @@ KINDS_NOT_RUN = {
     'pip install ': 'needs the network; .ci/run installs the package, and a test here looks at the extras',
     'hf ': 'needs the hub',
     'python benchmarks/': 'takes minutes; tests/benchmarks runs them shortened',
+    'python results/': 'takes hours; tests/results runs them shortened',
 }
 STOPS = {'--push-to-hub': 'not logged in to the hub'}  # what ends a command with this option, and nothing before
 FILLED = {  # what a page leaves open, or names without what it always needs
@@ -48,7 +49,6 @@ FILLED = {  # what a page leaves open, or names without what it always needs
     'float16':
         'distill.py --dataset lt/imagenet --data-dir IMAGENET --train-list ImageNet_LT_train.txt --teacher-bank OTHER '
         '--bank-views 20 --bank-top-k 2 --bank-dtype float16',
-    'python -m timm_ltkd.compare OUT1 OUT2 …': 'python -m timm_ltkd.compare output/RUN output/OTHER_RUN',
     'validate.py --predict DIR': 'validate.py output/RUN --predict DATA',
     'validate.py --tau-norm': 'validate.py output/RUN --tau-norm 0.5',
     'validate.py --tau-norm TAU …': 'validate.py output/RUN --tau-norm 0.5',
@@ -195,9 +195,9 @@ def test_files_of_the_checkout_exist():
 
 # ---- options that are named anywhere ---------------------------------------------------------------------------------
 
-ELSEWHERE = {  # of timm's scripts, docker, pip and benchmarks/
+ELSEWHERE = {  # of timm's scripts, docker, pip, benchmarks/ and results/
     '--device-modules', '--shm-size', '--repeats', '--quick', '--parts', '--precision', '--most', '--download',
-    '--methods', '--threads', '--kills', '--cases', '--show',
+    '--methods', '--threads', '--kills', '--cases', '--show', '--tables', '--rows', '--again',
     '--amp', '--amp-dtype', '--checkpoint-hist', '--lr-base', '--no-prefetcher', '--use-ema'}
 
 

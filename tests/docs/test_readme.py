@@ -47,8 +47,10 @@ def test_loop_of_ones_own():
 def test_digits_split_is_the_one_described():
     splits = create_splits('lt/digits')
     counts = ', '.join(map(str, splits.train.class_counts))
-    assert counts in README and f'{splits.train.class_counts.sum()} images' in README
-    assert '30 images of each class' in README and set(splits.val.class_counts) == {30}
+    page = (ROOT / 'docs' / 'data.md').read_text(encoding='utf-8')
+    assert counts in page and f'{splits.train.class_counts.sum()} images' in page
+    assert f'{splits.train.class_counts.sum()} training images' in README
+    assert '30 images of each class' in page and set(splits.val.class_counts) == {30}
 
 
 def test_methods_and_losses_are_listed():

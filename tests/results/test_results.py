@@ -193,6 +193,8 @@ def test_runs_what_is_missing(elsewhere):
     commands.clear()
     run.main(['--data-dir', 'DATA'])
     assert not commands
+    run.main(['--data-dir', 'DATA', '--rows', 'b', '--again'])
+    assert [args.seeds for _, args in commands] == [[0, 1]]
 
 
 def test_keeps_the_network_that_teaches(elsewhere, tmp_path):
