@@ -1,8 +1,10 @@
 """How processes agree, and which of them speaks."""
+import threading
 from types import SimpleNamespace
 
 import accelerate
 import pytest
+import torch
 
 from timm_ltkd.cli.run import one_line_errors
 from timm_ltkd.engine.processes import launch
@@ -78,3 +80,28 @@ def test_trackers_are_told_the_name_of_the_run(tmp_path, monkeypatch, environmen
     assert args == (project,) and kwargs['config'] == {'lr': 0.1, 'kd': "['bkd']"}
     assert kwargs['init_kwargs']['wandb'] == {'name': 'run7', 'dir': str(tmp_path / 'run7')}
     assert kwargs['init_kwargs']['mlflow'] == {'run_name': 'run7'}
+
+
+def test_another_thread_does_not_change_how_a_weight_is_cast(monkeypatch):
+    """Autocast's cache is the process's: seeds that train together would empty each other's between two uses."""
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
+    accelerator = launch.create_accelerator()
+
+    def gradient(between):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(16, 16)
+        with accelerator.autocast():
+            once = layer(torch.randn(8, 16))
+            between()
+            layer(once).float().square().mean().backward()
+        return layer.weight.grad
+
+    def other():
+        with accelerator.autocast():
+            pass
+
+    def in_another_thread():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert torch.equal(gradient(lambda: None), gradient(in_another_thread))

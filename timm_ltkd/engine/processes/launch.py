@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 from accelerate.utils import (
+    AutocastKwargs,
     DistributedDataParallelKwargs,
     DistributedType,
     InitProcessGroupKwargs,
@@ -51,6 +52,7 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
     accelerator = Accelerator(
         cpu=together_on_cpu,  # or newer versions leave each of several processes alone, to train the same as the others
         kwargs_handlers=[
+            AutocastKwargs(cache_enabled=False),  # the cache is the process's: another seed's thread would empty it
             DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=_PATIENCE)])
     if 'LOCAL_RANK' in os.environ and accelerator.num_processes < int(os.environ.get('WORLD_SIZE') or 1):
         raise UserError(
