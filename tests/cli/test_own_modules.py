@@ -8,7 +8,7 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser
 from timm_ltkd.cli.config import parse, teacher_args
 from timm_ltkd.cli.own_modules import import_modules
 from timm_ltkd.distill import list_losses, list_methods
-from timm_ltkd.engine.own_code import own_code
+from timm_ltkd.engine.recipe import own_code
 from timm_ltkd.errors import UserError
 
 LOSS = '''

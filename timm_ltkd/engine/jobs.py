@@ -28,8 +28,7 @@ from .fit import Result, Run, fit
 from .initial import trainable_network
 from .networks.create import check_model_name
 from .networks.described import architecture
-from .processes.job import job
-from .processes.launch import create_accelerator, on_main
+from .processes.launch import create_accelerator, job, on_main
 from .recipe import recipe_key
 from .run_data import Data, open_data
 from .run_folder.folder import RunFolder, check_key, find_folder, short_name

@@ -22,8 +22,7 @@ from .networks.create import check_takes_images
 from .networks.described import label_names
 from .networks.input import resolve_input
 from .networks.trained import load_network
-from .processes.job import job
-from .processes.launch import loader_workers, pins_memory
+from .processes.launch import job, loader_workers, pins_memory
 
 _logger = logging.getLogger(__name__)
 TOPK = 5

@@ -1,16 +1,20 @@
 """A key that tells equal runs from different ones."""
 import hashlib
 import json
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import timm
 from accelerate import Accelerator
+from timm.models import model_entrypoint
 
-from ..options import DATA, MANNER, PLACE, listed
-from .own_code import own_code
+from ..distill import loss_class, method_class
+from ..options import DATA, MANNER, PLACE, listed, trained_network
 from .run_data import Data
 
+_KNOWN = ('timm', 'timm_ltkd')  # whose versions are the user's affair
 # options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
 NO_PART = PLACE | MANNER | DATA | {
     'import', 'seeds', 'val_interval', 'eval_metric', 'crop_pct', 'interpolation', 'batch_size', 'grad_accum_steps',
@@ -50,6 +54,34 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     recipe['data'] = data.fingerprint
     text = json.dumps(recipe, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def own_code(args: Namespace, methods: list[str]) -> dict[str, str]:
+    """SHA-256 of each file outside timm and timm_ltkd that defines what a run names.
+
+    Args:
+        args: Options of the run.
+        methods: Names of its distillation methods.
+
+    Raises:
+        UserError: A loss or method that nobody has registered.
+    """
+    found = {}
+    for definition in _definitions(args, methods):
+        module = definition.__module__
+        file = getattr(sys.modules.get(module), '__file__', None)
+        if module.partition('.')[0] not in _KNOWN and file:
+            found[module] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
+
+
+def _definitions(args: Namespace, methods: list[str]) -> Iterator:
+    """What the run's names stand for."""
+    yield loss_class(args.loss)
+    yield from map(method_class, methods)
+    name = trained_network(args)
+    if timm.is_model(name):
+        yield model_entrypoint(name)
 
 
 def _by_content(name: str | list[str]) -> str | list[str]:

@@ -1,4 +1,5 @@
 """The teacher's side of a distillation: its class means, its bank, and its figures and the method's."""
+import logging
 from argparse import Namespace
 from contextlib import AbstractContextManager
 from functools import partial
@@ -9,13 +10,14 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import ResidentTrainLoader, stop_workers
-from ..distill import DistillTask, Teacher
-from .class_means import teacher_class_means
+from ..distill import DistillTask, Teacher, feature_dim
 from .epoch.bank import BankedTeacher, open_run_bank
-from .evaluate import evaluate_teacher
+from .evaluate import answers, evaluate_teacher
 from .loaders import create_full_loader
 from .run_data import Data
 from .shared import Shared
+
+_logger = logging.getLogger(__name__)
 
 
 class Teaching:
@@ -117,3 +119,38 @@ class Teaching:
         finally:
             if own is not loader:
                 stop_workers(own)
+
+
+@torch.no_grad()
+def teacher_class_means(
+        teacher: Teacher,
+        loader: DataLoader,
+        accelerator: Accelerator,
+        num_classes: int,
+        channels_last: bool = False,
+) -> torch.Tensor:
+    """One pass over the images; the same means on every process.
+
+    Args:
+        teacher: On the accelerator's device.
+        loader: Yields (input, target, index), on the device, with every image of the training set once over all
+            processes.
+        accelerator: Device, processes.
+        num_classes: C; each class has an image.
+        channels_last: Memory layout of the inputs.
+
+    Returns:
+        `[C, D]`, float64 (float32 where the device has no float64).
+    """
+    device = accelerator.device
+    dtype = torch.float32 if device.type == 'mps' else torch.float64
+    _logger.info(f"class means of the teacher's features over {len(loader.dataset)} training images")
+    sums = torch.zeros(num_classes, feature_dim(teacher.model) + 1, dtype=dtype, device=device)  # and the counts
+    for output, target, _ in answers(teacher, loader, channels_last, needs_features=True):
+        features = output.features.to(dtype)
+        sums.index_add_(0, target, torch.cat([features, features.new_ones(len(features), 1)], dim=1))
+    sums = accelerator.reduce(sums, 'sum')
+    counts = sums[:, -1:]
+    if int(counts.sum()) != len(loader.dataset):
+        raise RuntimeError('the class means did not see each image exactly once')
+    return sums[:, :-1] / counts

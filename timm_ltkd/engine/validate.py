@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from ..data import stop_workers
+from ..data import create_val_split, fingerprint, stop_workers
 from ..errors import UserError
 from ..files import replace_file
 from ..prior import ClassPrior
@@ -18,13 +18,12 @@ from .evaluate import evaluate, place
 from .holdout import check_holdout_is_unseen
 from .loaders import create_full_loader
 from .networks.create import check_takes_images
-from .networks.described import built_in_fix, trained_counts
+from .networks.described import built_in_fix, label_names, trained_counts
 from .networks.input import resolve_input
 from .networks.trained import load_network
 from .posthoc import measure_fixes, wanted_fixes
-from .processes.job import job
-from .run_data import Data, open_data
-from .val_data import open_val_data
+from .processes.launch import job
+from .run_data import Data, check_data_folder, open_data, same_data, warn_of_unmeasured
 
 _logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def validate(args: Namespace) -> dict[str, dict[str, Any]]:
         results = args.results_file and _checked_results(args.results_file)
         fixes = wanted_fixes(args)
         sources = args.checkpoint or [args.model]
-        data = open_data(args, accelerator) if args.train_split else open_val_data(args, sources[0])
+        data = open_data(args, accelerator) if args.train_split else _open_val_data(args, sources[0])
         rows = {}
         try:
             for source in sources:
@@ -55,6 +54,42 @@ def validate(args: Namespace) -> dict[str, dict[str, Any]]:
                 if results and accelerator.is_main_process:
                     _write_results(results, rows)
     return rows
+
+
+def _open_val_data(args: Namespace, source: str) -> Data:
+    """The split to measure on, under the class names and training counts of a network.
+
+    Args:
+        args: Options of validate.py, whose `--train-split` is empty.
+        source: The network, as `load_network` takes it.
+
+    Returns:
+        Data whose training split is not to be looked at: it is the other one.
+
+    Raises:
+        UserError: A network that does not say what it was trained on, options that want training images, or what
+            `create_val_split` refuses.
+    """
+    wanting = {
+        '--train-list': args.train_list, '--val-list': args.val_list, '--holdout': args.holdout,
+        '--imbalance-factor': args.imbalance_factor,
+        '--max-per-class': args.max_per_class, '--class-counts': args.class_counts, '--class-map': args.class_map,
+        '--on-bad-image skip': args.on_bad_image == 'skip'}
+    if given := next((option for option, value in wanting.items() if value), None):
+        raise UserError(f"--train-split '' is for a split that is measured as it is; leave {given} out")
+    check_data_folder(args)
+    network = load_network(source, args.model, None, 'checkpoint', pretrained=args.pretrained)
+    names, counts = label_names(source, network), trained_counts(source, network)
+    if names is None or counts is None:
+        raise UserError(
+            f"--train-split '': {source} does not say its classes, and how many training images each had; name data "
+            'with a training split, or a run')
+    splits = create_val_split(
+        args.dataset, args.data_dir, args.val_split, names, input_key=args.input_key, target_key=args.target_key,
+        download=args.dataset_download)
+    prior = ClassPrior(counts, names, many=args.many_shot, few=args.few_shot)
+    warn_of_unmeasured(splits)
+    return same_data(Data(splits, prior, fingerprint(splits)), args)
 
 
 def _checked_results(name: str) -> Path:

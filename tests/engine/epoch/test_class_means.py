@@ -9,8 +9,9 @@ from timm import create_model
 
 from timm_ltkd.data import create_eval_loader, create_splits
 from timm_ltkd.distill import Teacher
-from timm_ltkd.engine import class_means, teaching
+from timm_ltkd.engine import teaching
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
+from timm_ltkd.engine.teaching import teacher_class_means
 from timm_ltkd.report.summary import read_summary
 
 pytestmark = pytest.mark.usefixtures('no_plots')
@@ -28,7 +29,7 @@ def passes(monkeypatch):
     made = []
 
     def watch(teacher, loader, *args):
-        made.append((teacher, loader, class_means.teacher_class_means(teacher, loader, *args)))
+        made.append((teacher, loader, teacher_class_means(teacher, loader, *args)))
         return made[-1][-1]
     monkeypatch.setattr(teaching, 'teacher_class_means', watch)
     return made
@@ -46,7 +47,7 @@ def test_means_of_each_class(images):
     def transform(image):
         return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1) / 255 - 0.5
     loader = create_eval_loader(data.train, transform, batch_size=5)
-    means = class_means.teacher_class_means(Teacher(network), loader, Accelerator(), 3)
+    means = teacher_class_means(Teacher(network), loader, Accelerator(), 3)
     with torch.no_grad():
         rows = [(network.forward_head(network.forward_features(image[None]), pre_logits=True)[0].double(), label)
                 for image, label, _ in loader.dataset]
@@ -60,7 +61,7 @@ def test_a_loader_that_leaves_images_out_is_noticed(images):
     data = create_splits('', root=str(images))
     loader = create_eval_loader(data.train, lambda image: torch.zeros(3, 8, 8), batch_size=5, rank=0, world_size=2)
     with pytest.raises(RuntimeError, match='exactly once'):
-        class_means.teacher_class_means(Teacher(create_model('resnet20', num_classes=3)), loader, Accelerator(), 3)
+        teacher_class_means(Teacher(create_model('resnet20', num_classes=3)), loader, Accelerator(), 3)
 
 
 def test_a_run_makes_one_pass_without_augmentation(script, argv, passes, tmp_path):

@@ -6,8 +6,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from timm_ltkd.engine import class_means, teaching
+from timm_ltkd.engine import teaching
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
+from timm_ltkd.engine.teaching import teacher_class_means
 from timm_ltkd.report.summary import read_summary
 
 pytestmark = pytest.mark.usefixtures('no_plots')
@@ -43,7 +44,7 @@ def passes(monkeypatch):
     made = []
 
     def watch(teacher, *args):
-        made.append((teacher, class_means.teacher_class_means(teacher, *args)))
+        made.append((teacher, teacher_class_means(teacher, *args)))
         return made[-1][1]
     monkeypatch.setattr(teaching, 'teacher_class_means', watch)
     return made

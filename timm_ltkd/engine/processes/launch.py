@@ -3,7 +3,8 @@ import logging
 import os
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -21,12 +22,33 @@ from accelerate.utils import (
 
 from ...errors import UserError, nearest, visible
 from .memory import keep_freed_memory
+from .peers import share_fate
 
 _logger = logging.getLogger(__name__)
 _DATA_PARALLEL = [getattr(DistributedType, name) for name in (
     'NO', 'MULTI_CPU', 'MULTI_GPU', 'MULTI_NPU', 'MULTI_MLU', 'MULTI_XPU') if hasattr(DistributedType, name)]
 _PATIENCE = timedelta(hours=6)  # our choice; the process group's own would be half an hour or less
 PRECISIONS = ('no', 'bf16', 'fp16')
+
+
+@contextmanager
+def job(log_with: Sequence[str] = (), idle: str = '') -> Iterator[Accelerator]:
+    """Inside, the processes of a job share their fate, and the first of them speaks; after it they have parted.
+
+    Args:
+        log_with: Trackers that the job is to have.
+        idle: Options that change nothing, to be told.
+
+    Raises:
+        UserError: As `create_accelerator` and `share_fate`.
+    """
+    accelerator = create_accelerator(log_with)
+    set_up_logging(accelerator.is_main_process)
+    if idle:
+        _logger.warning(f'without effect: {idle}')
+    with share_fate(accelerator):
+        yield accelerator
+        accelerator.end_training()
 
 
 def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
