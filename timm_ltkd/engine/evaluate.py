@@ -1,5 +1,4 @@
 """Predictions of a network, each image exactly once however many processes share the work."""
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,13 +10,11 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
-from ..distill import Teacher, TeacherEnsemble
 from ..distill.output import classifiers
 from ..errors import UserError
 from ..metrics import calibration, group_confusion, long_tail_report, per_sample
 from ..prior import ClassPrior
 
-_logger = logging.getLogger(__name__)
 TIMM_FIGURES = ('loss', 'top1', 'top5')
 OUR_FIGURES = ('balanced', 'many', 'medium', 'few', 'worst')
 
@@ -125,63 +122,6 @@ def _classifying_in_float32(network: nn.Module) -> Iterator[bool]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def evaluate_teacher(
-        teacher: Teacher | TeacherEnsemble,
-        names: str | list[str],
-        loader: DataLoader,
-        accelerator: Accelerator,
-        prior: ClassPrior,
-        channels_last: bool,
-        where: str,
-        trained_here: bool,
-) -> dict[str, Any]:
-    """`evaluate` of a teacher; of several together, and the log tells of each.
-
-    Args:
-        teacher: On the accelerator's device.
-        names: Of several, in their order.
-        loader: As for `evaluate`; yields what the student sees.
-        accelerator: Device, processes.
-        prior: Class prior of the training set.
-        channels_last: Memory layout of the inputs.
-        where: What the log calls the images.
-        trained_here: Whether this command has trained it, or one before with the same recipe.
-    """
-    def tell(teacher: Teacher | TeacherEnsemble, name: str) -> dict[str, Any]:
-        with _exactly(teacher):
-            logits = ((output.logits, *which) for output, *which in answers(teacher, loader, channels_last))
-            report = figures(logits, len(loader.dataset), accelerator, prior)
-        told = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
-        _logger.info(f'{name} on {where}: {told}')
-        if near_chance(report, prior.num_classes):
-            doubt = (
-                'was its training long enough, and its learning rate not too high (--teacher-config)?'
-                if trained_here else
-                'is its label space that of the data (--teacher-class-map, --teacher-tune), and does it see what it '
-                'was trained on (--teacher-img-size)?')
-            _logger.warning(f'{name} is near chance ({100 / prior.num_classes:.2g} %): {doubt}')
-        return report
-
-    if not isinstance(teacher, TeacherEnsemble):
-        return tell(teacher, 'teacher')
-    for name, member in zip(names, teacher.teachers, strict=True):
-        tell(member, f'teacher {name}')
-    return tell(teacher, 'all teachers together')
-
-
-@contextmanager
-def _exactly(teacher: Teacher | TeacherEnsemble) -> Iterator[None]:
-    """Inside, it answers as its network does and no faster, so that its figures are those of its own report."""
-    fast = [member.fast for member in teacher.members]
-    try:
-        for member in teacher.members:
-            member.fast = False
-        yield
-    finally:
-        for member, was in zip(teacher.members, fast, strict=True):
-            member.fast = was
 
 
 def near_chance(report: dict[str, Any], num_classes: int) -> bool:

@@ -1,7 +1,8 @@
-"""The teacher's side of a distillation: its class means, its bank, and its figures and the method's."""
+"""The teacher's side of a distillation: its class means, its bank, and its figures."""
 import logging
 from argparse import Namespace
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,9 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import ResidentTrainLoader, stop_workers
-from ..distill import DistillTask, Teacher, feature_dim
+from ..distill import DistillTask, Teacher, TeacherEnsemble, feature_dim
 from .epoch.bank import BankedTeacher, open_run_bank
-from .evaluate import answers, evaluate_teacher
+from .evaluate import OUR_FIGURES, answers, figures, near_chance
 from .loaders import create_full_loader
 from .run_data import Data
 from .shared import Shared
@@ -90,16 +91,6 @@ class Teaching:
                 self.teacher_config))
             self.bank = BankedTeacher(bank, self.task, self.accelerator, loader, args.channels_last, apart)
 
-    def statistics(self) -> dict[str, torch.Tensor]:
-        """What the method has counted in this epoch on this process, on its device."""
-        return self.task.method.statistics()
-
-    def report_statistics(self, sums: dict[str, float]) -> dict[str, Any]:
-        """What the method makes of its `statistics`, summed over all processes; it then counts anew."""
-        report = self.task.method.describe_statistics(sums)
-        self.task.method.reset_statistics()
-        return report
-
     def evaluate(self, dataset: Dataset, loader: DataLoader, where: str) -> dict[str, Any]:
         """Report of the teacher on the pixels that it teaches on; of several together, and the log tells of each.
 
@@ -111,14 +102,49 @@ class Teaching:
         return self.shared.once(('teacher', where), partial(self._evaluate, dataset, loader, where))
 
     def _evaluate(self, dataset: Dataset, loader: DataLoader, where: str) -> dict[str, Any]:
+        teacher = self.task.teacher
         own = loader if self.teacher_config is None else self._loader_of(dataset)
         try:
-            return evaluate_teacher(
-                self.task.teacher, self.args.teacher, own, self.accelerator, self.data.prior, self.args.channels_last,
-                where, trained_here=self.args.teacher_tune in ('all', 'head'))
+            if not isinstance(teacher, TeacherEnsemble):
+                return self._tell(teacher, 'teacher', own, where)
+            for name, member in zip(self.args.teacher, teacher.teachers, strict=True):
+                self._tell(member, f'teacher {name}', own, where)
+            return self._tell(teacher, 'all teachers together', own, where)
         finally:
             if own is not loader:
                 stop_workers(own)
+
+    def _tell(
+            self, teacher: Teacher | TeacherEnsemble, name: str, loader: DataLoader, where: str) -> dict[str, Any]:
+        """Report of one, or of all together, of which the log tells."""
+        prior = self.data.prior
+        with _exactly(teacher):
+            logits = (
+                (output.logits, *which) for output, *which in answers(teacher, loader, self.args.channels_last))
+            report = figures(logits, len(loader.dataset), self.accelerator, prior)
+        told = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
+        _logger.info(f'{name} on {where}: {told}')
+        if near_chance(report, prior.num_classes):
+            doubt = (
+                'was its training long enough, and its learning rate not too high (--teacher-config)?'
+                if self.args.teacher_tune in ('all', 'head') else
+                'is its label space that of the data (--teacher-class-map, --teacher-tune), and does it see what it '
+                'was trained on (--teacher-img-size)?')
+            _logger.warning(f'{name} is near chance ({100 / prior.num_classes:.2g} %): {doubt}')
+        return report
+
+
+@contextmanager
+def _exactly(teacher: Teacher | TeacherEnsemble) -> Iterator[None]:
+    """Inside, it answers as its network does and no faster, so that its figures are those of its own report."""
+    fast = [member.fast for member in teacher.members]
+    try:
+        for member in teacher.members:
+            member.fast = False
+        yield
+    finally:
+        for member, was in zip(teacher.members, fast, strict=True):
+            member.fast = was
 
 
 @torch.no_grad()

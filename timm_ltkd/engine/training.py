@@ -219,7 +219,7 @@ class Training:
         """What is read with the losses at the end of an epoch: the method's sums, and how many weights are ruined."""
         weights = unwrap_model(self.task.trainable_module).state_dict()
         ruined = torch.stack([weights[name].isfinite().logical_not().sum() for name in self.finite]).sum()
-        return {_RUINED: ruined} | (self.teaching.statistics() if self.teaching else {})
+        return {_RUINED: ruined} | (self.task.method.statistics() if self.teaching else {})
 
     def _finite_at_start(self) -> list[str]:
         """Names of the weights and buffers that are to stay so: some networks have a mask, or bounds, of infinities."""
@@ -228,11 +228,13 @@ class Training:
         return [name for name, there in zip(weights, finite, strict=True) if there]
 
     def _method_figures(self) -> dict[str, float]:
-        """What the method has counted in this epoch over all processes, as columns of the summary."""
+        """What the method has counted in this epoch over all processes, for the summary; it then counts anew."""
         if not self.teaching:
             return {}
-        self.record.method_report = self.teaching.report_statistics(
+        method = self.task.method
+        self.record.method_report = method.describe_statistics(
             {name: value for name, value in self.watch.sums.items() if name != _RUINED})
+        method.reset_statistics()
         return {
             f'{name}_{group}': value
             for name, figures in self.record.method_report.items() if isinstance(figures, dict)
