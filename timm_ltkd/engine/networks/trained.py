@@ -9,7 +9,7 @@ from timm.models import is_model
 from torch import nn
 
 from ...errors import UserError
-from ...models import ELSEWHERE, HUB, network_name
+from ...models import ELSEWHERE, HUB
 from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
 from .create import create_network
@@ -57,7 +57,9 @@ def load_network(
         classes = classes_of_weights(source, name, what) if data is None else data.prior.num_classes
         network = create_network(name, classes, option=what, **options)
         load_weights(network, source, what)
-        known = _note_input(network, Path(source), name, what)
+        config = config_of(Path(source), network, what)
+        known = config is not None
+        _set_input(network, config or {})
     if any(normalised):
         set_normalisation(network, *normalised, '--teacher')
     if not known:
@@ -86,16 +88,6 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
     """Names of the layers that give the logits, as the network's configuration has them."""
     names = network.pretrained_cfg.get('classifier') or ()
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _note_input(network: nn.Module, file: Path, name: str, what: str) -> bool:
-    """Note how a file's network expects its images, if the config.json beside it says so; whether it does."""
-    if (file.parent / 'config.json').is_file():
-        config = read_config(file.parent, what)
-        if network_name(config) == name.split('.')[0]:
-            _set_input(network, config)
-            return True
-    return False
 
 
 def _set_input(network: nn.Module, config: dict[str, Any]) -> None:
