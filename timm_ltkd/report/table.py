@@ -29,11 +29,15 @@ def markdown_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_grid(figures_grid(rows))
 
 
-def figures_grid(rows: Mapping[str, Mapping[str, Any]]) -> Grid:
-    """The cells of `format_table`."""
+def figures_grid(
+        rows: Mapping[str, Mapping[str, Any]], deviations: Mapping[str, Mapping[str, float]] | None = None) -> Grid:
+    """The cells of `format_table`; with ± where there is a standard deviation by row name and figure."""
+    def cell(name: str, column: str) -> str:
+        deviation = (deviations or {}).get(name, {}).get(column)
+        return figure(rows[name].get(column)) + ('' if deviation is None else f' ± {deviation:.2f}')
+
     columns = [column for column in COLUMNS if any(row.get(column) is not None for row in rows.values())]
-    lines = [[name, *(figure(row.get(column)) for column in columns)] for name, row in rows.items()]
-    return Grid(['', *columns], lines)
+    return Grid(['', *columns], [[name, *(cell(name, column) for column in columns)] for name in rows])
 
 
 def text_grid(grid: Grid) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...prior import ClassPrior
-from ..table import COLUMNS, Grid, figure, spread
+from ..table import COLUMNS, Grid, figures_grid, spread
 from .recipes import Recipe, differing_options, find_recipes
 from .runs import FinishedRun, check_alike
 
@@ -37,12 +37,7 @@ class Comparison(NamedTuple):
 
     def figures(self) -> Grid:
         """The table, with ± where a row is of several seeds."""
-        columns = [column for column in COLUMNS if any(row.get(column) is not None for row in self.rows.values())]
-        return Grid(['', *columns], [[name, *(self._cell(name, key) for key in columns)] for name in self.rows])
-
-    def _cell(self, name: str, key: str) -> str:
-        deviation = self.deviations.get(name, {}).get(key)
-        return figure(self.rows[name].get(key)) + ('' if deviation is None else f' ± {deviation:.2f}')
+        return figures_grid(self.rows, self.deviations)
 
 
 def compare_runs(runs: Sequence[FinishedRun], notes: Sequence[str] = ()) -> Comparison:
