@@ -94,10 +94,10 @@ def long_tail_report(
     report: dict[str, Any] = {'top1': 100. * float(correct.mean())}
     if 'top5' in columns:
         report['top5'] = 100. * float(columns['top5'].mean())
-    report['balanced'] = _class_mean(accuracy)
+    report['balanced'] = float(np.nanmean(accuracy))
     for group, mask in prior.shot_groups(many=many, few=few).items():
         if not np.isnan(accuracy[mask.numpy()]).all():
-            report[group] = _class_mean(accuracy[mask.numpy()])
+            report[group] = float(np.nanmean(accuracy[mask.numpy()]))
     measured = accuracy[~np.isnan(accuracy)].tolist()
     report['worst'] = min(measured)
     report['gmean'] = statistics.geometric_mean(measured) if min(measured) > 0 else 0.
@@ -233,10 +233,6 @@ def _check_finite(confidence: np.ndarray) -> None:
     if broken.size:
         raise UserError(f'the logits of {broken.size} of {len(confidence)} images are NaN or infinite '
                         f'(first: image {broken[0]}); the model has diverged or its weights are damaged')
-
-
-def _class_mean(accuracy: np.ndarray) -> float:
-    return float(np.nanmean(accuracy))
 
 
 def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:

@@ -186,7 +186,7 @@ def add_optimisation(parser: Parser) -> None:
 def add_augmentation(parser: Parser) -> None:
     group = parser.add_argument_group('augmentation and regularisation')
     add = group.add_argument
-    add('--no-aug', action='store_true', help='no augmentation of single images')  # _flag would take no- for a negation
+    add('--no-aug', action='store_true', help='no augmentation of single images')  # add_flag takes no- for a negation
     add('--train-crop-mode', choices=CROP_MODES,
         help='pad: pad and crop, as usual for CIFAR; the others are timm\'s (default: the data set\'s)')
     add('--crop-padding', metavar='N', type=COUNT, default=4, help='pixels, of pad (default: %(default)s)')

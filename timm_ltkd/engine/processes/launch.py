@@ -14,7 +14,6 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_avail
 from accelerate.utils import (
     AutocastKwargs,
     DistributedDataParallelKwargs,
-    DistributedType,
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
@@ -25,8 +24,7 @@ from .memory import keep_freed_memory
 from .peers import share_fate
 
 _logger = logging.getLogger(__name__)
-_DATA_PARALLEL = [getattr(DistributedType, name) for name in (
-    'NO', 'MULTI_CPU', 'MULTI_GPU', 'MULTI_NPU', 'MULTI_MLU', 'MULTI_XPU') if hasattr(DistributedType, name)]
+_DATA_PARALLEL = ('NO', 'MULTI_CPU', 'MULTI_GPU', 'MULTI_NPU', 'MULTI_MLU', 'MULTI_XPU')
 _PATIENCE = timedelta(hours=6)  # our choice; the process group's own would be half an hour or less
 PRECISIONS = ('no', 'bf16', 'fp16')
 
@@ -85,7 +83,7 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
         torch.cuda.set_device(accelerator.device)
     if accelerator.device.type == 'cuda':
         torch.backends.cudnn.benchmark = True  # as timm's scripts: batches have one size
-    if accelerator.distributed_type not in _DATA_PARALLEL:
+    if accelerator.distributed_type.value not in _DATA_PARALLEL:
         raise UserError(
             f'{accelerator.distributed_type.value}: networks are trained whole on each device here; configure '
             'Accelerate for plain data parallelism (accelerate config)')
