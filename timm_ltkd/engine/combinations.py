@@ -186,7 +186,6 @@ def warn_of_corrected_teachers(
     """Warn of a teacher whose training has made up for the class frequencies, under a method that does so again.
 
     Args:
-        args: Options of the run.
         method: What it teaches by.
         corrected_by: What in the teachers' training did, see `corrections`.
     """

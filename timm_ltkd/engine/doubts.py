@@ -39,7 +39,6 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
     that does not go with the rest, and of a schedule that looks at the images the figures are of.
 
     Args:
-        args: Options of the run.
         network: That knows how its images come.
         epochs: Of the run, those at the end that its schedule adds included.
         batches: Of an epoch.
@@ -85,7 +84,6 @@ def warn_of_zero_classifier(args: Namespace, network: nn.Module, method: Distill
     """Warn of a student that starts with equal logits, under a method whose first gradients are then huge.
 
     Args:
-        args: Options of the run.
         network: The student, as it starts.
         method: What it learns by.
     """

@@ -35,9 +35,6 @@ def evaluate(
     Args:
         network: Takes `[B, channels, H, W]`, returns logits `[B, C]`; put in eval mode.
         loader: Yields (input, target, index), on the device, with every index of the data set once over all processes.
-        accelerator: Device, processes.
-        prior: Class prior of the training set.
-        channels_last: Memory layout of the inputs.
         as_trained: In the run's precision; it makes a difference for bf16 only.
     """
     as_trained = as_trained and accelerator.mixed_precision == 'bf16'
@@ -58,7 +55,6 @@ def answers(
     Args:
         network: Takes `[B, channels, H, W]`; put in eval mode.
         loader: Yields (input, target, index), on the device.
-        channels_last: Memory layout of the inputs.
         lower: Autocast to bf16.
         **options: Of the network's forward.
     """
@@ -86,8 +82,6 @@ def figures(answered: Iterable[tuple], count: int, accelerator: Accelerator, pri
     Args:
         answered: (logits, target, index) of this process's batches, on one device.
         count: Images of all processes, each of which has to be there once.
-        accelerator: Processes.
-        prior: Class prior of the training set.
     """
     batches = [{**per_sample(logits, target), 'target': target, 'index': index} for logits, target, index in answered]
     share = {key: torch.cat([batch[key] for batch in batches]).cpu() for key in batches[0]} if batches else {}

@@ -38,9 +38,6 @@ class Run:
     """One run: made ready and resumed where its folder says so; `begin`, `train` and `finish` it, in `guarded`.
 
     Args:
-        args: Options of the run.
-        accelerator: Device, precision, processes.
-        data: What to train on.
         network: What to train; its `pretrained_cfg` says how images are to reach it.
         folder: Where to.
         config: The options as YAML, for args.yaml.

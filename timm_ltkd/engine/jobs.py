@@ -145,8 +145,6 @@ def _fit_all(
     Args:
         plans: Options, network and folder of each.
         to_yaml: Writes options.
-        accelerator: Of the process.
-        data: What all are trained on.
         teacher: What all learn from.
         methods: How each learns.
 

@@ -30,12 +30,6 @@ MEMORY_SHARE = 1 / 4  # of the machine's, for images that nobody asked to keep t
 def choose_loader(args: Namespace, accelerator: Accelerator, data: Data, input_config: dict[str, Any]) -> None:
     """Make `--loader auto` one of the two kinds; in place, and the same whenever and in whichever process it is asked.
 
-    Args:
-        args: Options of the run.
-        accelerator: Of the process.
-        data: What is to be trained on.
-        input_config: How the images are made.
-
     Raises:
         UserError: An option for the other kind.
     """
@@ -46,7 +40,7 @@ def choose_loader(args: Namespace, accelerator: Accelerator, data: Data, input_c
 
 
 def automatic_loader(args: Namespace, accelerator: Accelerator, data: Data, input_config: dict[str, Any]) -> str:
-    """The kind that `--loader auto` is; the arguments are those of `choose_loader`."""
+    """The kind that `--loader auto` is."""
     reason = on_main(accelerator, partial(why_not_resident, args, accelerator, data, input_config))
     return 'timm' if reason else 'resident'
 
@@ -102,10 +96,6 @@ def create_loaders(
     """Loaders of this process: of what is trained on, and of what is evaluated after an epoch.
 
     Args:
-        args: Options of the run.
-        accelerator: Device and processes.
-        data: What is loaded.
-        input_config: How the images are made.
         teacher_config: See `host_view`; batches of training hold `Views`.
         shared: Several runs share images that stay in memory.
     """
@@ -139,9 +129,6 @@ def create_full_loader(
 
     Args:
         dataset: All of it is evaluated.
-        args: Options of the run.
-        accelerator: Device and processes.
-        input_config: How the images are made.
         images: They, if they stay in memory since they come often.
     """
     return create_eval_loader(
@@ -153,7 +140,6 @@ def host_view(args: Namespace, teacher: Teacher | None, input_config: dict[str, 
     """How a loader makes the teacher's images of the data's; None where the teacher makes them of the student's.
 
     Args:
-        args: Options of the run.
         teacher: With `--teacher-resize host` a single one.
         input_config: How the student's images are made; the teacher's are normalised alike, and it converts them.
     """

@@ -63,7 +63,6 @@ def record(
         network: On the accelerator's device; put in eval mode.
         loader: Yields (input, target, index), on the device.
         classifier: Part of the network whose inputs are to be kept too.
-        channels_last: Memory layout of the inputs.
 
     Raises:
         UserError: What the classifier returns is not what the network returns.
@@ -111,9 +110,7 @@ def measure_fixes(
         metric: A figure of `long_tail_report`.
         loader: Images to report on.
         holdout_loader: Images to choose on, none of which was trained on; not looked at for a single value.
-        accelerator: Device, processes.
         prior: Of the data, whose shot groups are reported on.
-        channels_last: Memory layout of the inputs.
         trained: Of what the network was trained on, by which its logits are adjusted; `prior` if None.
 
     Returns:

@@ -80,9 +80,7 @@ def predict_images(
     Args:
         network: Takes `[B, channels, H, W]`, returns logits `[B, C]`; put in eval mode.
         loader: From `create_image_loader`.
-        accelerator: Device, processes.
         topk: How many classes of each image, at most all.
-        channels_last: Memory layout of the inputs.
     """
     topk, broken, device = min(topk, network.num_classes), 0, accelerator.device
 

@@ -29,9 +29,6 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
     The same global batch from more processes or accumulation counts as the same recipe.
 
     Args:
-        args: Options of the run.
-        data: What it trains on.
-        accelerator: Precision and processes.
         teachers: What identifies each teacher: its own recipe key, or `file_key` of its weights.
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
@@ -60,7 +57,6 @@ def own_code(args: Namespace, methods: list[str]) -> dict[str, str]:
     """SHA-256 of each file outside timm and timm_ltkd that defines what a run names.
 
     Args:
-        args: Options of the run.
         methods: Names of its distillation methods.
 
     Raises:

@@ -14,7 +14,6 @@ def create_schedule(
     """The schedule that the options name, and how many epochs it makes of them.
 
     Args:
-        args: Options of the run.
         optimizer: Of what is trained.
         updates_per_epoch: For a schedule that is stepped on updates.
 

@@ -33,7 +33,6 @@ def complete_recipe(
         args: Options of distill.py.
         recipe: Options of the teacher's own training.
         source: The --teacher-checkpoint that it starts from.
-        accelerator: Processes.
         data: What is taught.
         student: What it teaches, whose images it is trained on where it is trained whole.
 

@@ -60,7 +60,6 @@ def plan_teachers(
     Args:
         args: Options of distill.py.
         recipes: Of each teacher's own training; completed in place.
-        accelerator: Processes and precision.
         data: What is taught.
         student: What they teach, whose images they are trained on where they are trained whole.
 

@@ -25,9 +25,6 @@ class Teaching:
     """What a run has to do with its teacher, beside the training step.
 
     Args:
-        args: Options of the run.
-        accelerator: Device, precision, processes.
-        data: What is trained on.
         task: On its device.
         input_config: How the student's images are made.
         teacher_config: How the teacher's are, where they are made of the images themselves.
@@ -161,9 +158,7 @@ def teacher_class_means(
         teacher: On the accelerator's device.
         loader: Yields (input, target, index), on the device, with every image of the training set once over all
             processes.
-        accelerator: Device, processes.
         num_classes: C; each class has an image.
-        channels_last: Memory layout of the inputs.
 
     Returns:
         `[C, D]`, float64 (float32 where the device has no float64).

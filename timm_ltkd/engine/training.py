@@ -39,9 +39,6 @@ class Training:
     """The state of a run between epochs, and how it is saved and restored.
 
     Args:
-        args: Options of the run.
-        accelerator: Device, precision, processes.
-        data: What to train on.
         network: What to train.
         teacher: With `method`: what to learn from.
         method: How.

@@ -52,7 +52,6 @@ class BankedTeacher:
     Args:
         bank: For the teacher of `task` and the views of `loader`.
         task: Asked about what is not known.
-        accelerator: Device and precision.
         loader: What is trained on.
         channels_last: Memory layout of the images that the teacher is asked about.
         apart: Held meanwhile, see `RECORDING`.
@@ -118,9 +117,6 @@ def open_run_bank(
     """The bank that the options name, made where it is not there, for this run's teacher, data and views.
 
     Args:
-        args: Options of the run.
-        accelerator: Device, precision, processes.
-        data: What is trained on.
         task: With the teacher, on its device.
         said: What the teacher says of any images, in the run's precision.
         loader: What is trained on.

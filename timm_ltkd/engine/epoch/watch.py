@@ -16,7 +16,6 @@ class LossWatch:
     CUDA graph. (The tensor is made by the first call, which a capture must not be: call it once before, then `start`.)
 
     Args:
-        accelerator: Device, processes.
         also: What else `read` shall read: gives tensors by name, to be added up over the processes.
         first_checkpoint: The epoch after which there is one, from 1, for messages.
 

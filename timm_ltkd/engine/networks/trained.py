@@ -131,7 +131,6 @@ def load_initial(args: Namespace, network: nn.Module, data: Data, what: str) -> 
     Args:
         args: Name them.
         network: That they are loaded into.
-        data: What it is to be trained on.
         what: Which option gave them, for messages.
     """
     path = Path(args.initial_checkpoint)

@@ -37,7 +37,6 @@ def save_checkpoint(
         folder: `last/` of the run.
         epoch: Epochs that are done.
         state: Of `Training`.
-        accelerator: Processes.
         rng: This process's own random state, where that is not its `rng_state()` as it is now.
     """
     rng = rng or rng_state()

@@ -129,7 +129,6 @@ def find_folder(args: Namespace, name: str, key: str) -> RunFolder:
     """Where this run goes, by --output, --experiment, --resume and --overwrite; nothing is written or removed yet.
 
     Args:
-        args: Options of the run.
         name: What to call it without --experiment, after date and time.
         key: `recipe_key` of the settings.
 
