@@ -1,7 +1,6 @@
 """KRDistill: what each rectification does, what it reduces to, precision, diagnostics, checkpoints."""
 import copy
 import inspect
-import re
 from pathlib import Path
 
 import pytest
