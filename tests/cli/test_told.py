@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import timm
+import torch
 from front_door import PARSERS, reach
 
 from timm_ltkd.cli import run
@@ -70,6 +71,21 @@ def told(log, *words, epochs=10, batches=3, **changed):
     log.clear()
     warn_of_recipe(Namespace(**{**vars(args), **changed}), network, epochs, batches)
     return '\n'.join(log)
+
+
+@pytest.mark.parametrize('side, more, seen', [
+    (40, {}, '8 of 40, at the right and at the bottom: give --img-size 32 or 48'), (48, {}, None),
+    (40, {'dynamic_img_size': True, 'dynamic_img_pad': True}, None)])
+def test_pixels_that_no_patch_holds(log, side, more, seen):
+    network = timm.create_model('vit_tiny_patch16_224', depth=1, embed_dim=8, num_heads=1, img_size=side, **more)
+    image = torch.randn(1, 3, side, side)
+    edge = image.clone()
+    edge[..., -(side % 16 or 16):] = 0.
+    with torch.inference_mode():
+        assert torch.equal(network.eval()(image), network(edge)) == bool(seen)
+    network.pretrained_cfg = {'input_size': (3, side, side)}
+    warn_of_recipe(parse(PARSERS['train'](), ['--img-size', str(side)]), network, 10, 3)
+    assert (seen in log[0]) if seen else not log
 
 
 @pytest.mark.parametrize('words, message', [

@@ -221,22 +221,30 @@ def test_what_is_refused(runs, script, capsys, argv, message):
     assert stopped.value.code == 2 and message in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('first, unseen', [('held', True), ('whole', False), (None, None)])
-def test_a_second_stage_has_seen_what_its_first_has_seen(first, unseen, runs, tmp_path):
+@pytest.mark.parametrize('first, certain', [('held', None), ('whole', True), (None, False)])
+def test_a_second_stage_has_seen_what_its_first_has_seen(first, certain, runs, tmp_path, log):
     again = shutil.copytree(runs / 'held', tmp_path / 'second')
     options = yaml.safe_load((again / 'args.yaml').read_text())
     begun_with = tmp_path / 'elsewhere.safetensors' if first is None else runs / first / 'model.safetensors'
 
     def told(**begin):
         (again / 'args.yaml').write_text(yaml.safe_dump(options | begin))
-        return holdout.holdout_is_unseen(str(again), args, data)
+        return holdout.seen_by(str(again), args, data)
 
     data = Namespace(prior=ClassPrior(json.loads((again / 'config.json').read_text())['class_counts']))
     args = Namespace(**{key: options.get(key) for key in holdout._SELECTION})
-    assert told(initial_checkpoint=str(begun_with)) is unseen
-    assert told(initial_checkpoint=str(again))  # a run that began with the one that it took the place of
+    assert told(initial_checkpoint=str(begun_with)) == (None if certain is None else (str(begun_with), certain))
+    if certain:
+        with pytest.raises(UserError, match=f'{again} began with {begun_with}, which was trained with another holdout'):
+            holdout.check_holdout_is_unseen(str(again), args, data)
+    assert told(initial_checkpoint=str(again)) is None  # a run that began with the one that it took the place of
+    holdout.check_holdout_is_unseen(str(again), args, data)
+    assert not log
+    (again / 'args.yaml').write_text(yaml.safe_dump(options | {'teacher_checkpoint': str(runs / 'whole')}))
+    holdout.check_holdout_is_unseen(str(again), args, data)
+    assert log[0].startswith(f'{runs / "whole"} was not trained with this holdout')
     del options['initial_checkpoint']  # as an export of it has none
-    assert told() is None
+    assert told() == (str(again), False)
 
 
 def test_one_value_needs_no_holdout(runs, script, capsys):

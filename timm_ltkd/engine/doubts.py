@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import numpy as np
 from torch import nn
 
 from ..distill import DistillMethod
@@ -35,8 +36,9 @@ def told_once(first: bool) -> Iterator[None]:
 
 
 def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: int) -> None:
-    """Warn of small images that nobody asked for, of a learning rate, a warm-up, an accumulation or a moving average
-    that does not go with the rest, and of a schedule that looks at the images the figures are of.
+    """Warn of small images that nobody asked for, of pixels in no patch of a network, of a learning rate, a warm-up, an
+    accumulation or a moving average that does not go with the rest, and of a schedule that looks at the images the
+    figures are of.
 
     Args:
         network: That knows how its images come.
@@ -49,6 +51,12 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
         _logger.warning(
             f'{name} is made for images of {side} pixels, and nothing says that these are so small: name another '
             f'network, or say --img-size {side}')
+    embed = getattr(network, 'patch_embed', None)
+    patch = np.ravel(getattr(embed, 'patch_size', 1))[-1]
+    if (unseen := side % patch) and not getattr(embed, 'dynamic_img_pad', False):
+        _logger.warning(
+            f'patches of {patch} pixels leave out the last {unseen} of {side}, at the right and at the bottom: give '
+            f'--img-size {side - unseen} or {side - unseen + patch}')
     if args.warmup_epochs >= epochs:
         rising = f'all {epochs} epochs' if epochs > 1 else 'the only epoch'
         _logger.warning(f'the learning rate is still rising after {rising}: lower --warmup-epochs')

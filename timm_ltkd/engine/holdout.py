@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..errors import UserError
+from ..options import listed
 from .networks.described import run_options
 from .run_data import Data
 
@@ -14,18 +15,18 @@ _SELECTION = (
     'train_split', 'imbalance_factor', 'imbalance_type', 'imbalance_seed', 'max_per_class', 'holdout', 'holdout_type')
 
 
-def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
-    """Whether a run was trained on the same training images as these, without the held-out ones.
-
-    And the run whose weights it began with, if it was a second stage, and so on.
+def seen_by(source: str, args: Namespace, data: Data) -> tuple[str, bool] | None:
+    """Which run may have been trained on the images that are held out: this one, or the one whose weights it began with
+    (if it was a second stage), and so on.
 
     Args:
         source: Its folder, or a file in it.
         args: What selects the images.
-        data: These.
+        data: All that are not held out.
 
     Returns:
-        None where one of them is no finished run of ours, and nobody can tell.
+        None if each of them was trained on these. Else the first that was not, and whether that is certain: it is a
+        finished run of ours that says so, and not something that tells nobody.
     """
     looked_at = set()
     while source and source not in looked_at:
@@ -34,36 +35,40 @@ def holdout_is_unseen(source: str, args: Namespace, data: Data) -> bool | None:
         try:
             counts = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['class_counts']
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
+            return source, False
         options = run_options(str(folder))
         if 'initial_checkpoint' not in options:  # no run, or an export, which names no files
-            return None
+            return source, False
         if counts != [int(count) for count in data.prior.counts] or any(
                 options.get(key) != getattr(args, key) for key in _SELECTION):
-            return False
+            return source, True
         source = options['initial_checkpoint']
-    return True
+    return None
 
 
 def check_holdout_is_unseen(source: str, args: Namespace, data: Data) -> None:
-    """Whether a checkpoint was trained without the images that are to choose for it; a warning if it doesn't say.
+    """Whether a checkpoint was trained without the images that are to choose for it; a warning if it doesn't say, or
+    learnt from a teacher of which this is not known.
 
     Raises:
         UserError: It is a run of ours that was trained on other images, perhaps on these.
     """
-    unseen = holdout_is_unseen(source, args, data)
-    if unseen is None:
+    seen = seen_by(source, args, data)
+    if seen is not None:
+        who = source if seen[0] == source else f'{source} began with {seen[0]}, which'
+        if seen[1]:
+            raise UserError(
+                f'{who} was trained with another holdout or on other data, perhaps on the very images that would '
+                'choose its τ; give one value, or train with this holdout')
         _logger.warning(
-            f'{source} does not say what it was trained on: its τ is only fair if the holdout was no part of that')
-    elif not unseen:
-        raise UserError(
-            f'{source} was trained with another holdout or on other data, perhaps on the very images that would choose '
-            'its τ; measure it alone, or give one value')
+            f'{who} does not say what it was trained on: its τ is only fair if the holdout was no part of that')
+    for teacher in listed(run_options(source).get('teacher_checkpoint')):
+        warn_of_seen_holdout(teacher, args, data)
 
 
 def warn_of_seen_holdout(source: str, args: Namespace, data: Data) -> None:
     """Say in the log that a checkpoint may have been trained on the images that are now held out."""
-    if not holdout_is_unseen(source, args, data):
+    if seen_by(source, args, data) is not None:
         _logger.warning(
             f'{source} was not trained with this holdout, as far as one can tell: its figures may flatter what has '
             'learnt from the same images')

@@ -304,14 +304,14 @@ import os
 os.environ |= {{
     'RANK': '{rank}', 'LOCAL_RANK': '{rank}', 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': 'localhost',
     'MASTER_PORT': '{port}', 'ACCELERATE_USE_CPU': 'true'}}
-from timm_ltkd.engine.processes import job, peers
+from timm_ltkd.engine.processes import launch, peers
 peers.GRACE = {grace}
-create = job.create_accelerator
+create = launch.create_accelerator
 def create_accelerator(*args):
     accelerator = create(*args)
     assert accelerator.num_processes == 2
     return accelerator
-job.create_accelerator = create_accelerator
+launch.create_accelerator = create_accelerator
 '''
 
 

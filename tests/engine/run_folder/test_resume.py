@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from timm_ltkd.distill.bkd import BKD
 from timm_ltkd.engine import fit, training
-from timm_ltkd.engine.processes import job
+from timm_ltkd.engine.processes import launch
 from timm_ltkd.engine.run_folder import finished
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
@@ -79,7 +79,7 @@ def test_training(same_when_interrupted, options, more):
 @pytest.fixture
 def scaler(monkeypatch):
     """Give a run on a CPU the loss scaler that fp16 has, so restless that steps are skipped; its scales are noted."""
-    create, update, scales = job.create_accelerator, torch.amp.GradScaler.update, []
+    create, update, scales = launch.create_accelerator, torch.amp.GradScaler.update, []
 
     def create_accelerator(*args):
         accelerator = create(*args)
@@ -90,7 +90,7 @@ def scaler(monkeypatch):
     def noted(scaler):
         scales.append(scaler.get_scale())
         update(scaler)
-    monkeypatch.setattr(job, 'create_accelerator', create_accelerator)
+    monkeypatch.setattr(launch, 'create_accelerator', create_accelerator)
     monkeypatch.setattr(torch.amp.GradScaler, 'update', noted)
     return scales
 

@@ -66,7 +66,7 @@ def load_network(
         cfg = network.pretrained_cfg
         _logger.info(
             f'{source} does not say what images it was trained on; taken to be of {cfg["input_size"][-1]} pixels, mean '
-            f'{cfg["mean"]}, std {cfg["std"]} (options, or a config.json of timm beside it, say otherwise)')
+            f'{cfg["mean"]}, std {cfg["std"]}, unless options or a config.json of timm beside it say otherwise')
     if data is not None:
         if network.num_classes != data.prior.num_classes:
             raise UserError(
