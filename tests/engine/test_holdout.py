@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from timm_ltkd.engine import evaluate
+from timm_ltkd.engine import evaluate, teaching
 from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
@@ -29,7 +29,8 @@ def evaluations(monkeypatch):
             report['top1'] = seen.pretend.pop(0)
         seen.append((count, prior.counts.tolist()))
         return report
-    monkeypatch.setattr(evaluate, 'figures', note)
+    for module in evaluate, teaching:  # of networks, of teachers
+        monkeypatch.setattr(module, 'figures', note)
     return seen
 
 
