@@ -239,8 +239,8 @@ def add_distillation(parser: Parser) -> None:
     add('--teacher', metavar='MODEL', action=OneOrMore, default='resnet32',
         help='any timm model; several teach the mean of their logits (default: %(default)s)')
     add('--teacher-checkpoint', metavar='PATH', action=OneOrMore,
-        help='a run\'s folder or a file of weights, for each teacher; without it the teacher is trained first, on the '
-             'same data, and kept in teachers/ under the output folder for the next run')
+        help='a run\'s folder, hf-hub:NAME or a file of weights, for each teacher; without it the teacher is trained '
+             'first, on the same data, and kept in teachers/ under the output folder for the next run')
     add('--teacher-seed', metavar='N', type=SEED, help='of its own training (default: 1042, whatever the --seed)')
     add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
     add_flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
