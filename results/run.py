@@ -4,9 +4,9 @@
 
 DATA is made by `prepare_data.py`; give it relative to the top of the project, from where this is called, since the
 options of a run are kept. A run that was stopped is resumed; one whose report is in `results/` is not run again, unless
-`--again` says so. Each
-run is a call of `train.py` or `distill.py` as it is, in bf16, all seeds of a row at once; on a GPU with `--cuda-graph`.
-Networks of a table with `posthoc` are then measured by `validate.py`.
+`--again` says so (and then from where `--output` has it, if it is there). Each run is a call of `train.py` or
+`distill.py` as it is, in bf16, all seeds of a row at once; on a GPU with `--cuda-graph`. Networks of a table with
+`posthoc` are then measured by `validate.py`.
 """
 import argparse
 import os

@@ -88,6 +88,13 @@ def test_pixels_that_no_patch_holds(log, side, more, seen):
     assert (seen in log[0]) if seen else not log
 
 
+def test_patches_that_overlap_hold_all_pixels(log):
+    network = timm.create_model('pvt_v2_b0')  # of 7 pixels, 4 apart
+    network.pretrained_cfg = {'input_size': (3, 32, 32)}
+    warn_of_recipe(parse(PARSERS['train'](), ['--img-size', '32']), network, 10, 3)
+    assert not log
+
+
 @pytest.mark.parametrize('words, message', [
     (['--model-ema', '--model-ema-decay', '0.99'], r'after all 30 updates (\d+) % of the moving average'),
     (['--model-ema', '--model-ema-decay', '0.3'], None),

@@ -90,6 +90,19 @@ def test_the_tables_say_what_the_files_say():
     assert found == len(RUNS) and adjusted_runs == len([*RESULTS.glob('*/*/seed*/posthoc.json')])
 
 
+def test_the_projects_readme_says_what_the_page_says():
+    """Its table has the columns of two of the page's."""
+    first = (RESULTS / 'README.md').read_text(encoding='utf-8').split('\n## ')[1]
+    plain, adjusted = ({name: cells for name, *cells in cells_of(part)}
+                       for part in first.split('The same networks with the log prior'))
+    shown = cells_of((ROOT / 'README.md').read_text(encoding='utf-8').split('<!-- results -->')[1].split('<!-- end')[0])
+    assert [name for name, *_ in shown] == list(plain)
+    for name, *cells in shown:
+        last, best, many, medium, few, _, seeds, *_ = plain[name]
+        assert cells == [last, many, medium, few, best, adjusted[name][0], adjusted[name][3], f'{seeds} of 3'], name
+        assert adjusted[name][5] == seeds, name
+
+
 def cells_of(section):
     lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in section.splitlines() if line[:2] == '| ']
     return lines[2:]

@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import numpy as np
+from timm.layers import PatchEmbed
 from torch import nn
 
 from ..distill import DistillMethod
@@ -52,8 +52,8 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
             f'{name} is made for images of {side} pixels, and nothing says that these are so small: name another '
             f'network, or say --img-size {side}')
     embed = getattr(network, 'patch_embed', None)
-    patch = np.ravel(getattr(embed, 'patch_size', 1))[-1]
-    if (unseen := side % patch) and not getattr(embed, 'dynamic_img_pad', False):
+    patch = embed.patch_size[-1] if isinstance(embed, PatchEmbed) and not embed.dynamic_img_pad else 1
+    if unseen := side % patch:
         _logger.warning(
             f'patches of {patch} pixels leave out the last {unseen} of {side}, at the right and at the bottom: give '
             f'--img-size {side - unseen} or {side - unseen + patch}')
