@@ -229,6 +229,17 @@ def test_lists_and_names_must_fit(image_root, lists, tmp_path):
     assert "--val-split 'test'" in refusal(create_splits, 'list', image_root, val_split='test', **lists)
 
 
+def test_absolute_paths_need_no_data_folder(image_root, lists, tmp_path):
+    for file in lists.values():
+        lines = [f'{image_root}/{line}' for line in file.read_text().splitlines()]
+        file.write_text('\n'.join(lines))
+    splits = create_splits('list', **lists)
+    np.testing.assert_array_equal(splits.train[0][0], create_splits('list', image_root, **lists).train[0][0])
+    assert 'give a --val-list, or a --data-dir' in refusal(create_splits, 'list', train_list=lists['train_list'])
+    lists['train_list'].write_text('\n'.join([*lists['train_list'].read_text().splitlines(), 'relative.png 0']))
+    assert 'needs a data folder' in refusal(create_splits, 'list', **lists)
+
+
 def test_fingerprint_knows_the_order_and_the_names(image_root, lists, tmp_path):
     def of(root=image_root):
         return fingerprint(create_splits('list', root, **lists))

@@ -52,8 +52,10 @@ def create_whole(name: str, root, split: str, class_map, list_file, kwargs: dict
         return _create_listed(read_tiny_imagenet(_data_folder(root, name), split), root, **kwargs)
     classes = load_class_map(class_map, root)
     if kind == 'list':
-        root, names = _data_folder(root, name), classes and names_by_index(classes)
-        return _create_listed(read_list(list_file, names), root, **kwargs)
+        images = read_list(list_file, classes and names_by_index(classes))
+        if root is None and all(map(os.path.isabs, images.paths)):
+            root = os.sep
+        return _create_listed(images, _data_folder(root, name), **kwargs)
     if kind == 'hfds':
         return _create_hfds(name, root, split, classes, kwargs)
     return _create_folder(root, split, classes, kwargs)

@@ -162,6 +162,8 @@ def _check_numbering(train_list, val_list, class_names: Sequence[str]) -> None:
 
 def _check_val_folder(root, val_split: str) -> None:
     """Whether there is a folder to measure on beside a list of training images, which may be the data folder itself."""
+    if root is None:
+        raise UserError(f"there are no images to measure on; give a --val-list, or a --data-dir with a '{val_split}'")
     if find_split(root, val_split) == os.fspath(root):
         raise UserError(f"there is no folder '{val_split}' in '{root}' to measure on; add it, or give a --val-list")
 
