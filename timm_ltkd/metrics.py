@@ -100,8 +100,8 @@ def long_tail_report(
             report[group] = float(np.nanmean(accuracy[mask.numpy()]))
     measured = accuracy[~np.isnan(accuracy)].tolist()
     report['worst'] = min(measured)
-    report['gmean'] = statistics.geometric_mean(measured) if min(measured) > 0 else 0.
-    report['hmean'] = statistics.harmonic_mean(measured)
+    report['gmean'] = min(100., statistics.geometric_mean(measured)) if min(measured) > 0 else 0.  # not 100 + 4e-14
+    report['hmean'] = float(statistics.harmonic_mean(measured))
     if 'confidence' in columns:
         report['ece'] = _calibration_error(columns['confidence'], correct)
     report['num_samples'] = len(targets)

@@ -42,7 +42,7 @@ class ClassPrior:
         if counts.ndim != 1 or not counts.numel():
             raise UserError(f'class counts must be a non-empty list, a number a class; got shape {list(counts.shape)}')
         if not torch.isfinite(counts).all() or (counts != counts.round()).any() or (counts < 0).any():
-            raise UserError('class counts must be whole numbers of images, 0 or more')
+            raise UserError('class counts must be whole numbers of images, 1 or more')
         if class_names is not None and len(class_names) != len(counts):
             raise UserError(f'{len(counts)} class counts and {len(class_names)} class names: give a name for each')
         if (counts == 0).any():

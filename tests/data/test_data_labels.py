@@ -49,6 +49,7 @@ def test_targets_wherever_a_dataset_keeps_them(attributes):
     (dict(targets=[[0, 1], [1], []]), r'image 0 has the label \[0, 1\]'),
     (dict(targets=[None, 0, 1]), 'image 0 has the label None'),
     (dict(targets=[0.5, 0., 1.]), 'image 0 has the label 0.5'),
+    (dict(targets=[0, 3_000_000_001, 1]), 'has the label 3000000001, which is none'),
 ])
 def test_targets_refuse(attributes, message):
     with pytest.raises(UserError, match=message):

@@ -175,7 +175,9 @@ def test_lists_that_number_the_same_directories_otherwise(image_root, lists):
     lines = (line.split() for line in lists['val_list'].read_text().splitlines())
     lists['val_list'].write_text(''.join(f'{path} {other[path.split("/")[1]]}\n' for path, _ in lines))
     said = refusal(create_splits, 'list', image_root, **lists)
-    assert said.startswith("by their directories, class 0 is 'ant' in") and "and 'bee' in" in said
+    assert said == (
+        f"class 0 is 'ant', and '{lists['val_list']}' has its images in the directory of class 1, 'bee': number both "
+        'alike')
 
 
 def test_a_validation_list_that_lacks_a_class_is_numbered_alike(image_root, lists):
@@ -185,7 +187,30 @@ def test_a_validation_list_that_lacks_a_class_is_numbered_alike(image_root, list
     assert create_splits('list', image_root, **lists).val.class_counts.tolist() == [0, 4, 4]
     lists['val_list'].write_text(''.join(f'{path} {label - 1}\n' for path, label in left))
     said = refusal(create_splits, 'list', image_root, **lists)
-    assert "class 0 is 'ant' in" in said and "and 'bee' in" in said
+    assert said.startswith("class 0 is 'ant', and '") and "in the directory of class 1, 'bee'" in said
+    lists['val_list'].write_text(''.join(f'{path} {2 if label == 1 else 0}\n' for path, label in left))  # no class 1
+    assert "in the directory of class 2, 'cat'" in refusal(create_splits, 'list', image_root, **lists)
+
+
+def test_a_class_map_that_numbers_the_directories_otherwise(image_root, lists, tmp_path):
+    (tmp_path / 'names.txt').write_text('bee\nant\ncat\n')
+    said = refusal(create_splits, 'list', image_root, **lists, class_map=tmp_path / 'names.txt')
+    assert f"class 0 is 'bee', and '{lists['train_list']}' has its images in the directory of class 1, 'ant'" in said
+    (tmp_path / 'names.txt').write_text('ant\nbee\ncat\n')
+    assert create_splits('list', image_root, **lists, class_map=tmp_path / 'names.txt').class_names == CLASSES
+
+
+def test_directories_that_are_numbers_are_not_those_of_the_labels(image_root, tmp_path):
+    """Class 0 has images in two places, so that classes have no names; 0 and 1 are those of nothing but the list."""
+    lines = ['1/a.png 0', '7/b.png 0', '0/c.png 1']
+    for line in lines:
+        path = tmp_path / line.split()[0]
+        path.parent.mkdir()
+        shutil.copy(image_root / 'train/ant/000.png', path)
+    (tmp_path / 'train.txt').write_text('\n'.join(lines))
+    (tmp_path / 'val.txt').write_text('\n'.join(lines[::2]))
+    splits = create_splits('list', tmp_path, train_list=tmp_path / 'train.txt', val_list=tmp_path / 'val.txt')
+    assert splits.class_names == ['0', '1']
 
 
 def test_directories_that_are_numbers_say_nothing_of_a_flat_list(image_root, tmp_path):
@@ -206,11 +231,15 @@ def test_images_in_both_lists_are_found(image_root, lists):
     assert in_both(create_splits('list', image_root, **lists)) == []
     text, shared = lists['val_list'].read_text(), lists['train_list'].read_text().splitlines()
     lists['val_list'].write_text('\n'.join([text.rstrip('\n'), shared[0], shared[-1]]))
-    assert in_both(create_splits('list', image_root, **lists)) == [line.rpartition(' ')[0] for line in (
-        shared[0], shared[-1])]
+    both = sorted(f"{image_root}/{line.rpartition(' ')[0]}" for line in (shared[0], shared[-1]))
+    assert in_both(create_splits('list', image_root, **lists)) == both
     splits = create_splits('lt/list', image_root, **lists, class_counts=[1, 1, 1])
-    selected = [splits.train.base.reader.paths[i] for i in splits.train.indices]
-    assert in_both(splits) == [path for path in selected if path in splits.val.base.reader.paths]
+    selected = {splits.train.filename(i, absolute=True) for i in range(len(splits.train))}
+    assert in_both(splits) == sorted(selected.intersection(both))
+    lists['val_list'].write_text('\n'.join([f'./{shared[0]}', f'{image_root}/train/../{shared[-1]}']))
+    assert in_both(create_splits('list', image_root, **lists)) == both
+    lists['train_list'].write_text(text)  # of images in the folder that is measured on
+    assert len(in_both(create_splits('list', image_root, train_list=lists['train_list']))) == 12
 
 
 def test_lists_and_names_must_fit(image_root, lists, tmp_path):

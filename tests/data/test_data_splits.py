@@ -2,6 +2,7 @@
 import errno
 import os
 import shutil
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -83,6 +84,24 @@ def test_both_splits_may_not_be_the_same_images(image_root, name):
     assert 'same images' in refusal(name, image_root / 'train')
     shutil.rmtree(image_root / 'val')
     assert "no split 'validation'" in refusal(name, image_root)
+
+
+@pytest.mark.parametrize('splits, message', [
+    (('train_lt', 'test_ball'), "there is no folder 'test_ball' in"),
+    (('train_l', 'test_bal'), "there is no folder 'train_l' in"),
+    (('train_lt', 'validation'), 'no folders train_lt and validation beside each other: the same images would be'),
+])
+def test_a_split_is_not_the_folder_that_holds_another(image_root, splits, message):
+    (image_root / 'train').rename(image_root / 'train_lt')
+    (image_root / 'val').rename(image_root / 'test_bal')
+    assert len(create_splits('folder', image_root, 'train_lt', 'test_bal').val) == 12
+    assert message in refusal('folder', image_root, train_split=splits[0], val_split=splits[1])
+
+
+def test_names_in_other_bytes_of_the_same_letters(image_root):
+    for split, form in (('train', 'NFC'), ('val', 'NFD')):
+        (image_root / split / 'bee').rename(image_root / split / normalize(form, 'abeille dorée'))
+    assert 'Unicode NFC and NFD: rename them' in refusal('folder', image_root)
 
 
 @pytest.mark.parametrize('name, sizes', [('lt/digits', ([144, 93, 60, 39, 25, 16, 10, 6, 4, 2], [30] * 10)),

@@ -170,13 +170,18 @@ def test_labels_in_json_files_and_images_to_leave_out(tmp_path):
     assert [(who(image), target) for image, target in dataset] == [(0, 1), (2, 0)]
 
 
-def test_a_negative_label_outside_json_is_a_mistake(tmp_path):
+@pytest.mark.parametrize('labels, message', [
+    ((-1, 0, 1), '-1'),
+    ((0, 99_999_999_999, 1), 'has the label 99999999999, which is none'),
+    ((1, 2, 3), r"no training image for class '0' \(index 0\); .*subtract 1"),
+])
+def test_labels_that_are_no_class_indices_from_0(tmp_path, labels, message):
     pytest.importorskip('webdataset')
     _write_tar(tmp_path / 'a.tar', {
-        f'{i}.{ending}': content for i in range(3)
-        for ending, content in (('png', _png(pictures(1, i)[0])), ('cls', str(i - 1).encode()))})
-    with pytest.raises(UserError, match='-1'):
-        create_dataset('wds/any', root=tmp_path, split='a.tar')
+        f'{i}.{ending}': content for i, label in enumerate(labels)
+        for ending, content in (('png', _png(pictures(1, i)[0])), ('cls', str(label).encode()))})
+    with pytest.raises(UserError, match=message):
+        create_dataset('wds/any', root=tmp_path, split='a.tar', training=True)
 
 
 @pytest.mark.parametrize('files, message', [

@@ -50,6 +50,15 @@ def test_padded_crop_settings_reach_the_pixels():
     assert larger(IMAGE).shape == (3, 40, 48)
 
 
+@pytest.mark.parametrize('shape', [(32, 96), (50, 40)])
+def test_an_image_that_is_not_square_is_cropped_as_in_evaluation_and_not_squashed(shape):
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (*shape, 3), dtype=np.uint8))
+    still = create_train_transform(
+        input_size=32, crop_mode='pad', crop_padding=0, hflip=0., interpolation='bicubic', **COMMON)
+    plain = create_eval_transform(input_size=32, crop_pct=1., interpolation='bicubic', **COMMON)
+    assert torch.equal(still(image), plain(image))
+
+
 @pytest.mark.parametrize('crop_mode', ['rrc', 'rkrc', 'rkrr'])
 def test_other_modes_are_timms(crop_mode):
     options = dict(hflip=0.3, vflip=0.2, color_jitter=0.4, interpolation='bicubic', scale=(0.5, 1.), ratio=(0.8, 1.25))
@@ -66,7 +75,7 @@ def test_augmentation_works_with_the_padded_crop():
         input_size=32, crop_mode='pad', color_jitter=(0.1, 0.2, 0.3, 0.1), reprob=0.25, remode='rand', recount=3,
         **COMMON)
     kinds = [type(step).__name__ for step in transform.transforms]
-    assert kinds[:3] == ['Resize', 'RandomCrop', 'RandomHorizontalFlip'] and 'ColorJitter' in kinds
+    assert kinds[:4] == ['Resize', 'CenterCrop', 'RandomCrop', 'RandomHorizontalFlip'] and 'ColorJitter' in kinds
     erasing = transform.transforms[-1]
     assert isinstance(erasing, RandomErasing) and erasing.probability == 0.25 and erasing.max_count == 3
     with_aa = create_train_transform(input_size=32, crop_mode='pad', aa='rand-m9-mstd0.5-inc1', **COMMON)

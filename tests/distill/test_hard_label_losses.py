@@ -308,4 +308,15 @@ def test_a_prior_is_asked_for(name):
 
 def test_cross_entropy_is_torchs():
     logits, target = batch()
-    assert torch.equal(cross_entropy_loss(logits, target, 0.1), F.cross_entropy(logits, target, label_smoothing=0.1))
+    for smoothing in (0., 0.1):
+        assert torch.equal(
+            cross_entropy_loss(logits, target, smoothing), F.cross_entropy(logits, target, label_smoothing=smoothing))
+
+
+@pytest.mark.parametrize('name', ['ce', 'balanced_softmax', 'weighted_ce'])
+@pytest.mark.parametrize('smoothing', [0., 0.1])
+def test_no_label_is_left_out_in_silence(name, smoothing):
+    logits, target = batch()
+    target[0] = -100
+    with pytest.raises((RuntimeError, IndexError)):
+        create_loss(name, prior=ClassPrior(range(1, logits.shape[1] + 1)), smoothing=smoothing)(logits, target)

@@ -110,12 +110,12 @@ def test_a_validation_list_of_another_folder_is_told_before_training(script, lis
     assert not (tmp_path / 'run').exists()
 
 
-def test_images_in_both_lists_are_told(script, lists, tmp_path, log):
+def test_images_that_are_trained_and_measured_on_are_told(script, lists, tmp_path, log):
     val = tmp_path / 'val.txt'
     train = Path(lists[lists.index('--train-list') + 1]).read_text().splitlines()
     val.write_text(train[0] + '\n')
     script('train', [*lists, '--val-list', str(val), *PIXELS, *SHORT])
-    assert '1 images are in both lists, and measured on after they were trained on' in '\n'.join(log)
+    assert '1 images are trained on, and measured on as well' in '\n'.join(log)
 
 
 def test_two_processes(start, launcher, lists, tmp_path):

@@ -10,7 +10,7 @@ import yaml
 from timm.data.transforms import MaybeToTensor
 from timm.utils import unwrap_model
 from torchvision.datasets import CIFAR10, CIFAR100, VisionDataset
-from torchvision.transforms import Normalize, RandomCrop, RandomHorizontalFlip, Resize
+from torchvision.transforms import CenterCrop, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 
 import timm_ltkd.models  # noqa: F401
 from timm_ltkd.cli.arguments import distill_parser, train_parser
@@ -221,9 +221,10 @@ def test_batches(name, recipe):
 def test_augmentation(name, recipe):
     training = recipe(name).training
     transform = training.train_loader.dataset.dataset.transform
-    resize, crop, flip, to_tensor, normalize = transform.transforms  # and nothing else
+    resize, square, crop, flip, to_tensor, normalize = transform.transforms  # and nothing else
     image = training.data.splits.train[0][0]
     assert type(resize) is Resize and resize(image) is image
+    assert type(square) is CenterCrop and square.size == (32, 32)
     assert type(crop) is RandomCrop and (crop.size, crop.padding, crop.fill, crop.padding_mode) == (
         (32, 32), 4, 0, 'constant')
     assert type(flip) is RandomHorizontalFlip and flip.p == 0.5

@@ -77,6 +77,11 @@ def test_group_boundaries_are_arguments():
     assert (report['many'], report['medium'], report['few']) == (100., 100., 0.)
 
 
+def test_means_of_perfect_classes_are_100_to_the_last_bit():
+    report = long_tail_report(np.arange(3), np.arange(3), ClassPrior([3, 2, 1]))
+    assert report['gmean'] == report['hmean'] == report['balanced'] == 100.
+
+
 def test_a_class_at_zero_brings_the_means_to_zero():
     report = long_tail_report([0, 0], [0, 1], ClassPrior([5, 5]))
     assert (report['worst'], report['gmean'], report['hmean'], report['balanced']) == (0., 0., 0., 50.)

@@ -79,6 +79,7 @@ def create_dataset(
         stream = create_stream(
             name, root, split, class_counts=class_counts, class_map=load_class_map(class_map, root), **kwargs)
         if is_train_split(split) if training is None else training:
+            _check_every_class(stream)
             warn_if_sorted(f"'{name}'", stream.classes_at_once, stream.class_counts)
         return stream
     selects = imbalance_factor is not None or max_per_class is not None or class_counts is not None
@@ -167,9 +168,9 @@ def _resolve_name(name: str) -> str:
     raise UserError(f"unknown dataset '{name}'{nearest(name, known)}")
 
 
-def _check_every_class(dataset: LongTailedDataset) -> None:
+def _check_every_class(dataset: LongTailedDataset | StreamDataset) -> None:
     empty = np.flatnonzero(dataset.class_counts == 0)
-    if empty.size or not len(dataset):
+    if empty.size or not dataset.class_counts.any():
         names = first_few([f"'{dataset.class_names[c]}' (index {c})" for c in empty]) or 'of this set'
         hint = ' (labels count from 0; if these count from 1, subtract 1)' if empty[:1].tolist() == [0] else ''
         raise UserError(f'no training image for class {names}; every class needs at least one{hint}')

@@ -38,10 +38,11 @@ def _last_name(split: str) -> str:
 
 def find_split(root: str | os.PathLike, split: str) -> str:
     """The folder or tar file of a split: below `root` as timm looks for it (`train` or `training`, `val` or
-    `validation`, ...), there also with `.tar` behind its name, or `root` itself where it holds no split of any name.
+    `validation`, ...), there also with `.tar` behind its name, or `root` itself where it holds no split of any name
+    and this is one of them.
 
     Raises:
-        UserError: No such root, or a root that has other splits but not this one.
+        UserError: No such root, or a root without this split that has others, or a split of a name of its own.
     """
     if not os.path.exists(root):
         raise UserError(f"the data folder '{root}' does not exist")
@@ -54,6 +55,8 @@ def find_split(root: str | os.PathLike, split: str) -> str:
     present = [entry for entry in sorted(os.listdir(root)) if is_split_name(entry)]
     if present:
         raise UserError(f"there is no split '{split}' in '{root}'; it has: {', '.join(present)}")
+    if not is_split_name(split):
+        raise UserError(f"there is no folder '{split}' in '{root}'")
     return str(root)
 
 

@@ -10,6 +10,13 @@ from torch.utils.data import Dataset, IterableDataset
 from ..errors import UserError
 from .names import called
 
+MOST_CLASSES = 10_000_000  # more are a mistake
+
+
+def too_large(name: str, label: int) -> UserError:
+    """Of a label that is some number of an image, and would be millions of classes."""
+    return UserError(f'{name} needs one class index per image, but has the label {label}, which is none')
+
 
 def dataset_targets(dataset: Dataset) -> np.ndarray:
     """The class index of every image, read from what the dataset already knows.
@@ -102,6 +109,8 @@ def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
     if array.min() < 0:
         at = int(array.argmin())
         raise UserError(f'{name} has images without a class: image {at} has the label {array[at]}')
+    if array.max() >= MOST_CLASSES:
+        raise too_large(name, array.max())
     return array.astype(np.int64)
 
 

@@ -2,6 +2,7 @@
 import codecs
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -102,14 +103,18 @@ def _shown(line: bytes) -> str:
     return ''.join(c if c.isprintable() else '?' for c in (text if len(text) <= 60 else f'{text[:60]}…'))
 
 
-def directory_names(paths: PackedPaths, targets: np.ndarray) -> list[str] | None:
+def class_directories(paths: Sequence[str], targets: np.ndarray) -> dict[int, str]:
+    """The directory of the images of each class that has one, and to itself."""
+    found = {(target, path.rpartition('/')[0]) for path, target in zip(paths, targets.tolist(), strict=True)}
+    classes, directories = Counter(target for target, _ in found), Counter(directory for _, directory in found)
+    return {
+        target: directory for target, directory in found if classes[target] == 1 and directories[directory] == 1}
+
+
+def directory_names(paths: Sequence[str], targets: np.ndarray) -> list[str] | None:
     """The directory of every class's images by class index; None unless each class has one, and to itself."""
-    directories: dict[int, str] = {}
-    for path, target in zip(paths, targets.tolist(), strict=True):
-        directory = path.rpartition('/')[0]
-        if directories.setdefault(target, directory) != directory:
-            return None
-    if len(directories) <= targets.max() or len(set(directories.values())) < len(directories):
+    directories = class_directories(paths, targets)
+    if len(directories) <= targets.max():
         return None
     parts = [directories[c].split('/') for c in range(len(directories))]
     by_depth = (['/'.join(part[-depth:]) for part in parts] for depth in range(1, max(map(len, parts)) + 1))
@@ -139,6 +144,9 @@ class ReaderImageList(Reader):
         return len(self.paths)
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        """The path of an image, relative to the root unless asked otherwise."""
+        """The path of an image, relative to the root unless asked otherwise, however the list spells it."""
         path = self.paths[index]
-        return os.path.basename(path) if basename else os.path.join(self.root, path) if absolute else path
+        if absolute:
+            return os.path.join(self.root, path)
+        path = os.path.normpath(path)
+        return os.path.basename(path) if basename else path.removeprefix(os.path.join(os.path.abspath(self.root), ''))

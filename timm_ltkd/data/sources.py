@@ -2,13 +2,12 @@
 import os
 from functools import partial
 from numbers import Integral
-from pathlib import Path
 from pickle import Unpickler, UnpicklingError
 from tarfile import TarError
 
 import timm.data
 from timm.data import dataset_factory
-from timm.data.readers import get_img_extensions, reader_image_in_tar
+from timm.data.readers import get_img_extensions
 from timm.data.readers.class_map import load_class_map as timm_class_map
 from timm.utils import natural_key
 from torch.utils.data import Dataset
@@ -163,7 +162,9 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
     tar = os.path.isfile(path)
     if tar and not path.endswith('.tar'):
         raise UserError(f"'{path}' is neither a folder nor a tar file")
-    reader_options = _tar_options(path) if tar else {}
+    # opened for each image, as an open one can neither be pickled nor shared with forked workers; and without the
+    # pickled list of its images that timm would read and write beside it
+    reader_options = dict(cache_tarfiles=False, cache_tarinfo=False) if tar else {}
     try:
         base = timm.data.create_dataset(
             'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
@@ -178,7 +179,7 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
                 f'({last_line(e)}): rename it') from e
         raise UserError(
             f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}' ({last_line(e)})") from e
-    except (OSError, EOFError, TarError, UnpicklingError) as e:  # the last of a list of a tar file's images
+    except (OSError, EOFError, TarError) as e:
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
     if tar:
         check_members(base, path)
@@ -191,17 +192,6 @@ def _fixed_order(class_to_idx: dict[str, int]) -> dict[str, int]:
     """timm's order of classes, but the same in every process for names that it takes to be alike: A and a, 1 and 01."""
     names = sorted(class_to_idx, key=lambda name: (natural_key(name), name))
     return {name: index for index, name in enumerate(names)}
-
-
-def _tar_options(path: str) -> dict[str, bool]:
-    """How timm reads tar files: opened for each image, since an open one can neither be pickled nor shared with forked
-    workers. A pickled list of a large one's images, which timm keeps beside it, is used only where timm reads it
-    without the code that may be in it, and if it was made after the tar file; it is never made here, where several
-    processes would write it at once."""
-    safe = hasattr(reader_image_in_tar, '_TarInfoUnpickler')
-    kept = Path(path).with_name(f'_{Path(path).stem}{reader_image_in_tar.CACHE_FILENAME_SUFFIX}')
-    fresh = kept.is_file() and kept.stat().st_mtime > os.path.getmtime(path)
-    return dict(cache_tarfiles=False) | ({} if safe and fresh else dict(cache_tarinfo=False))
 
 
 class _NoGlobals(Unpickler):

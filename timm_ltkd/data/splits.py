@@ -2,9 +2,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ..errors import UserError, first_few
 from .dataset import LongTailedDataset
 from .factory import create_dataset, published_split
 from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, split_folder
-from .lists import ReaderImageList, directory_names, read_list
+from .lists import ReaderImageList, class_directories
 from .streams import StreamDataset, is_stream_name
 
 _IMAGES_READ = 16
@@ -87,27 +88,29 @@ def create_splits(
     options['training'] = False
     if is_stream_name(name):
         options['class_counts'] = None  # they are those of the training split
+    if train_list is not None:
+        _check_numbering(train, train_list, train.class_names)
     if val_list is not None:
-        if class_map is None:
-            _check_numbering(train_list, val_list, train.class_names)
         options |= dict(class_map=train.class_to_idx, list_file=val_list)
     elif train_list is not None:
         _check_val_folder(root, val_split)
         options |= dict(name='lt/folder', class_map=None)
     val = create_dataset(split=val_split, **options)
-    folder = None if is_stream_name(name) else split_folder(train.base)
-    if train_split != val_split and folder is not None and folder == split_folder(val.base):
-        raise UserError(f"'{root}' has no folders {train_split} and {val_split}: both splits would be the same images")
+    if val_list is not None:
+        _check_numbering(val, val_list, train.class_names)
+    if train_list is None and not is_stream_name(name):
+        _check_apart(root, {train_split: train, val_split: val})
     if val.class_names != train.class_names:
         val = _with_classes(train.class_names, val, options | dict(split=val_split))
     return Splits(train, val, train.class_names, published_split(name, val_split))
 
 
 def in_both(splits: Splits) -> list[str]:
-    """Images by their paths that two lists have in common."""
-    trained_on = {splits.train.base.reader.paths[i] for i in splits.train.indices}
-    measured = (splits.val.base.reader.paths[i] for i in splits.val.indices)
-    return [path for path in measured if path in trained_on]
+    """Images by their paths that a list has in common with another, or with a folder."""
+    trained_on, measured = (
+        [os.path.normpath(part.filename(i, absolute=True)) for i in range(len(part))]
+        for part in (splits.train, splits.val))
+    return sorted({*trained_on}.intersection(measured))
 
 
 def create_val_split(
@@ -148,16 +151,28 @@ def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None
         raise UserError(f"'{train_list}' is both the --train-list and the --val-list")
 
 
-def _check_numbering(train_list, val_list, class_names: Sequence[str]) -> None:
-    """Refuse a list whose images lie in the directories of the training classes, but under other numbers."""
-    own = directory_names(*read_list(val_list)[:2])
-    if own is None or not set(own) <= set(class_names):
+def _check_numbering(dataset: LongTailedDataset, list_file, class_names: Sequence[str]) -> None:
+    """Refuse a list that has a class's images in a directory that bears the name of another class."""
+    reader = dataset.base.reader
+    numbers = {name: c for c, name in enumerate(class_names) if name != str(c)}  # which nothing but the list tells
+    for c, directory in sorted(class_directories(reader.paths, reader.targets).items()):
+        parts = directory.split('/')
+        ends = ['/'.join(parts[at:]) for at in range(len(parts))]
+        if class_names[c] not in ends and (other := next((end for end in ends if end in numbers), None)) is not None:
+            raise UserError(
+                f"class {c} is '{class_names[c]}', and '{list_file}' has its images in the directory of class "
+                f"{numbers[other]}, '{other}': number both alike")
+
+
+def _check_apart(root, splits: Mapping[str, LongTailedDataset]) -> None:
+    """Refuse two splits of which one lies in the other."""
+    folders = [split_folder(split.base) for split in splits.values()]
+    if len(folders) < 2 or None in folders:
         return
-    c = next((c for c, name in enumerate(own) if class_names[c] != name), None)
-    if c is not None:
+    one, other = sorted((os.path.realpath(folder) for folder in folders), key=len)
+    if other == one or other.startswith(os.path.join(one, '')):
         raise UserError(
-            f"by their directories, class {c} is '{class_names[c]}' in '{train_list}' and '{own[c]}' in '{val_list}': "
-            'number both alike')
+            f"'{root}' has no folders {' and '.join(splits)} beside each other: the same images would be in both")
 
 
 def _check_val_folder(root, val_split: str) -> None:
@@ -177,7 +192,9 @@ def _with_classes(
     known = set(class_names)
     unknown = [f"'{name}'" for name in val.class_names if name not in known]
     if unknown:
-        raise UserError(f'validation has classes that training does not have: {first_few(unknown)}')
+        composed, own = ({normalize('NFC', name) for name in names} for names in (known, val.class_names))
+        hint = ' (the same letters in other bytes, Unicode NFC and NFD: rename them)' if own <= composed else ''
+        raise UserError(f'validation has classes that training does not have: {first_few(unknown)}{hint}')
     first_classes = val.class_names == class_names[:len(val.class_names)]
     if isinstance(val, StreamDataset) and first_classes:
         return val.with_class_names(class_names)

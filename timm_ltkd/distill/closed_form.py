@@ -1,4 +1,4 @@
-"""Losses of logits whose gradient is known in closed form and computed with them: few passes, nothing else kept."""
+"""KL of softened logits, with its gradient in closed form: few passes, nothing else kept."""
 import math
 from collections.abc import Callable
 from functools import partial
@@ -46,11 +46,6 @@ def softened_kl(
     function = kl_parts_in_cache if student_logits.device.type == 'cpu' else kl_parts
     return _WithGradient.apply(
         partial(function, teacher_logits=teacher_logits.detach(), shift=shift, temperature=temperature), student_logits)
-
-
-def hard_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each row of logits `[B, C]` for class indices `[B]`; `[B]`, in float32 at least."""
-    return _WithGradient.apply(partial(cross_entropy_parts, target=target), logits)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -105,7 +100,7 @@ def kl_parts_in_cache(
     """
     unit, gradient = _LOG2_E / temperature, shift.new_empty(student_logits.shape)
     sum_q, sum_p, dot = sums = shift.new_empty(3, len(gradient))
-    shift, rows = shift * _LOG2_E, _rows_at_a_time(gradient)
+    shift, rows = shift * _LOG2_E, max(1, _AT_A_TIME // gradient.shape[1])
     between = shift.new_empty(3, min(rows, len(gradient)), gradient.shape[1])
     for student, teacher, p, (sum_q_, sum_p_, dot_) in zip(
             *(x.split(rows) for x in (student_logits, teacher_logits, gradient)), sums.split(rows, 1), strict=True):
@@ -113,34 +108,12 @@ def kl_parts_in_cache(
         torch.add(shift, teacher, alpha=unit, out=a)
         a.sub_(a.amax(1, keepdim=True))
         torch.sum(torch.exp2(a, out=q), 1, out=sum_q_)
-        _from_the_largest(student, unit, out=b)
+        torch.sub(student, student.amax(1, keepdim=True).to(b.dtype), out=b).mul_(unit)  # the largest is exactly 0
         torch.sum(torch.exp2(b, out=p), 1, out=sum_p_)
         torch.sum(a.sub_(b).mul_(q), 1, out=dot_)
         p.addcmul_(q, (sum_p_ / sum_q_).unsqueeze(1), value=-1)
     loss = dot.div_(sum_q) - sum_q.log2_() + sum_p.log2()
     return loss.mul_(temperature / _LOG2_E), gradient, sum_p.reciprocal_()
-
-
-def cross_entropy_parts(logits: torch.Tensor, target: torch.Tensor) -> Parts:
-    """`hard_cross_entropy` and its gradient, in the way of `kl_parts_in_cache`."""
-    gradient = torch.empty_like(logits, dtype=_full_dtype(logits))
-    total, rows = gradient.new_empty(len(gradient)), _rows_at_a_time(gradient)
-    for z, p, total_ in zip(*(x.split(rows) for x in (logits, gradient, total)), strict=True):
-        torch.sum(_from_the_largest(z, _LOG2_E, out=p).exp2_(), 1, out=total_)
-    target = target.unsqueeze(1)
-    gradient.scatter_add_(1, target, -total.unsqueeze(1))
-    largest, own = logits.amax(1).to(total.dtype), logits.gather(1, target).squeeze(1).to(total.dtype)
-    loss = total.log() + (largest - own)  # the difference first: of large logits the sum would lose what it adds
-    return loss, gradient, total.reciprocal_()
-
-
-def _from_the_largest(logits: torch.Tensor, unit: float, out: torch.Tensor) -> torch.Tensor:
-    """unit · (z - max z) of each row; the difference first, so that the largest is 0 to the last bit."""
-    return torch.sub(logits, logits.amax(1, keepdim=True).to(out.dtype), out=out).mul_(unit)
-
-
-def _rows_at_a_time(matrix: torch.Tensor) -> int:
-    return max(1, _AT_A_TIME // matrix.shape[1])
 
 
 def _full_dtype(logits: torch.Tensor) -> torch.dtype:

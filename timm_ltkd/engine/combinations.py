@@ -178,6 +178,10 @@ def check_method(args: Namespace, method: DistillMethod) -> None:
     methods = method.methods.values() if isinstance(method, SeveralMethods) else [method]
     for name, one in dict(zip(names, methods, strict=True)).items():
         _check_labels(args, f'--kd {name}', not one.needs_hard_labels)
+        if args.bank_top_k is not None and one.corrects_prior:
+            _logger.warning(
+                f'--bank-top-k spreads what the teacher says of improbable classes evenly, and --kd {name} gives these '
+                'more weight: leave it out, or use --kd kd or dkd')
         _warn_of_two_corrections(args, f'--kd {name}', one.corrects_prior)
 
 

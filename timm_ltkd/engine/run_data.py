@@ -47,9 +47,8 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
         splits = _skip_bad_images(splits, args, accelerator)
     if args.val_list:
         splits.val[0]  # a path that leads nowhere is told now, not after an epoch; training images are read below
-        if both := in_both(splits):
-            _logger.warning(
-                f'{len(both)} images are in both lists, and measured on after they were trained on: {first_few(both)}')
+    if args.train_list and (both := in_both(splits)):
+        _logger.warning(f'{len(both)} images are trained on, and measured on as well: {first_few(both)}')
     _warn_of_data(splits, args)
     if args.holdout:
         splits = _hold_out(splits, args)

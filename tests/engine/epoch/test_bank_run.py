@@ -172,8 +172,10 @@ def test_stored_views(distil, asked, tmp_path, loader):
 
 
 @pytest.mark.parametrize('more', [['--bank-dtype', 'float16'], ['--bank-top-k', '1']], ids=['float16', 'top_k'])
-def test_what_is_rounded_is_rounded_always(distil, tmp_path, more):
+def test_what_is_rounded_is_rounded_always(distil, tmp_path, more, log):
     online, first = distil('online'), distil('fill', *more, *bank(tmp_path))
+    warned = '--bank-top-k spreads what the teacher says of improbable classes evenly, and --kd bkd gives' in str(log)
+    assert warned == ('--bank-top-k' in more)
     assert distil('read', *more, *bank(tmp_path)) == first
     losses = [read_summary(tmp_path / run / 'summary.csv')[0]['train_loss'] for run in ('online', 'fill')]
     assert first != online

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...errors import UserError, last_line
+from ..labels import MOST_CLASSES, too_large
 
 Encoded = bytes | str  # an image file, or where it lies; empty if there is none
 
@@ -68,6 +69,8 @@ class ClassIndex:
                     'class names an index')
             if label < 0:
                 raise UserError(f'{self.what} has images without a class: their label is {label}')
+            if label >= MOST_CLASSES:
+                raise too_large(self.what, label)
             return int(label)
         named = numbered and self.names is not None and 0 <= label < len(self.names)
         for key in (label, self.names[label]) if named else (label,):
