@@ -1,6 +1,6 @@
 """Make README.md and the plots from the files of the runs: `python results/readme.py`.
 
-Every figure comes from a `report.json` or `summary.csv` below this folder.
+Every figure comes from a `report.json`, `summary.csv` or `posthoc.json` below this folder.
 """
 import json
 import statistics
@@ -22,10 +22,11 @@ FACING = ('kd', 'bkd', 'krdistill')  # rows whose classes are drawn against the 
 HEAD = """# Results
 
 Made by `readme.py` from the files in this folder: each run has its `args.yaml`, `summary.csv` and `report.json`
-(options, figures of every epoch, software, hardware, commit), some a `posthoc.json` as well (figures of the adjusted
-logits). Test accuracies in percent, mean ± standard deviation over seeds. *Last* is the network after the last epoch,
-which is the figure to compare; *best epoch* is the highest test accuracy of any evaluated epoch, which public code
-often reports and which is chosen on the test set. Many: more than 100 training images, few: fewer than 20; these,
+(options, figures of every epoch, software, hardware, commit), some a `posthoc.json` as well (figures of the exported
+network, and with adjusted logits). Test accuracies in percent, mean ± standard deviation over seeds; one over two seeds
+says little, and 10,000 test images alone leave a standard error of half a point. *Last* is the network after the last
+epoch, which is the figure to compare; *best epoch* is the highest test accuracy of any evaluated epoch, which public
+code often reports and which is chosen on the test set. Many: more than 100 training images, few: fewer than 20; these,
 medium and the calibration error (ECE) are of the last epoch.
 
 To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command, or
@@ -39,7 +40,8 @@ class Run(NamedTuple):
     """The kept files of one seed."""
     report: dict[str, Any]
     history: list[dict[str, Any]]
-    adjusted: dict[str, Any] | None  # the report with the log prior taken off the logits
+    exported: dict[str, Any]  # the report of the network as others load it
+    adjusted: dict[str, Any] | None  # the same with the log prior taken off the logits
 
     @property
     def best(self) -> float:
@@ -50,7 +52,7 @@ FIGURES: dict[str, Callable[[Run], float | None]] = {
     'last': lambda run: run.report['student']['top1'],
     'best epoch': lambda run: run.best,
     **{name: lambda run, name=name: run.report['student'].get(name) for name in ('many', 'medium', 'few')},
-    'ECE': lambda run: run.report['student'].get('ece'),
+    'ECE': lambda run: run.exported.get('ece'),
 }
 ADJUSTED = {'last': 'top1', 'many': 'many', 'medium': 'medium', 'few': 'few', 'ECE': 'ece'}
 OF_ADJUSTED = (
@@ -84,9 +86,10 @@ def runs_of(table: Table) -> dict[Row, list[Run]]:
 def _read(folder: Path) -> Run:
     measured = folder / POSTHOC
     reports = json.loads(measured.read_text(encoding='utf-8')).values() if measured.is_file() else ()
+    by_fix, report = {each.get('fix'): each for each in reports}, json.loads(
+        (folder / 'report.json').read_text(encoding='utf-8'))
     return Run(
-        json.loads((folder / 'report.json').read_text(encoding='utf-8')), read_summary(folder / 'summary.csv'),
-        next((report for report in reports if report.get('fix') == 'logit-adjust'), None))
+        report, read_summary(folder / 'summary.csv'), by_fix.get(None, report['student']), by_fix.get('logit-adjust'))
 
 
 def grids(runs: dict[Row, list[Run]]) -> str:
@@ -94,7 +97,7 @@ def grids(runs: dict[Row, list[Run]]) -> str:
     adjusted = {row: [run.adjusted for run in each if run.adjusted] for row, each in runs.items()}
     lines = [
         [row.name, *(mean_and_deviation([report.get(key) for report in each]) for key in ADJUSTED.values()), len(each)]
-        for row, each in adjusted.items() if each]
+        for row, each in adjusted.items() if each and len(each) == len(runs[row])]
     more = f'\n\n{OF_ADJUSTED}\n\n{markdown_grid(Grid(["", *ADJUSTED, "seeds"], lines))}' if lines else ''
     return _grid(runs) + more
 
@@ -112,7 +115,7 @@ def headline(runs: dict[Row, list[Run]]) -> str:
     adjusted = {f'{key}, adjusted': ADJUSTED[key] for key in ('last', 'few')}
     return markdown_grid(Grid(['', *plain, *adjusted, 'seeds'], [
         [row.name, *(mean_and_deviation([of(run) for run in each]) for of in plain.values()),
-         *(mean_and_deviation([run.adjusted.get(key) for run in each if run.adjusted]) for key in adjusted.values()),
+         *(mean_and_deviation([(run.adjusted or {}).get(key) for run in each]) for key in adjusted.values()),
          f'{len(each)} of {len(row.seeds)}']
         for row, each in runs.items()]))
 
@@ -179,7 +182,7 @@ def plot(table: Table, runs: dict[Row, list[Run]]) -> None:
     """Means over seeds: the rows that matter most against training images, and students against their teacher."""
     prior = ClassPrior(next(iter(runs.values()))[0].report['data']['class_counts'])
     means = {row: {'per_class': _per_class(each)} for row, each in runs.items()}
-    if shown := {row.name: mean for row, mean in means.items() if row.key in PLOTTED}:
+    if shown := {row.name: mean for key in PLOTTED for row, mean in means.items() if row.key == key}:
         plot_accuracy_by_frequency(RESULTS / f'{table.key}.png', shown, prior)
     for row in _facing(runs):
         teacher = runs[row][0].report['teacher']

@@ -31,6 +31,14 @@ def _interruptible():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def no_plots():
+    """The figures that a report ends with take most of the time of a small run; tests of figures override this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('timm_ltkd.report.write.plot_pictures', lambda *args: None)
+        yield
+
+
 @pytest.fixture(scope='session')
 def shared():
     """The folder with golden figures and real data beside the checkout; tests that need it skip without it."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, recall_score
 
 from .errors import UserError
 from .prior import ClassPrior, check_prior
@@ -88,6 +87,7 @@ def long_tail_report(
         _check_length(column, targets, name)
     prediction = _classes(columns['prediction'], num_classes, 'predictions')
     correct = prediction == targets
+    from sklearn.metrics import recall_score  # takes a second to import, and is wanted by few commands
     accuracy = 100. * recall_score(
         targets, prediction, labels=np.arange(num_classes), average=None, zero_division=np.nan)
 
@@ -123,6 +123,7 @@ def confusion(predictions: Any, targets: Any, num_classes: int) -> np.ndarray:
     targets = _classes(targets, num_classes, 'targets')
     predictions = _classes(predictions, num_classes, 'predictions')
     _check_length(predictions, targets, 'predictions')
+    from sklearn.metrics import confusion_matrix
     return confusion_matrix(targets, predictions, labels=np.arange(num_classes)).astype(np.int64, copy=False)
 
 

@@ -1,6 +1,8 @@
 """Families of options: of the place and the manner of a run, of data and views; and how some are read."""
 from argparse import Namespace
 
+from .plain_yaml import dump_yaml
+
 PLACE = frozenset(('config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private'))
 """Where a run comes from and goes."""
 
@@ -34,9 +36,9 @@ def listed(value: str | list[str] | None) -> list[str]:
     return value if isinstance(value, list) else [value] if value else []
 
 
-def teacher_tuning(args: Namespace) -> str:
-    """What is done with the teachers of distill.py: --teacher-tune, or what goes with their --teacher-checkpoint."""
-    return args.teacher_tune or DEPENDENT['teacher_tune'][1](args.teacher_checkpoint)
+def dump_config(args: Namespace) -> str:
+    """All options that make up a run, as YAML that `--config` takes."""
+    return dump_yaml({key: value for key, value in sorted(vars(args).items()) if key not in PLACE})
 
 
 def trained_network(args: Namespace) -> str:

@@ -53,7 +53,7 @@ def reach(script: str, argv: list[str]) -> Seen:
     """Go through `script`'s door with `argv` up to training or evaluation."""
     seen = Seen(parse(PARSERS[script](), argv))
 
-    def stop(args, accelerator, data, network, folder, config, teacher=None, method=None):
+    def stop(args, accelerator, data, network, folder, teacher=None, method=None):
         seen.__dict__.update(
             args=args, accelerator=accelerator, data=data, network=network, folder=folder, teacher=teacher,
             method=method)

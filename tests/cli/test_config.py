@@ -5,10 +5,10 @@ import pytest
 import yaml
 
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
-from timm_ltkd.cli.config import all_teacher_args, dump_config, parse, teacher_args, use_run_of_stage
+from timm_ltkd.cli.config import all_teacher_args, parse, teacher_args, use_run_of_stage
 from timm_ltkd.cli.defaults import CIFAR, DIGITS, OTHER
 from timm_ltkd.errors import UserError
-from timm_ltkd.options import DATA, PLACE
+from timm_ltkd.options import DATA, PLACE, dump_config
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 
@@ -117,7 +117,7 @@ class TestValues:
         file = config('teacher_checkpoint: null\nteacher_tune: all\nholdout: 0.0\neval_metric: top1\n')
         assert (distill('-c', file).teacher_tune, distill('-c', file).eval_metric) == ('all', 'top1')
         given = distill('-c', file, '--teacher-checkpoint', 'x', '--holdout', '0.1')
-        assert given.teacher_tune is None and given.eval_metric == 'balanced'
+        assert given.teacher_tune == 'none' and given.eval_metric == 'balanced'
         given = distill('-c', file, '--teacher-checkpoint', 'x', '--teacher-tune', 'all', '--holdout', '0.1',
                         '--eval-metric', 'few')
         assert given.teacher_tune == 'all' and given.eval_metric == 'few'
@@ -197,6 +197,7 @@ class TestRefusals:
         ('amp_dtype: bfloat16', "unknown key 'amp_dtype'; precision is Accelerate's"),
         ('help: true', "unknown key 'help'"),
         ('student: resnet20', "unknown key 'student'; that is an option of distill.py"),
+        ('teacher_dtype: float16', "unknown key 'teacher_dtype'; that is an option of distill.py"),
         ('lr_base: 0.1', "unknown key 'lr_base'; --lr is the rate as it is"),
         ('epochs: many', "epochs: invalid int value: 'many'"),
         ('epochs: 2.5', "epochs: invalid int value: '2.5'"),
@@ -276,6 +277,29 @@ class TestRoundTrip:
         assert PLACE == {
             'config', 'output', 'experiment', 'resume', 'overwrite', 'push_to_hub', 'hub_private'}
 
+    @pytest.mark.parametrize('words', [
+        ['--pretrained'], ['--initial-checkpoint', 'x'], ['--lr', '0.3', '--pretrained']])
+    @pytest.mark.parametrize('dataset', ['lt/digits', 'lt/cifar100', 'folder'])
+    def test_weights_to_start_from_bring_their_rate_and_normalisation(self, config, words, dataset):
+        """As without the file of a run from scratch; and the other way round."""
+        words, data = ['--model', 'resnet18', *words], ['--dataset', dataset]
+        scratch = train('-c', config(dump_config(train(*data))), *words)
+        assert dump_config(scratch) == dump_config(train(*data, *words))
+        if '--pretrained' in words:
+            again = train('-c', config(dump_config(train(*data, *words))), '--no-pretrained')
+            assert dump_config(again) == dump_config(train(*data, *words, '--no-pretrained'))
+
+    def test_what_was_chosen_stays_where_weights_come_in(self, config):
+        file = config(dump_config(train('--dataset', 'folder', '--lr', '0.3', '--mean', '0.4')))
+        args = train('-c', file, '--pretrained')
+        assert (args.lr, args.mean) == (0.3, [0.4])
+        file = config(dump_config(train('--dataset', 'lt/cifar100')))
+        assert train('-c', file, '--dataset', 'lt/digits').lr == 0.1, 'other data are no reason'
+
+    def test_augmentation_that_a_file_leaves_out_comes_back(self, config):
+        file = config('no_aug: true\n')
+        assert (train('-c', file).no_aug, train('-c', file, '--aug').no_aug, train().no_aug) == (True, False, False)
+
     def test_the_command_line_still_wins(self, config):
         file = config(dump_config(train('--epochs', '7', '--lr', '0.3')))
         args = train('-c', file, '--lr', '0.4')
@@ -300,6 +324,13 @@ class TestTeacherArgs:
             assert getattr(teacher, key) == getattr(args, key), key
         assert teacher.seed != args.seed
         assert vars(teacher).keys() == vars(default).keys()
+
+    def test_folders_name_their_networks(self, tmp_path):
+        sources = [str(tmp_path), 'hf-hub:someone/net']
+        args = distill('--teacher-checkpoint', *sources)
+        assert [own.model for own in all_teacher_args(args, train_parser())] == args.teacher == sources
+        args = distill('--teacher-checkpoint', *sources, 'weights.pt')
+        assert len(all_teacher_args(args, train_parser())) == 1, 'weights alone have no name'
 
     def test_its_own_file_wins_over_the_students_recipe(self, config):
         file = config('model: resnet56\nepochs: 3\nloss: balanced_softmax\nlr: 1e-2\ndrop: 0.2\nmodel_kwargs: {a: 1}\n')

@@ -33,13 +33,14 @@ from torchvision.datasets import CIFAR10
 import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import train_parser
-from timm_ltkd.cli.config import all_teacher_args, dump_config, parse
+from timm_ltkd.cli.config import all_teacher_args, parse
 from timm_ltkd.distill import describe_losses, describe_methods
 from timm_ltkd.engine import build, jobs
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.seeds import each_seed
 from timm_ltkd.engine.sharing import share
 from timm_ltkd.errors import UserError
+from timm_ltkd.options import dump_config
 
 
 @pytest.mark.parametrize('script, case', one_per_script(CASES))

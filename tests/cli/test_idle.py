@@ -5,8 +5,9 @@ from front_door import PARSERS, reach
 
 import timm_ltkd  # noqa: F401
 from timm_ltkd.cli.arguments import train_parser
-from timm_ltkd.cli.config import all_teacher_args, dump_config, parse, passed_over
+from timm_ltkd.cli.config import all_teacher_args, parse, passed_over
 from timm_ltkd.cli.idle import tell_idle
+from timm_ltkd.options import dump_config
 
 
 def told(words, script='train'):
@@ -36,6 +37,9 @@ def told(words, script='train'):
     ('--no-aug --vflip 0.5', '--vflip (--no-aug leaves images as they are)'),
     ('--decay-milestones 160 180', '--decay-milestones (no part of --sched cosine)'),
     ('--sched multistep --patience-epochs 3', '--patience-epochs (no part of --sched multistep)'),
+    ('--sched plateau --sched-on-updates', '--sched-on-updates (no part of --sched plateau)'),
+    ('--overwrite', '--overwrite (there is no --experiment)'),
+    ('--overwrite --experiment run', ''),
     ('--sched step --min-lr 0.001', '--min-lr (no part of --sched step)'),
     ('--sched plateau --warmup-prefix', '--warmup-prefix (no part of --sched plateau)'),
     ('--opt adamw --momentum 0.5', '--momentum (no option of --opt adamw)'),

@@ -45,10 +45,10 @@ FILLED = {  # what a page leaves open, or names without what it always needs
     'accelerate launch --mixed_precision bf16': 'accelerate launch --mixed_precision bf16 train.py',
     'python distill.py … --teacher-checkpoint output/RUN --teacher-bank BANK --bank-views 10':
         'distill.py --teacher-checkpoint output/RUN --teacher-bank VIEWS --bank-views 10',
-    'python distill.py --dataset lt/imagenet … --teacher-bank BANK --bank-views 20 --bank-top-k 50 --bank-dtype '
-    'float16':
-        'distill.py --dataset lt/imagenet --data-dir IMAGENET --train-list ImageNet_LT_train.txt --teacher-bank OTHER '
-        '--bank-views 20 --bank-top-k 2 --bank-dtype float16',
+    'python distill.py --dataset lt/imagenet … --kd kd --teacher-bank BANK --bank-views 20 --bank-top-k 50 '
+    '--bank-dtype float16':
+        'distill.py --dataset lt/imagenet --data-dir IMAGENET --train-list ImageNet_LT_train.txt --kd kd '
+        '--teacher-bank OTHER --bank-views 20 --bank-top-k 2 --bank-dtype float16',
     'validate.py --predict DIR': 'validate.py output/RUN --predict DATA',
     'validate.py --tau-norm': 'validate.py output/RUN --tau-norm 0.5',
     'validate.py --tau-norm TAU …': 'validate.py output/RUN --tau-norm 0.5',

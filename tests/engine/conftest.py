@@ -13,7 +13,6 @@ from PIL import Image
 
 from timm_ltkd.cli import run
 from timm_ltkd.engine.epoch.loop import EpochLoop
-from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_SIZES = {'ant': 13, 'bee': 7, 'cat': 3}  # 23: two processes with 4 each leave 7 images for the last batch
@@ -50,14 +49,6 @@ def options(images):
     return [
         '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '3', '-b', '4',
         '--lr', '0.05', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1']
-
-
-@pytest.fixture(scope='module')
-def no_plots():
-    """The figures that a report ends with take most of the time of such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, 'plot_pictures', lambda *args: None)
-        yield
 
 
 @pytest.fixture(autouse=True)

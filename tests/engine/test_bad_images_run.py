@@ -31,7 +31,7 @@ def listed(folder):
 
 
 @pytest.mark.parametrize('loader, how', [('timm', []), ('resident', ['--color-jitter', '0'])])
-def test_they_are_left_out_counted_and_listed(script, argv, spoiled, tmp_path, no_plots, log, loader, how):
+def test_they_are_left_out_counted_and_listed(script, argv, spoiled, tmp_path, log, loader, how):
     script('train', [*argv, '--on-bad-image', 'skip', '--loader', loader, *how])
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())
     assert report['data']['class_counts'] == [12, 6, 3] and report['student']['num_samples'] == 10
@@ -54,7 +54,7 @@ def test_by_default_the_run_ends_with_the_name(script, argv, spoiled, tmp_path, 
 
 
 def test_a_resumed_run_is_the_same_and_repaired_images_are_other_data(
-        script, argv, spoiled, images, tmp_path, no_plots, capfd):
+        script, argv, spoiled, images, tmp_path, capfd):
     skip = [*argv, '--on-bad-image', 'skip']
     script('train', skip)
     weights = torch.load(tmp_path / 'run' / 'last' / 'checkpoint-000002.pt', weights_only=True)['model']
@@ -68,7 +68,7 @@ def test_a_resumed_run_is_the_same_and_repaired_images_are_other_data(
     assert 'was started with other settings or data' in capfd.readouterr().err
 
 
-def test_a_distilled_student_and_what_validate_makes_of_it(script, options, spoiled, tmp_path, no_plots, log):
+def test_a_distilled_student_and_what_validate_makes_of_it(script, options, spoiled, tmp_path, log):
     script('distill', [
         *options, '--data-dir', str(spoiled), '--teacher', 'resnet20', '--student', 'resnet20', '--epochs', '1',
         '--on-bad-image', 'skip', '--holdout', '0.2', '--experiment', 'run'])
@@ -95,7 +95,7 @@ def test_two_processes_leave_out_the_same(start, launcher, options, spoiled, tmp
     assert set(listed(tmp_path / 'run')) == BROKEN
 
 
-def test_hostile_names_of_classes(script, options, make_images, tmp_path, no_plots, capfd):
+def test_hostile_names_of_classes(script, options, make_images, tmp_path, capfd):
     names = ['=1+1', '<script>alert(1)<script>|`x`', '\x1b[31mred\nline']
     data = make_images(tmp_path / 'data', dict.fromkeys(names, 5), dict.fromkeys(names, 2))
     script('train', [*options, '--data-dir', str(data), '--model', 'resnet20', '--epochs', '1', '--experiment', 'run'])

@@ -8,25 +8,12 @@ from safetensors.torch import load_file
 
 from timm_ltkd.cli import run
 from timm_ltkd.distill import list_methods
-from timm_ltkd.engine import fit
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
-from timm_ltkd.report import write
 
 CNN = '--model-kwargs channels=(4,8,8)'.split()
 VIT = '--model-kwargs patch_size=4 embed_dim=16 depth=1 num_heads=2'.split()
 NETWORKS = {'cnn': ['resnet20', *CNN], 'vit': ['vit_tiny_patch16_224', *VIT]}
 PAIRS = [('cnn', 'cnn'), ('vit', 'cnn'), ('cnn', 'vit')]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _no_plots():
-    """They take most of the time of such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (fit, write):
-            for name in dir(module):
-                if name.startswith('plot_'):
-                    patch.setattr(module, name, lambda *args, **kwargs: None)
-        yield
 
 
 @pytest.fixture(scope='module')

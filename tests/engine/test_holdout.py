@@ -13,8 +13,6 @@ from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.report.summary import read_summary
 
-pytestmark = pytest.mark.usefixtures('no_plots')
-
 
 @pytest.fixture
 def evaluations(monkeypatch):

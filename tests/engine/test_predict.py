@@ -99,7 +99,8 @@ def test_every_image_has_the_probabilities_that_timm_gives(trained, pictures, pr
         order = probabilities.argsort(descending=True).tolist()
         assert [row[f'class_{k}'] for k in (1, 2, 3)] == [NAMES[c] for c in order]
         for k, c in enumerate(order, start=1):
-            assert float(row[f'prob_{k}']) == pytest.approx(float(probabilities[c]), abs=1e-6)
+            # batches of 2 and of 1 are convolved by other kernels: 20 layers of float32 rounding
+            assert float(row[f'prob_{k}']) == pytest.approx(float(probabilities[c]), abs=1e-5)
             assert row[f'prob_{k}'] == str(np.float32(row[f'prob_{k}'])), 'as short as float32 is'
         assert (row['class'], row['probability']) == (row['class_1'], row['prob_1'])
     assert list(rows[0]) == [
@@ -217,8 +218,6 @@ def test_options_of_the_pixels_win(trained, pictures, predict):
 
 
 @pytest.mark.parametrize('words, message', [
-    (['{trained}', '{trained}', '--predict', '{pictures}'], 'name one checkpoint for --predict'),
-    (['--predict', '{pictures}'], 'name one checkpoint for --predict'),
     (['{trained}', '--predict', '{pictures}/nothing'], 'there is no image file or folder'),
     (['{trained}', '--predict', '{pictures}/empty'], 'there are no images'),
     (['{trained}', '--predict', '{pictures}', '--predictions-file', '{pictures}/nothing/p.csv'], 'no such folder'),
@@ -227,11 +226,20 @@ def test_options_of_the_pixels_win(trained, pictures, predict):
     (['{trained}', '--predict', '{pictures}', '--tau-norm', '1'], '--tau-norm is about figures'),
     (['{trained}', '--predict', '{pictures}', '--dataset', 'lt/digits'], 'leave out --dataset'),
     (['{trained}', '--predict', '{pictures}', '--data-dir', 'x'], 'leave out --data-dir'),
+    (['{trained}', '--predict', '{pictures}', '-c', '{pictures}/data.yaml'], 'leave out --data-dir'),
+    (['{trained}', '-c', '{pictures}/split.yaml'], "--train-split '' is for other data than a run's"),
+    (['{trained}', '{trained}', '--predict', '{pictures}'], 'these are 2; name one checkpoint'),
+    (['--predict', '{pictures}'], 'name a checkpoint'),
+    (['{trained}', '--predict', '{pictures}', '--model', 'resnet20'], 'leave --model out'),
+    (['{trained}', '--model', 'resnet20'], 'leave --model out'),
+    (['{trained}', '--pretrained'], '--pretrained is for the weights that timm knows'),
     (['{trained}', '--topk', '3'], '--topk goes with --predict'),
     (['{trained}', '--predictions-file', 'p.csv'], '--predictions-file goes with --predict'),
 ])
 def test_what_does_not_go(trained, pictures, fails, words, message):
     (pictures / 'empty').mkdir()
+    (pictures / 'data.yaml').write_text('data_dir: elsewhere\n')
+    (pictures / 'split.yaml').write_text("train_split: ''\n")
     said = fails(*(word.format(trained=trained, pictures=pictures) for word in words))
     assert message in said and said.count('\n') == 1
 

@@ -14,7 +14,7 @@ TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=1
 
 
 @pytest.fixture
-def trained(script, options, no_plots, tmp_path, log):
+def trained(script, options, tmp_path, log):
     """Train in the folder `name`: its options as written, and the line about loading."""
     def call(name, *more, epochs=1):
         log.clear()
@@ -112,7 +112,7 @@ def test_crops_that_resize_and_erasing_are_trained_with_in_memory(trained, tmp_p
     assert not all(torch.equal(small[name], larger[name]) for name in small)
 
 
-def test_a_teacher_is_trained_from_memory_and_known_by_it(script, options, no_plots, tmp_path, log):
+def test_a_teacher_is_trained_from_memory_and_known_by_it(script, options, tmp_path, log):
     base = [*options, *PLAIN, '--epochs', '1', '--student', 'resnet20', '--teacher', 'wrn_16_2']
     script('distill', [*base, '--experiment', 'chosen'])
     script('distill', [*base, '--experiment', 'asked', '--loader', 'resident'])
@@ -127,7 +127,7 @@ def test_a_teacher_is_trained_from_memory_and_known_by_it(script, options, no_pl
     assert sorted(key_of(folder) for folder in (tmp_path / 'teachers').iterdir()) == ['resident', 'timm']
 
 
-def test_two_processes_share_what_one_would_decode(start, launcher, options, script, no_plots, make_images, tmp_path):
+def test_two_processes_share_what_one_would_decode(start, launcher, options, script, make_images, tmp_path):
     even = make_images(tmp_path / 'even', {'ant': 10, 'bee': 7, 'cat': 3}, {'ant': 3, 'bee': 4, 'cat': 4})
     common = [*options, '--data-dir', str(even), *TINY_VIT, *PLAIN, '--epochs', '2', '--opt', 'momentum']
     process = start('train.py', [*common, '-b', '4', '--output', str(tmp_path), '--experiment', 'two'], launcher())

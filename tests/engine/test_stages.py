@@ -13,8 +13,6 @@ from timm_ltkd.engine.stages import ScaledLinear, SecondStageTask, prepare_stage
 from timm_ltkd.errors import UserError
 from timm_ltkd.report.summary import read_summary
 
-pytestmark = pytest.mark.usefixtures('no_plots')
-
 
 def common(images):
     return ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '-b', '4', '--lr', '0.05',
@@ -22,7 +20,7 @@ def common(images):
 
 
 @pytest.fixture(scope='module')
-def first(tmp_path_factory, images, no_plots):
+def first(tmp_path_factory, images):
     """The folder of a first stage."""
     root = tmp_path_factory.mktemp('first')
     run.train([*common(images), '--epochs', '1', '--output', str(root), '--experiment', 'first'])

@@ -41,7 +41,6 @@ def tar(shards, common):
             '--val-split', 'validation-{000..001}.tar', *common]
 
 
-pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 def report_of(folder):

@@ -14,7 +14,6 @@ from timm_ltkd.engine.together import Stopped, Turn
 from timm_ltkd.errors import UserError
 from timm_ltkd.report.summary import read_summary
 
-pytestmark = pytest.mark.usefixtures('no_plots')
 FILES = ('model.safetensors', 'config.json', 'summary.csv', 'per_class.csv')
 TINY_VIT = ['patch_size=4', 'embed_dim=16', 'depth=2', 'num_heads=2']
 

@@ -10,6 +10,11 @@ from timm_ltkd.report import write as write_module
 from timm_ltkd.report import write_report
 
 
+@pytest.fixture(autouse=True, scope='module')
+def no_plots():
+    """Figures are drawn here."""
+
+
 def random_report(prior, skill=0.5, seed=0, per_class=10, logits=True):
     """Everything the engine's evaluation says of a network that is right with this probability."""
     rng = np.random.RandomState(seed)

@@ -119,7 +119,8 @@ def test_names(write_run, tmp_path):
         write_run(tmp_path / name / f'seed{seed}', COUNTS, seed=seed, kd=name) for name in ('kd', 'bkd')
         for seed in (0, 1)]
     assert list(compare(*layers).recipes) == ['kd (2 seeds)', 'bkd (2 seeds)']
-    assert list(compare(layers[0], layers[2]).recipes) == [str(layers[0]), str(layers[2])]
+    assert list(compare(layers[0], layers[2]).recipes) == ['kd', 'bkd']
+    assert list(compare(*layers[:2], layers[2]).recipes) == ['kd (2 seeds)', 'bkd']
 
 
 def test_text(runs):

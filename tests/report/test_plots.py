@@ -212,11 +212,20 @@ def test_differences_are_to_the_first(tmp_path, saved):
             {'a': [1., 2., 3., 4.], 'b': [2., 2., 5., None], 'c': [0., 0., 0., 0.]}.items()}
     plot_difference(tmp_path / 'd.png', rows, PRIOR)
     upper, lower = saved[0].axes
-    assert upper.get_title('left') == 'b minus a' and lower.get_title('left') == 'c minus a'
+    assert (upper.get_title('left'), lower.get_title('left')) == ('b', 'c')
+    assert saved[0].get_suptitle() == 'class accuracy minus that of a'
     steps = [patch.get_data().values.tolist() for patch in upper.patches if hasattr(patch, 'get_data')]
     assert steps == [[0., 2.], [1.], [0.]]  # counts 500 and 120; 30; 10, which has no test image
     with pytest.raises(UserError, match="the report 'b' has 1 classes"):
         plot_difference(tmp_path / 'e.png', {'a': rows['a'], 'b': {'per_class': [1.]}}, PRIOR)
+
+
+@pytest.mark.parametrize('count', [3, 12])
+def test_long_names_take_nothing_from_the_axes(tmp_path, saved, count):
+    rows = {f'results/cifar100_lt100/a_method_of_{i}': {'per_class': [float(i)] * 4} for i in range(count)}
+    plot_accuracy_by_frequency(tmp_path / 'a.png', rows, PRIOR)
+    upper, lower = saved[0].axes
+    assert upper.get_window_extent().height > 250 and lower.get_window_extent().height > 80  # of 690 for one row
 
 
 def test_more_rows_than_colours_are_told_apart(tmp_path, saved):

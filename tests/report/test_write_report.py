@@ -1,6 +1,7 @@
 """The files of a finished run, read back."""
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,8 @@ def test_markdown(no_figures, tmp_path):
     assert '| balanced | 4 | 505 | 52.50 | 60.00 | +7.50 |' in page
     assert r"largest class: 0 'many\|images' (300 images)" in page and r"3 'one\`image'" in page
     assert 'Best balanced: 42.50 at epoch 8 (counted from 1), chosen on holdout.' in page
-    assert '- args.lr: 0.1\n' in page and '- seconds: 1.5\n' in page
-    assert 'curves.png' in page
+    assert 'args' not in page and '- seconds: 1.5\n' in page
+    assert re.search(r'^!\[.+\]\(curves\.png\)$', page, re.M)
 
 
 def test_without_teacher_best_and_history(tmp_path):

@@ -70,8 +70,12 @@ def test_the_tables_say_what_the_files_say():
             for folder in folders:
                 with open(folder / 'summary.csv', newline='') as file:
                     best.append(max(float(line['eval_top1']) for line in csv.DictReader(file) if line['eval_top1']))
+            exported = [
+                next(iter(json.loads((folder / 'posthoc.json').read_text()).values())) if row.posthoc else student
+                for folder, student in zip(folders, students, strict=True)]
             expected = [[student['top1'] for student in students], best, *(
-                [student[key] for student in students] for key in ('many', 'medium', 'few', 'ece'))]
+                [student[key] for student in students] for key in ('many', 'medium', 'few')),
+                [report['ece'] for report in exported]]
             assert int(cells[6]) == len(folders)
             for cell, values in zip(cells, expected, strict=False):
                 mean, *deviation = map(float, cell.split(' ± '))
@@ -166,7 +170,7 @@ tables:
             assert (args.dataset, args.data_dir, args.val_split) == ('lt/folder', 'DATA/lt100', 'test')
             seed = int(args.checkpoint[0][-1])
             report = {'top1': 43. + 2 * seed, 'many': 55., 'medium': 41., 'few': 30., 'ece': 4.}
-            Path(args.results_file).write_text(json.dumps({'x': {}, 'y': report | {'fix': 'logit-adjust'}}))
+            Path(args.results_file).write_text(json.dumps({'x': {'ece': 5.5}, 'y': report | {'fix': 'logit-adjust'}}))
             measured.append(args.checkpoint[0])
             return subprocess.CompletedProcess(command, 0)
         args = parsed([command[1], *command[2:]])
@@ -223,7 +227,7 @@ def test_keeps_the_network_that_teaches(elsewhere, tmp_path):
 
 def test_the_page_of_them(elsewhere):
     run.main(['--data-dir', 'DATA', '--rows', 'b', '--seeds', '0'])
-    assert '| second | 40.0 | 45.0 | 60.0 | 40.0 | 10.0 | 5.0 | 1 | 20 epochs; seed 1 missing |' in readme.page()
+    assert '| second | 40.0 | 45.0 | 60.0 | 40.0 | 10.0 | 5.5 | 1 | 20 epochs; seed 1 missing |' in readme.page()
     assert 'Not run yet: first.' in readme.page()
     assert 'The teacher: 47.0 (many 60.0, medium 40.0, few 20.0).' in readme.page()
     run.main(['--data-dir', 'DATA'])
@@ -247,6 +251,15 @@ def test_networks_are_measured_once_with_the_log_prior_taken_off(elsewhere):
     page = readme.page()
     assert '| first | 44.0 ± 1.4 | 55.0 ± 0.0 | 41.0 ± 0.0 | 30.0 ± 0.0 | 4.0 ± 0.0 | 2 |' in page
     assert '`validate.py output/RUN --logit-adjust 1`' in page
+
+
+def test_a_network_that_was_not_adjusted_leaves_a_gap(elsewhere, tmp_path):
+    run.main(['--data-dir', 'DATA'])
+    (tmp_path / 't/a/seed1/posthoc.json').unlink()
+    table, = rows.read_tables()
+    assert '| first | 41.0 ± 1.4 | 60.0 ± 0.0 | 40.0 ± 0.0 | 10.0 ± 0.0 | 45.0 ± 0.0 | - | - | 2 of 2 |' in \
+        readme.headline(readme.runs_of(table))
+    assert readme.page().count('| first |') == 1, 'not among the adjusted ones'
 
 
 def test_the_plots_of_them(elsewhere, monkeypatch, tmp_path):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..options import DATA, DEPENDENT, MANNER, PLACE, VIEW
-from ..plain_yaml import dump_yaml, load_yaml
+from ..models import ELSEWHERE
+from ..options import DATA, DEPENDENT, MANNER, VIEW, listed
+from ..plain_yaml import load_yaml
 from ..report.text import flag
 from .defaults import fill_defaults
 from .kinds import KeyValues, OneOrMore, Parser, hint
@@ -41,13 +42,35 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
     import_modules(vars(first)['import'] or parser.get_default('import'))  # before --list-kd, which ends the command
     args = parser.parse_args(argv)
     others = [its for what, its in _OPTIONS_OF.items() if what in of_file and getattr(args, what) != of_file[what]]
-    follow = [key for key, (by, usual) in DEPENDENT.items()
-               if {key, by} <= of_file.keys() and of_file[key] == usual(of_file[by]) != usual(getattr(args, by))]
+    follow = _follow(parser, of_file, args)
     if others or follow:  # those of the file are of what the file names, and the command line names another
         parser.set_defaults(**dict.fromkeys(others, {}), **dict.fromkeys(follow))
         args = parser.parse_args(argv)
     fill_defaults(args, fill)
     return args
+
+
+def _follow(parser: Parser, of_file: dict[str, Any], args: Namespace) -> list[str]:
+    """Options of a file that are usual with what else it says, where the command line says what others are usual with:
+    as the rate and the normalisation of a network from scratch, which now is to start from weights.
+
+    Args:
+        parser: With those of the file as its defaults.
+        of_file: They.
+        args: With the command line.
+    """
+    def usual(options: Namespace) -> Namespace:
+        options = Namespace(**vars(options) | dict.fromkeys(keys) | data)
+        fill_defaults(options, keys)
+        return options
+
+    depend_on = {key: by for key, (by, _) in DEPENDENT.items()} | dict.fromkeys(('lr', 'mean', 'std'), 'pretrained')
+    keys = [key for key, by in depend_on.items() if {key, by} <= of_file.keys()]
+    if not keys:
+        return []
+    data = {key: of_file.get(key) for key in ('dataset', 'train_list')}  # other data alone are no reason
+    there, here = usual(parser.parse_args([])), usual(args)
+    return [key for key in keys if of_file[key] == getattr(there, key) != getattr(here, key)]
 
 
 def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
@@ -91,7 +114,7 @@ def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) 
 
     Args:
         args: All options.
-        given: What the command line alone says; `dataset` is None where it does not name one.
+        given: What command line and file say; `dataset` is None where they do not name one.
         parser: Knows the defaults.
 
     Raises:
@@ -181,19 +204,12 @@ def _scalar(parser: Parser, action: argparse.Action, value: Any) -> Any:
     return value
 
 
-def to_config(args: Namespace) -> dict[str, Any]:
-    """All options that make up the run, as a `--config` file holds them."""
-    return {key: value for key, value in sorted(vars(args).items()) if key not in PLACE}
-
-
-def dump_config(args: Namespace) -> str:
-    """`to_config` as YAML."""
-    return dump_yaml(to_config(args))
-
-
 def all_teacher_args(args: Namespace, parser: Parser) -> list[Namespace]:
-    """`teacher_args` of each of the teachers."""
-    names = args.teacher if isinstance(args.teacher, list) else [args.teacher]
+    """`teacher_args` of each of the teachers; of several checkpoints that name their networks, which have no need of
+    `--teacher`, in place."""
+    names, sources = listed(args.teacher), listed(args.teacher_checkpoint)
+    if len(names) < len(sources) and all(Path(each).is_dir() or each.startswith(ELSEWHERE) for each in sources):
+        names = args.teacher = sources
     return [teacher_args(Namespace(**{**vars(args), 'teacher': name}), parser) for name in names]
 
 

@@ -77,7 +77,6 @@ def fill_defaults(args: Namespace, only: Sequence[str] | None = None) -> None:
     for key, value in defaults.items():
         if key in args and getattr(args, key) is None and (only is None or key in only):
             setattr(args, key, list(value) if isinstance(value, tuple) else value)
-    for key in ('class_sampling', 'eval_metric'):
+    for key, (by, usual) in DEPENDENT.items():
         if key in args and getattr(args, key) is None:
-            by, usual = DEPENDENT[key]
             setattr(args, key, usual(getattr(args, by, None)))

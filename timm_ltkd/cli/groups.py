@@ -36,7 +36,8 @@ def add_data(parser: Parser) -> None:
              '--train-list)')
     add('--data-dir', metavar='DIR', help='root folder of the data')
     add('--train-list', metavar='FILE',
-        help='the training images by a list: on each line a path below --data-dir, a blank and the index of its class')
+        help='the training images by a list: on each line a path, of --data-dir or absolute, a blank and the index of '
+             'its class')
     add('--val-list', metavar='FILE',
         help='the same of the images to measure on (default: the --val-split folder below --data-dir)')
     add('--train-split', metavar='NAME', default='train',
@@ -187,6 +188,7 @@ def add_augmentation(parser: Parser) -> None:
     group = parser.add_argument_group('augmentation and regularisation')
     add = group.add_argument
     add('--no-aug', action='store_true', help='no augmentation of single images')  # add_flag takes no- for a negation
+    add('--aug', action='store_false', dest='no_aug', default=False, help='the opposite, where a file says no_aug')
     add('--train-crop-mode', choices=CROP_MODES,
         help='pad: pad and crop, as usual for CIFAR; the others are timm\'s (default: the data set\'s)')
     add('--crop-padding', metavar='N', type=COUNT, default=4, help='pixels, of pad (default: %(default)s)')

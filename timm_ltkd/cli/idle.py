@@ -7,7 +7,7 @@ from pathlib import Path
 from timm.optim import get_optimizer_info
 
 from ..data.published import BY_COUNTS
-from ..options import VIEW, listed, teacher_tuning
+from ..options import VIEW, listed
 from ..report.text import flag
 from .defaults import fill_defaults
 
@@ -20,6 +20,7 @@ _SCHEDULES = {
     'min_lr': ('cosine', 'tanh', 'poly', 'plateau'),
     'cooldown_epochs': ('cosine', 'tanh', 'poly'),
     'warmup_prefix': ('cosine', 'tanh', 'poly', 'step', 'multistep'),
+    'sched_on_updates': ('cosine', 'tanh', 'poly', 'step', 'multistep'),
 }
 
 
@@ -41,7 +42,7 @@ def tell_idle(
     vars(usual).update({key: getattr(args, key) for key in _DEFAULTS_DEPEND_ON if key in args})
     fill_defaults(usual)
     idle = {key: why for key, why in _idle(args) if key in args and getattr(args, key) != getattr(usual, key)}
-    trained = others if others and teacher_tuning(args) != 'none' else ()
+    trained = others if others and args.teacher_tune != 'none' else ()
     for other in trained:
         idle_there = dict(_idle(other))
         idle = {key: why for key, why in idle.items() if key not in other or key in idle_there}
@@ -69,6 +70,7 @@ def _idle(args: Namespace) -> Iterator[tuple[str, str]]:
         '--aa takes its place': (bool(args.aa) and '3a' not in args.aa, ('color_jitter',)),
         'there is no --clip-grad': (args.clip_grad is None, ('clip_mode',)),
         'there are no --warmup-epochs': (not args.warmup_epochs, ('warmup_lr', 'warmup_prefix')),
+        'there is no --experiment': (args.experiment is None, ('overwrite',)),
         'there is no --holdout': (not args.holdout, ('holdout_type',)),
         'there is no --imbalance-factor': (args.imbalance_factor is None and not own_profile, ('imbalance_type',)),
         'nothing is selected by it': (
@@ -98,7 +100,7 @@ def _idle_of_optimizer(args: Namespace) -> Iterator[tuple[str, str]]:
 def _idle_of_teacher(args: Namespace) -> Iterator[tuple[str, str]]:
     sources = listed(args.teacher_checkpoint)
     in_folders = bool(sources) and all(Path(source).is_dir() for source in sources)
-    if teacher_tuning(args) == 'none':
+    if args.teacher_tune == 'none':
         for key in ('teacher_seed', 'teacher_config'):
             yield key, 'the teacher is not trained'
     if sources:

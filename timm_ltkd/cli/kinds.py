@@ -33,7 +33,8 @@ _ELSEWHERE |= {
 _ELSEWHERE |= dict.fromkeys(
     ('student', 'teacher', 'kd', 'kd_kwargs', 'list_kd', 'teacher_checkpoint', 'teacher_config', 'teacher_img_size',
      'teacher_mean', 'teacher_std', 'teacher_tune', 'teacher_bank', 'bank_views', 'bank_top_k', 'bank_dtype',
-     'bank_features'),
+     'bank_features', 'teacher_pretrained', 'teacher_dtype', 'teacher_resize', 'teacher_seed', 'teacher_class_map',
+     'teacher_small_image_stem'),
     'that is an option of distill.py')
 _ELSEWHERE |= dict.fromkeys(
     ('aug_repeats', 'aug_splits', 'jsd_loss', 'color_jitter_prob', 'grayscale_prob', 'gaussian_blur_prob',

@@ -21,7 +21,10 @@ def import_modules(names: str | Sequence[str] | None) -> None:
         sys.path.append(os.getcwd())  # last, so that a file there hides nothing that is installed
     for name in names:
         if not all(part.isidentifier() for part in name.split('.')) or name.endswith('.py'):
-            raise UserError(f"--import: '{name}' is no name of a module; leave out folder and .py, as Python does")
+            what = 'leave out folder and .py, as Python does'
+            if os.path.isdir(name):
+                what = 'a checkpoint comes before --import'
+            raise UserError(f"--import: '{name}' is no name of a module; {what}")
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as e:

@@ -9,7 +9,6 @@ from .arguments import compare_parser, distill_parser, export_parser, train_pars
 from .config import (
     all_teacher_args,
     check_prediction_options,
-    dump_config,
     parse,
     passed_over,
     read_config,
@@ -30,7 +29,7 @@ def train(argv: Sequence[str] | None = None) -> None:
         use_run_of_stage(parser, argv)
         args = parse(parser, argv)
         from ..engine import jobs  # not before the options are right: Accelerate takes seconds to import
-        jobs.train(args, dump_config, tell_idle(args, train_parser()))
+        jobs.train(args, tell_idle(args, train_parser()))
 
 
 def distill(argv: Sequence[str] | None = None) -> None:
@@ -40,24 +39,25 @@ def distill(argv: Sequence[str] | None = None) -> None:
         teachers = all_teacher_args(args, train_parser())
         idle = tell_idle(args, distill_parser(), teachers, passed_over(args, teachers, train_parser()))
         from ..engine import jobs
-        jobs.distill(args, teachers, dump_config, idle)
+        jobs.distill(args, teachers, idle)
 
 
 def validate(argv: Sequence[str] | None = None) -> None:
     """validate.py"""
     with one_line_errors('validate.py'):
         own = ('workers',)  # pixels as each checkpoint was trained with, not as the data set would have them
-        parser, given = validate_parser(), validate_parser()
-        given.set_defaults(dataset=None)
-        given = given.parse_args(argv)
-        in_file = read_config(validate_parser(), given.config) if given.config else {}
-        checkpoint = given.checkpoint or in_file.get('checkpoint')
+        parser, finder = validate_parser(), validate_parser()
+        finder.set_defaults(dataset=None)
+        given = finder.parse_args(argv)
+        if given.config:
+            finder.set_defaults(**read_config(finder, given.config))
+            given = finder.parse_args(argv)
         if given.predict:
             parser.set_defaults(dataset='folder')
-        elif checkpoint and given.dataset is None and 'dataset' not in in_file:
+        elif given.checkpoint and given.dataset is None:
             if not given.train_split:
                 raise UserError("--train-split '' is for other data than a run's: add their --dataset and --data-dir")
-            use_data_of_run(parser, checkpoint[0])
+            use_data_of_run(parser, given.checkpoint[0])
         args = parse(parser, argv, own)
         check_prediction_options(args, given, validate_parser())
         if args.predict:

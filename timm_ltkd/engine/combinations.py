@@ -22,7 +22,7 @@ from ..distill import (
 )
 from ..errors import UserError, nearest
 from ..models import ELSEWHERE
-from ..options import listed, teacher_tuning
+from ..options import listed
 from ..prior import ClassPrior
 
 _logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def check_names(args: Namespace) -> None:
 def _check_tuning(args: Namespace, sources: list[str]) -> None:
     """Whether the options that say how teachers come to the label space of the data go together."""
     maps, teachers, tune = listed(args.teacher_class_map), len(listed(args.teacher)), args.teacher_tune
-    if maps and teacher_tuning(args) != 'none':
+    if maps and tune != 'none':
         raise UserError('--teacher-class-map is for a teacher with the head it has; add --teacher-tune none')
     if len(maps) not in (0, 1, teachers):
         raise UserError(f'--teacher-class-map: {len(maps)} given for {teachers} of --teacher; one for all, or one each')

@@ -18,7 +18,7 @@ from .networks.create import check_takes_images
 from .networks.described import architecture, built_in_fix, folder_license, label_names, run_options, trained_counts
 from .networks.export import export_network
 from .networks.input import resolve_input, set_input
-from .networks.trained import load_network
+from .networks.trained import load_network, named_networks
 from .posthoc import OPTIONS, build_in
 from .processes.launch import set_up_logging
 from .sharing.onnx_file import OnnxFile, export_onnx
@@ -40,8 +40,8 @@ def export(args: Namespace) -> None:
     main = PartialState().is_main_process
     set_up_logging(main)
     if main:
+        source, = named_networks(args)
         _check(args)
-        source = args.checkpoint or args.model
         if args.export_dir or args.push_to_hub:
             with _folder(args, source) as folder:
                 if args.export_dir:
@@ -55,8 +55,6 @@ def export(args: Namespace) -> None:
 
 
 def _check(args: Namespace) -> None:
-    if not args.checkpoint and not (args.model and args.pretrained):
-        raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
     if args.logit_adjust is not None and args.tau_norm is not None:
         raise UserError('--logit-adjust and --tau-norm are two cures of one thing; choose one')
     if not (args.export_dir or args.push_to_hub or args.onnx):

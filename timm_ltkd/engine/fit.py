@@ -11,7 +11,7 @@ from torch import nn
 from ..data import stop_workers
 from ..distill import DistillMethod, Teacher, TeacherEnsemble
 from ..errors import UserError
-from ..options import listed
+from ..options import dump_config, listed
 from ..report import plot_class_profile, write_summary
 from .epoch.loop import eval_network
 from .plan import log_plan
@@ -40,7 +40,6 @@ class Run:
     Args:
         network: What to train; its `pretrained_cfg` says how images are to reach it.
         folder: Where to.
-        config: The options as YAML, for args.yaml.
         teacher: With `method`: what to learn from.
         method: How.
         shared: What is made once for several runs.
@@ -56,7 +55,6 @@ class Run:
             data: Data,
             network: nn.Module,
             folder: RunFolder,
-            config: str,
             *,
             teacher: Teacher | TeacherEnsemble | None = None,
             method: DistillMethod | None = None,
@@ -76,7 +74,7 @@ class Run:
                 _logger.info(f'resuming {folder.path} after epoch {self.training.epoch} of {self.training.epochs}')
                 if changed := tell_changed(args, folder.path / 'args.yaml', _MEASURING):
                     _logger.warning(f'figures of the epochs before were measured otherwise: {changed}')
-            folder.made, path = on_main(accelerator, lambda: folder.claim(config))
+            folder.made, path = on_main(accelerator, lambda: folder.claim(dump_config(args)))
             folder.place(path)
             if state is None:
                 nothing = 'nothing to resume with these settings; ' if args.resume == 'auto' else ''

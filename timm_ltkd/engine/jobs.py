@@ -1,6 +1,6 @@
 """What train.py and distill.py do: train a network; train the teachers it lacks and distil a student."""
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from itertools import zip_longest
 from typing import Any
@@ -19,7 +19,7 @@ from ..distill import (
     share_teacher,
 )
 from ..errors import UserError
-from ..options import listed, teacher_tuning
+from ..options import listed
 from ..report import format_table, spread
 from .build import refuse_given
 from .combinations import check_cuda_graph, check_method, check_names, check_teachers, warn_of_corrected_teachers
@@ -42,12 +42,11 @@ Plan = tuple[Namespace, nn.Module, RunFolder]
 _METHOD_DRAWS = -3  # no image's index, so that these draws are nobody else's
 
 
-def train(args: Namespace, to_yaml: Callable[[Namespace], str], idle: str = '') -> list[Result]:
+def train(args: Namespace, idle: str = '') -> list[Result]:
     """Train one network, or one for each of --seeds; what train.py does.
 
     Args:
         args: Options of `train_parser`.
-        to_yaml: Writes them, or those of one of the seeds.
         idle: Which of them change nothing, to be told.
 
     Returns:
@@ -66,24 +65,18 @@ def train(args: Namespace, to_yaml: Callable[[Namespace], str], idle: str = '') 
             plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
         check_loader_of_seeds(args, plans[0][0].loader)
         check_sharing([own for own, _, _ in plans], accelerator)
-        plans, results, failed = _fit_all(plans, to_yaml, accelerator, data)
+        plans, results, failed = _fit_all(plans, accelerator, data)
         _tell(accelerator, {}, args.model, plans, results, several=len(each) > 1)
     _end(plans, failed, accelerator)
     return results
 
 
-def distill(
-        args: Namespace,
-        teacher_args: Sequence[Namespace],
-        to_yaml: Callable[[Namespace], str],
-        idle: str = '',
-) -> list[Result]:
+def distill(args: Namespace, teacher_args: Sequence[Namespace], idle: str = '') -> list[Result]:
     """Train the teachers if there are none, then distil the student, or one for each of --seeds; what distill.py does.
 
     Args:
         args: Options of `distill_parser`.
         teacher_args: Options of each teacher's own training.
-        to_yaml: Writes any of them; a teacher's are complete only when it is known whether its weights can be had.
         idle: Which of `args` change nothing, to be told.
 
     Returns:
@@ -98,7 +91,6 @@ def distill(
         if not args.teacher_checkpoint:
             for own in teacher_args:
                 check_model_name(own.model, '--teacher')
-        args.teacher_tune = teacher_tuning(args)
         check_cuda_graph(args, accelerator)
         check_seeds(args, accelerator)
         data = open_data(args, accelerator)
@@ -121,10 +113,10 @@ def distill(
             _open_folder(own, data, accelerator, name, keys, several)
         check_sharing([own for own, _ in students], accelerator)  # last, as it makes the repository
         if args.teacher_tune != 'none':
-            train_teachers(teachers, to_yaml, accelerator, data)
+            train_teachers(teachers, accelerator, data)
         plans = [(own, student, _open_folder(own, data, accelerator, name, keys, several)) for own, student in students]
         teacher = create_teacher(args, teachers, students[0][1])
-        plans, results, failed = _fit_all(plans, to_yaml, accelerator, data, teacher, methods)
+        plans, results, failed = _fit_all(plans, accelerator, data, teacher, methods)
         names = ' + '.join(short_name(own.model) for own in teacher_args)
         rows = {f'teacher {names}': result.teacher for result in results[:1]}
         _tell(accelerator, rows, f'student {short_name(args.student)}', plans, results, several=len(each) > 1)
@@ -134,7 +126,6 @@ def distill(
 
 def _fit_all(
         plans: Sequence[Plan],
-        to_yaml: Callable[[Namespace], str],
         accelerator: Accelerator,
         data: Data,
         teacher: Teacher | TeacherEnsemble | None = None,
@@ -144,7 +135,6 @@ def _fit_all(
 
     Args:
         plans: Options, network and folder of each.
-        to_yaml: Writes options.
         teacher: What all learn from.
         methods: How each learns.
 
@@ -153,7 +143,7 @@ def _fit_all(
     """
     if len(plans) == 1:
         (own, network, folder), method = plans[0], next(iter(methods), None)
-        return plans, [fit(own, accelerator, data, network, folder, to_yaml(own), teacher=teacher, method=method)], None
+        return plans, [fit(own, accelerator, data, network, folder, teacher=teacher, method=method)], None
     if teacher is not None:
         teacher.to(accelerator.device)  # before it is shared
     shared, together, failed = Shared(), Together(), None
@@ -161,7 +151,7 @@ def _fit_all(
         with ExitStack() as stack:
             for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
                 run = Run(
-                    own, create_accelerator(own.log_with), data, network, folder, to_yaml(own),
+                    own, create_accelerator(own.log_with), data, network, folder,
                     teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what others share
                     method=method, shared=shared)
                 stack.enter_context(run.guarded())

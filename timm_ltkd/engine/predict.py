@@ -21,7 +21,7 @@ from .evaluate import answers, place
 from .networks.create import check_takes_images
 from .networks.described import label_names
 from .networks.input import resolve_input
-from .networks.trained import load_network
+from .networks.trained import load_network, named_networks
 from .processes.launch import job, loader_workers, pins_memory
 
 _logger = logging.getLogger(__name__)
@@ -111,9 +111,9 @@ def _checked_source(args: Namespace) -> str:
     Raises:
         UserError: None or several; options that say something about figures; nowhere to write to.
     """
-    if len(args.checkpoint) > 1 or not args.checkpoint and not (args.model and args.pretrained):
-        raise UserError(
-            'name one checkpoint for --predict (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+    source, *more = named_networks(args)
+    if more:
+        raise UserError(f'--predict is about one network, and these are {1 + len(more)}; name one checkpoint')
     figures = {'--results-file': args.results_file, '--tau-norm': args.tau_norm, '--logit-adjust': args.logit_adjust}
     for option, value in figures.items():
         if value:
@@ -123,7 +123,7 @@ def _checked_source(args: Namespace) -> str:
         if not file.parent.is_dir() or file.is_dir():
             what = 'this is a folder, name a file in it' if file.is_dir() else 'there is no such folder'
             raise UserError(f'--predictions-file {args.predictions_file}: {what}')
-    return args.checkpoint[0] if args.checkpoint else args.model
+    return source
 
 
 def _create_loader(

@@ -85,16 +85,17 @@ def _choose_start(args: Namespace, recipe: Namespace, source: str | None, accele
 
 def _choose_rate(args: Namespace, recipe: Namespace) -> None:
     """The student's learning rate, where the teacher's recipe has none; a tenth of it for a teacher that starts from
-    weights beside a student from scratch (our choice). In place."""
+    weights beside a student from scratch, and ten times of it the other way round (our choice). In place."""
     if recipe.lr is not None:
         return
     recipe.lr = args.lr
     there, its = (bool(options.pretrained or options.initial_checkpoint) for options in (recipe, args))
-    if args.teacher_tune == 'all' and there and not its:
-        recipe.lr = args.lr / 10
+    if args.teacher_tune == 'all' and there != its:
+        recipe.lr = args.lr / 10 if there else args.lr * 10
+        how, share = ('weights that are trained already', 'a tenth') if there else ('scratch', 'ten times')
         _logger.info(
-            f"teacher {recipe.model} starts from weights that are trained already: its learning rate is {recipe.lr:g}, "
-            "a tenth of the student's (lr in a --teacher-config chooses another)")
+            f"teacher {recipe.model} starts from {how}: its learning rate is {recipe.lr:g}, {share} of the student's "
+            '(lr in a --teacher-config chooses another)')
 
 
 def _fetch_zoo_weights(name: str) -> bool:

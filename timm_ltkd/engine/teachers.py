@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +140,6 @@ def teacher_corrections(args: Namespace, plans: Sequence[PlannedTeacher]) -> lis
 
 def train_teachers(
         plans: Sequence[PlannedTeacher],
-        to_yaml: Callable[[Namespace], str],
         accelerator: Accelerator,
         data: Data,
 ) -> None:
@@ -158,7 +157,7 @@ def train_teachers(
             continue
         _logger.info(f'teacher {plan.recipe.model}: training it first, in {plan.folder.path}')
         try:
-            fit(plan.recipe, accelerator, data, network, plan.folder, to_yaml(plan.recipe))
+            fit(plan.recipe, accelerator, data, network, plan.folder)
         finally:
             plan.folder.release()  # for this process too, which may try again
         accelerator.free_memory()

@@ -20,7 +20,7 @@ from .loaders import create_full_loader
 from .networks.create import check_takes_images
 from .networks.described import built_in_fix, label_names, trained_counts
 from .networks.input import resolve_input
-from .networks.trained import load_network
+from .networks.trained import load_network, named_networks
 from .posthoc import measure_fixes, wanted_fixes
 from .processes.launch import job
 from .run_data import Data, check_data_folder, open_data, same_data, warn_of_unmeasured
@@ -38,11 +38,9 @@ def validate(args: Namespace) -> dict[str, dict[str, Any]]:
         A report by checkpoint, and for each post-hoc fix of one by its name and the fix.
     """
     with job() as accelerator:
-        if not args.checkpoint and not (args.model and args.pretrained):
-            raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+        sources = named_networks(args)
         results = args.results_file and _checked_results(args.results_file)
         fixes = wanted_fixes(args)
-        sources = args.checkpoint or [args.model]
         data = open_data(args, accelerator) if args.train_split else _open_val_data(args, sources[0])
         rows = {}
         try:

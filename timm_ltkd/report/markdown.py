@@ -23,7 +23,7 @@ def markdown_report(
         rows: Reports by row name; with two of them, teacher then student, their difference by group is shown.
         prior: Counts of the training set, and the boundaries of the shot groups.
         class_names: Names by class index, `[C]`.
-        run: Facts of the run; nested ones are shown as `outer.inner`.
+        run: Facts of the run; nested ones are shown as `outer.inner`. Options and versions are left to report.json.
         files: What each file written beside the page holds, by file name.
         holdout_rows: As `rows`, on held-out training images.
     """
@@ -35,10 +35,12 @@ def markdown_report(
     if len(rows) == 2:
         sections += ['## Student minus teacher', markdown_grid(difference_grid(*rows.values(), prior))]
     sections += ['## Training data', bullets(data_profile(prior, class_names).splitlines())]
-    facts = [f'{key}: {value}' for key, value in flatten({k: v for k, v in run.items() if k != 'best'})]
-    if facts:
-        sections += ['## Run', bullets(facts)]
-    sections += ['## Files', bullets(f'{name}: {holds}' for name, holds in files.items())]
+    told = {key: value for key, value in run.items() if key not in ('best', 'args', 'versions')}
+    if told:
+        sections += ['## Run', bullets(f'{key}: {value}' for key, value in flatten(told))]
+    pictures = [name for name in files if name.endswith('.png')]
+    sections += ['## Figures', *(f'![{markdown_escape(files[name])}]({name})' for name in pictures)] if pictures else []
+    sections += ['## Files', bullets(f'{name}: {holds}' for name, holds in files.items() if name not in pictures)]
     return '\n\n'.join(sections) + '\n'
 
 

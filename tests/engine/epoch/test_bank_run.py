@@ -17,7 +17,6 @@ from timm_ltkd.report.summary import read_summary
 EPOCHS = 3
 BATCHES = 6  # five of 4 images and one of 3, which goes past the bank
 
-pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture(scope='module')

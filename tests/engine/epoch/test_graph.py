@@ -220,7 +220,6 @@ def test_optimizers_that_cannot_be_recorded():
             check_graphable(optimizer, 'x')
 
 
-@pytest.mark.usefixtures('no_plots')
 @pytest.mark.parametrize('more', [
     ['--loader', 'timm'],
     ['--loader', 'resident', '--hflip', '0.5', '--model-ema', '--model-ema-decay', '0.5'],

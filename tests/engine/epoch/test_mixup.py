@@ -12,7 +12,6 @@ NETWORK = ['--model', 'resnet20']
 MIXING = ['--mixup', '0.8', '--cutmix', '1']
 
 
-pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

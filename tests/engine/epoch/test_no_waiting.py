@@ -8,7 +8,6 @@ from timm_ltkd.engine.epoch.loop import EpochLoop
 
 ASKING = ('_local_scalar_dense', 'item', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique', 'unique_dim',
           'repeat_interleave', '_is_all_true', '_is_any_true', 'argwhere', 'nonzero_static')
-pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 class Asked(TorchDispatchMode):

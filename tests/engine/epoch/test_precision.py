@@ -21,7 +21,6 @@ def counting(graph, inputs):
     return graph.forward
 
 
-pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

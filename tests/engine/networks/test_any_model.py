@@ -61,6 +61,8 @@ def figures(folder):
 def test_one_by_hand_trains_exports_and_is_measured(script, options, images, tmp_path, capsys):
     script('train', [*options, '--model', 'ltkd_by_hand', '--experiment', 'run'])
     config = json.loads((tmp_path / 'run/config.json').read_text())
+    modes = {(tmp_path / 'run' / name).stat().st_mode for name in ('model.safetensors', 'config.json', 'args.yaml')}
+    assert len(modes) == 1, 'others may read the weights as any file'
     assert (config['architecture'], config['num_classes']) == ('ltkd_by_hand', 3)
     script('validate', [str(tmp_path / 'run'), '--workers', '0', '--results-file', str(tmp_path / 'r.json')])
     (again,) = json.loads((tmp_path / 'r.json').read_text()).values()
@@ -88,6 +90,7 @@ def test_one_by_hand_teaches_and_learns(script, options, tmp_path, method):
 
 
 @pytest.mark.parametrize('words, message', [
+    (['--model', 'ltkd_by_hand', '--pretrained'], "no pretrained weights for 'ltkd_by_hand' (timm knows none)"),
     (['--model', 'ltkd_by_hand_pair'], 'ByHand returns a tuple, not logits'),
     (['--model', 'resnet20', '--model-kwargs', 'features_only=True'], 'returns a list, not logits'),
 ])

@@ -11,8 +11,6 @@ from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.engine.teaching import teacher_class_means
 from timm_ltkd.report.summary import read_summary
 
-pytestmark = pytest.mark.usefixtures('no_plots')
-
 
 @pytest.fixture(scope='module')
 def teachers(images, tmp_path_factory):

@@ -5,8 +5,6 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.usefixtures('no_plots')
-
 
 @pytest.fixture
 def argv(options):

@@ -18,7 +18,6 @@ NAMES = ('bee', 'x', 'cat', 'y', 'z', 'ant', 'w')  # of the teacher; the data ha
 MAP = [5, 0, 2]
 
 
-pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import yaml
 
 from timm_ltkd.engine.teacher_recipe import _choose_rate
 
-pytestmark = pytest.mark.usefixtures('no_plots')
-
 
 @pytest.fixture
 def argv(options):
@@ -53,7 +51,8 @@ def test_students_of_other_seeds_share_it(script, argv, tmp_path):
 @pytest.mark.parametrize('recipe, student, tune, rate', [
     ({}, {}, 'all', 0.1), ({'pretrained': True}, {}, 'all', 0.01), ({'initial_checkpoint': 'x'}, {}, 'all', 0.01),
     ({'pretrained': True}, {'pretrained': True}, 'all', 0.1), ({'pretrained': True, 'lr': 0.3}, {}, 'all', 0.3),
-    ({'pretrained': True}, {}, 'head', 0.1)])
+    ({'pretrained': True}, {}, 'head', 0.1), ({}, {'pretrained': True}, 'all', 1.),
+    ({}, {'initial_checkpoint': 'x'}, 'all', 1.), ({'lr': 0.3}, {'pretrained': True}, 'all', 0.3)])
 def test_the_rate_of_a_teacher_that_starts_from_weights(recipe, student, tune, rate, log):
     plain = dict(pretrained=False, initial_checkpoint=None, model='net')
     args = Namespace(**{**plain, 'lr': 0.1, 'teacher_tune': tune, **student})
@@ -61,6 +60,7 @@ def test_the_rate_of_a_teacher_that_starts_from_weights(recipe, student, tune, r
     _choose_rate(args, own)
     assert own.lr == pytest.approx(rate, abs=0)
     assert ("a tenth of the student's" in '\n'.join(log)) == (rate == 0.01)
+    assert ("ten times of the student's" in '\n'.join(log)) == (rate == 1.)
 
 
 def test_it_is_trained_on_images_of_the_students_size(script, argv, tmp_path):

@@ -14,7 +14,6 @@ import timm_ltkd.models  # noqa: F401  (registers resnet20)
 ZOO_MEAN = (0.3, 0.4, 0.5)
 
 
-pytestmark = pytest.mark.usefixtures('no_plots')
 
 
 @pytest.fixture

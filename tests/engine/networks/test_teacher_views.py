@@ -12,8 +12,6 @@ import timm_ltkd.models  # noqa: F401  (registers resnet20)
 from timm_ltkd.distill import Teacher, normalisation
 from timm_ltkd.engine.epoch.loop import EpochLoop
 
-pytestmark = pytest.mark.usefixtures('no_plots')
-
 
 @pytest.fixture(scope='module')
 def photos(make_images, tmp_path_factory):

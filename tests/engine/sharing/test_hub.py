@@ -255,7 +255,7 @@ def test_an_offline_machine_is_told_before_the_training(quick, monkeypatch, caps
     assert 'the hub cannot be reached' in refused(capsys, run.train, argv)
 
 
-def test_a_failed_upload_costs_nothing(script, logged_in, quick, capsys, tmp_path, no_plots):
+def test_a_failed_upload_costs_nothing(script, logged_in, quick, capsys, tmp_path):
     logged_in.fail = {'/commit/main': 507}
     argv = [*quick, '--experiment', 'run', '--push-to-hub', 'net', '--hub-private']
     said = refused(capsys, lambda argv: script('train', argv), argv)
@@ -272,7 +272,7 @@ def test_a_failed_upload_costs_nothing(script, logged_in, quick, capsys, tmp_pat
     assert str(tmp_path).encode() not in b''.join(repo['files'].values())
 
 
-def test_a_student_of_each_seed(script, logged_in, quick, tmp_path, no_plots):
+def test_a_student_of_each_seed(script, logged_in, quick, tmp_path):
     script('train', [
         *quick, '--color-jitter', '0', '--seeds', '1', '2', '--experiment', 'run', '--push-to-hub', 'net'])
     assert {name: repo['commits'] for name, repo in logged_in.repos.items()} == {'me/net-seed1': 1, 'me/net-seed2': 1}

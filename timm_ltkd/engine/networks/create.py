@@ -80,7 +80,7 @@ def create_network(
             raise UserError(
                 f"{option}: the data have {num_classes} classes, and the model's options say {kwargs['num_classes']}; "
                 'leave num_classes out')
-    if pretrained and cfg is not None and (reason := why_no_zoo_weights(name)):
+    if pretrained and not name.startswith(ELSEWHERE) and (reason := why_no_zoo_weights(name)):
         raise UserError(f"{option}: no pretrained weights for '{name}' ({reason})")
     made_by = name
     if small_image_stem:

@@ -1,6 +1,6 @@
 """A network as a folder that timm loads."""
 import json
-import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ def export_network(
         _set_license(Path(aside) / 'config.json', license)
         for name in ('model.safetensors', 'config.json'):
             with replace_file(folder / name) as path:
-                os.replace(Path(aside) / name, path)
+                shutil.copyfile(Path(aside) / name, path)  # its content alone: safetensors makes private files
 
 
 def _set_license(path: Path, license: str | None) -> None:

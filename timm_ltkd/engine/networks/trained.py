@@ -10,6 +10,7 @@ from torch import nn
 
 from ...errors import UserError
 from ...models import ELSEWHERE, HUB
+from ...options import listed
 from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
 from .create import create_network
@@ -18,6 +19,22 @@ from .input import set_normalisation
 from .weights import load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
+
+
+def named_networks(args: Namespace) -> list[str]:
+    """What validate.py and export are to load: checkpoints, or the weights that timm knows of a --model.
+
+    Raises:
+        UserError: Neither, or options that say again, and perhaps otherwise, what the checkpoints say.
+    """
+    sources = listed(args.checkpoint)
+    if not sources and not (args.model and args.pretrained):
+        raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
+    if sources and args.pretrained:
+        raise UserError(f'--pretrained is for the weights that timm knows, and {sources[0]} is another; leave one out')
+    if sources and args.model and all(Path(source).is_dir() or source.startswith(ELSEWHERE) for source in sources):
+        raise UserError(f'{sources[0]} says itself what network it is; leave --model out')
+    return sources or [args.model]
 
 
 def load_network(

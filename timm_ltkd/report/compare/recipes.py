@@ -92,8 +92,8 @@ def _told(options: dict[str, Any], key: str) -> str:
 
 
 def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """The folder's name, without the seed where there are several (that of the folder above, if it is all of the name);
-    with the folders above it where names clash."""
+    """The folder's name, without the seed where there are several; that of the folder above, if the seed is all of the
+    name; with the folders above it where names clash."""
     stems = [_stem([Path(run.folder) for run in group]) for group in groups]
     short = [stem.name or str(stem) for stem in stems]
     names = [str(stem) if short.count(own) > 1 else own for stem, own in zip(stems, short, strict=True)]
@@ -109,9 +109,9 @@ def _how_many(group: Sequence[FinishedRun]) -> str:
 
 def _stem(folders: Sequence[Path]) -> Path:
     first = folders[0] if folders[0].name not in ('', '..') else folders[0].resolve()
-    if len(folders) == 1:
-        return first
     stems = {re.sub(r'[-_. ]*seed[-_ ]?\d+$', '', folder.name) for folder in folders}
     if stems == {''} and len(above := {folder.resolve().parent for folder in folders}) == 1:
         return above.pop()
+    if len(folders) == 1:
+        return first
     return first.with_name(stems.pop()) if len(stems) == 1 and '' not in stems else first

@@ -87,7 +87,7 @@ def _markdown(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
         sections += ['## Options that differ', markdown_grid(comparison.differences)]
     sections += ['## Figures']
     sections += [
-        f'![{markdown_escape(picture.told)}]({name})\n\n{markdown_escape(_sentence(picture))}'
+        f'![{markdown_escape(picture.holds)}]({name})\n\n{markdown_escape(_sentence(picture))}'
         for name, picture in pictures.items()]
     return '\n\n'.join([*sections, '## Runs', markdown_grid(_folders(comparison))]) + '\n'
 

@@ -45,8 +45,11 @@ def style(index: int) -> dict[str, str]:
 
 
 def legend(picture: 'Figure', handles: Sequence, labels: Sequence[str]) -> None:
-    """The rows' names above all axes; long ones go below each other."""
-    columns = 1 if len(''.join(labels)) > 70 else max(len(labels), 1)
+    """The rows' names above all axes; long ones go below each other, for which the figure grows."""
+    columns = max(len(labels), 1)
+    if len(''.join(labels)) > 70:
+        picture.set_figheight(picture.get_figheight() + 0.21 * (columns - 1))
+        columns = 1
     picture.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False)
 
 

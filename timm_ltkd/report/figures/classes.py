@@ -75,9 +75,11 @@ def plot_accuracy_by_frequency(
     picture = new_figure(4.6)
     upper, lower = picture.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     shade_groups((upper, lower), prior, group_classes(prior))
-    for index, (name, accuracy) in enumerate(lines.items()):
-        _draw_line(upper, accuracy[order], figure_text(name), index)
-    upper.set(ylabel='class accuracy (%)', ylim=(-3, 112), yticks=range(0, 101, 20))  # room for the groups' names
+    widths = [_draw_line(upper, accuracy[order], figure_text(name), index)
+              for index, (name, accuracy) in enumerate(lines.items())]
+    smooth = f', mean of {max(widths)}' if max(widths, default=1) > 1 else ''
+    upper.set(  # with room for the groups' names
+        ylabel=f'class accuracy (%){smooth}', ylim=(-3, 112), yticks=range(0, 101, 20))
     upper.grid(axis='y', alpha=0.3)
     legend(picture, *upper.get_legend_handles_labels())
 
@@ -153,31 +155,34 @@ def plot_difference(
     """
     (first, base), *others = [(name, accuracies(row, prior, name)) for name, row in rows.items()]
     order, groups = by_images(prior), group_classes(prior)
-    picture = new_figure(0.9 + 2.1 * len(others))
+    picture = new_figure(1.2 + 2.1 * len(others))
     all_axes = picture.subplots(len(others), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (name, accuracy) in zip(all_axes, others, strict=True):
         shade_groups([axes], prior, groups)
         _draw_gain(axes, (accuracy - base)[order], prior, groups)
-        axes.set_title(f'{figure_text(name)} minus {figure_text(first)}', fontsize='medium', loc='left')
+        axes.set_title(figure_text(name), fontsize='medium', loc='left', wrap=True)
         axes.set_ylabel('points')
+    picture.suptitle(f'class accuracy minus that of {figure_text(first)}', fontsize='medium', wrap=True)
     low, high = all_axes[0].get_ylim()
     all_axes[0].set_ylim(low, high + 0.14 * (high - low))  # room for the groups' names
     label_classes(all_axes[-1], prior)
     save(picture, path)
 
 
-def _draw_line(axes: 'Axes', accuracy: np.ndarray, name: str, index: int) -> None:
-    """One report's line; with many classes its running mean, and the classes themselves as faint marks."""
+def _draw_line(axes: 'Axes', accuracy: np.ndarray, name: str, index: int) -> int:
+    """One report's line; with many classes its running mean, and the classes themselves as faint marks. Of how many
+    classes it is the mean."""
     look = style(index)
     ranks = np.flatnonzero(~np.isnan(accuracy))
     accuracy = accuracy[ranks]
     if len(ranks) <= SMOOTH_ABOVE:
         axes.plot(ranks + 1, accuracy, **look, label=name)
-        return
+        return 1
     mean, width = _running_mean(accuracy)
     alpha = min(0.35, 60 / len(ranks))  # thousands of marks would hide the mean
     axes.plot(ranks + 1, accuracy, **(look | {'linestyle': ''}), markersize=3, alpha=alpha)
-    axes.plot(ranks + 1, mean, **(look | {'marker': ''}), linewidth=2, label=f'{name} (mean of {width} neighbours)')
+    axes.plot(ranks + 1, mean, **(look | {'marker': ''}), linewidth=2, label=name)
+    return width
 
 
 def _draw_gain(axes: 'Axes', gain: np.ndarray, prior: ClassPrior, groups: Mapping[str, list[int]]) -> None:
