@@ -128,9 +128,13 @@ def test_a_schedule_that_looks_at_the_test_images_is_warned_of(log, words, warne
 
 
 @pytest.mark.parametrize('words, warned', [
-    (['--lr', '0.1'], 'trained already'), (['--lr', '0.01'], ''), (['--lr', '0.1', '--opt', 'lamb'], ''),
+    (['--lr', '0.1'], 'trained already'), (['--lr', '0.01'], ''),
     (['--lr', '0.1', '--opt', 'momentum'], 'trained already'), (['--lr', '0.01', '--opt', 'AdamW'], 'is one for SGD'),
-    (['--lr', '0.001', '--opt', 'adamw'], ''), (['--lr', '1', '--opt', 'adadelta'], '')])
+    *((['--lr', '0.1', '--opt', opt], 'is one for SGD') for opt in ('lamb', 'fusedlamb', 'muon', 'rmsproptf')),
+    *((['--lr', '0.05', '--opt', opt], '') for opt in ('lamb', 'muon', 'rmsprop')),
+    *((['--lr', '0.01', '--opt', opt], 'is one for SGD') for opt in ('lookahead_adamw', 'clion', 'laprop')),
+    *((['--lr', '1', '--opt', opt], '') for opt in ('sgdw', 'nlars', 'adadelta')),
+    (['--lr', '0.001', '--opt', 'adamw'], '')])
 def test_a_rate_that_ruins_weights_is_warned_of(log, words, warned):
     there = 'trained already'
     for changed, counts in (

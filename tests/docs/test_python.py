@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -29,13 +30,16 @@ def shortened(code: str) -> str:
 
 
 @pytest.mark.parametrize('code', programs('own_loop.md'), ids=['loss', 'torch', 'accelerate'])
-def test_loops_of_ones_own(code, capsys):
+def test_loops_of_ones_own(code, capsys, tmp_path, monkeypatch):
     assert 'epochs = 20' in code or 'randn' in code
     names = {}
+    monkeypatch.chdir(tmp_path)
     exec(compile(shortened(code), 'own_loop.md', 'exec'), names)
     if 'report' in names:
         assert set(NAMES) <= eval(capsys.readouterr().out).keys()
         assert names['report']['num_samples'] == 300
+    if 'accelerator' in names:
+        assert timm.create_model('local-dir:student', pretrained=True).num_classes == 10
 
 
 def test_a_network_names_the_class_of_an_image(workplace, monkeypatch, tmp_path, capsys):
@@ -55,7 +59,7 @@ def test_the_loop_with_accelerate_in_two_processes(tmp_path):
     done = subprocess.run(
         [sys.executable, '-m', 'accelerate.commands.launch', '--config_file',
          str(ROOT / 'hparams/accelerate/cpu_two_processes.yaml'), str(tmp_path / 'my_loop.py')],
-        env=os.environ | {'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONPATH': str(ROOT)},
+        env=os.environ | {'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONPATH': str(ROOT)}, cwd=tmp_path,
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("'balanced'") == 1

@@ -97,6 +97,15 @@ def test_a_folder_with_other_classes_is_refused(stage, first, make_images, tmp_p
     assert "class 1 is 'bee' for" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('kind', ['crt', 'head'])
+def test_a_new_classifier_needs_none_of_the_same_classes(stage, tmp_path, kind):
+    weights = timm.create_model('resnet20', num_classes=1000).state_dict()
+    torch.save(weights, tmp_path / 'thousand.pth')
+    stage('--stage', kind, '--initial-checkpoint', str(tmp_path / 'thousand.pth'))
+    after = load_file(tmp_path / 'run/model.safetensors')
+    assert torch.equal(after['conv1.weight'], weights['conv1.weight']) and len(after['fc.bias']) == 3
+
+
 def test_a_holdout_that_the_first_stage_has_seen_is_told(stage, log):
     stage('--stage', 'lws', '--epochs', '1', '--holdout', '0.3')
     assert any('was not trained with this holdout' in line for line in log)

@@ -14,12 +14,17 @@ _ELSEWHERE = {  # options of timm's scripts that these lack, or have in another 
     'lr_base': '--lr is the rate as it is; timm makes it of this one, times the global batch / 256 (or its root)',
     'dr': 'did you mean \'--decay-rate\'?',
     'checkpoint_hist': 'the two newest checkpoints are kept',
-    'in_chans': 'say --model-kwargs in_chans=1',
+    'in_chans': 'train.py and distill.py take --model-kwargs in_chans=1, and a run\'s folder says it itself',
     'use_ema': 'where there is a moving average, it is what is measured',
-    'bce_loss': '--list-losses names the losses there are',
+    'bce_loss': 'there is no binary cross-entropy; --list-losses names the losses',
+    'kd_model_name': 'it is --teacher',
+    'kd_temperature': 'it is --kd-kwargs temperature=4',
+    'distill_loss_weight': 'it is --kd-kwargs alpha=1',
+    'device': 'accelerate launch chooses devices (CUDA_VISIBLE_DEVICES=0; ACCELERATE_USE_CPU=true)',
+    'checkpoint': 'a checkpoint is named without an option',
     'sync_bn': 'each process normalises its own batch, whose size is -b; running statistics are averaged (--dist-bn)',
     'input_size': '--img-size is the side of square images, and --model-kwargs in_chans=1 their channels',
-    'pretrained_path': '--initial-checkpoint takes weights of the same shapes',
+    'pretrained_path': '--initial-checkpoint takes weights, with --new-head those of other classes',
     'model_ema_force_cpu': 'the moving average stays on the device',
     'no_prefetcher': 'there is no prefetcher; --loader resident keeps images in memory',
     'recovery_interval': 'a checkpoint is written every --checkpoint-interval epochs',
@@ -38,7 +43,9 @@ _ELSEWHERE |= dict.fromkeys(
     'that is an option of distill.py')
 _ELSEWHERE |= dict.fromkeys(
     ('aug_repeats', 'aug_splits', 'jsd_loss', 'color_jitter_prob', 'grayscale_prob', 'gaussian_blur_prob',
-     'head_init_scale', 'head_init_bias', 'layer_decay_min_scale'), 'nothing here does that')
+     'head_init_scale', 'head_init_bias', 'layer_decay_min_scale', 'lr_cycle_mul', 'lr_cycle_decay', 'lr_cycle_limit',
+     'lr_noise', 'lr_noise_pct', 'lr_noise_std', 'lr_k_decay', 'drop_block', 'drop_connect', 'split_bn', 'bce_sum',
+     'bce_target_thresh', 'bce_pos_weight', 'task_loss_weight'), 'nothing here does that')
 _ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
 
 

@@ -15,8 +15,9 @@ from ..options import listed, trained_network
 
 # all of these are our choice
 _FROM_SCRATCH = 0.05  # the learning rate of SGD that is too high for weights that are there
-_OF_SGD = 0.005  # the learning rate that is too high for optimizers that divide by the gradient's size
-_DIVIDING = ('adam', 'adabelief', 'adan', 'adopt', 'nadam', 'radam', 'lion')
+_OF_SGD = ('sgd', 'momentum', 'nesterov', 'lars', 'larc', 'adadelta')  # all others divide by the gradient's size
+_TOO_HIGH = 0.005  # the learning rate of these others, and of those that bear more
+_BEARING, _TOO_HIGH_FOR_THEM = ('lamb', 'muon', 'rmsprop', 'adafactor', 'novograd', 'adagrad', 'madgrad'), 0.1
 _BEGINNING = 0.05  # of a moving average
 _SMALL = 64  # pixels
 _logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
 
 def _warn_of_rate(args: Namespace) -> None:
     opt, there = args.opt.lower(), args.pretrained or args.initial_checkpoint
-    if opt.startswith(_DIVIDING) and args.lr >= _OF_SGD:
+    most = _TOO_HIGH_FOR_THEM if any(name in opt for name in _BEARING) else _TOO_HIGH
+    if not any(name in opt for name in _OF_SGD) and args.lr >= most:
         _logger.warning(
             f'--lr {args.lr:g} is one for SGD, and --opt {args.opt} divides by the size of the gradient: a hundredth '
             'is usual (of a teacher that is trained first: in its --teacher-config)')

@@ -21,9 +21,10 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
         check_stage(args)
     set_seed(args.seed)
     make = partial(
-        create_network, name, data.prior.num_classes, option=option, pretrained=args.pretrained, img_size=args.img_size,
-        small_image_stem=args.small_image_stem, model_kwargs=args.model_kwargs, drop_path_rate=args.drop_path,
-        global_pool=args.gp)
+        create_network, name, data.prior.num_classes, option=option,
+        pretrained=args.pretrained and not args.initial_checkpoint,  # whose weights take the place of all others
+        img_size=args.img_size, small_image_stem=args.small_image_stem, model_kwargs=args.model_kwargs,
+        drop_path_rate=args.drop_path, global_pool=args.gp)
     network = make(drop_rate=args.drop or None)  # not every network takes one
     if not args.drop and getattr(network, 'drop_rate', 0.) and 'drop_rate' not in args.model_kwargs:
         set_seed(args.seed)

@@ -9,8 +9,8 @@ import torch
 from timm.models import _registry
 from torch import nn
 
-from timm_ltkd.engine import fit, jobs
-from timm_ltkd.report import write
+from timm_ltkd.engine import jobs
+from timm_ltkd.engine.networks.create import create_network
 
 
 class ByHand(nn.Module):
@@ -28,7 +28,7 @@ class ByHand(nn.Module):
 
 @pytest.fixture(scope='module', autouse=True)
 def _registered():
-    """Two networks, for as long as these tests run; and no plots, which take most of the time."""
+    """Two networks, for as long as these tests run."""
     def ltkd_by_hand(num_classes=1000, **timms):
         return ByHand(num_classes)
 
@@ -36,9 +36,6 @@ def _registered():
         return ByHand(num_classes, lambda logits: (logits, logits))
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (fit, write):
-            for name in (name for name in dir(module) if name.startswith('plot_')):
-                patch.setattr(module, name, lambda *args, **kwargs: None)
         for entrypoint in (ltkd_by_hand, ltkd_by_hand_pair):
             patch.setitem(_registry._model_entrypoints, entrypoint.__name__, entrypoint)
             patch.setitem(_registry._model_to_module, entrypoint.__name__, 'by_hand')
@@ -78,6 +75,25 @@ def test_weights_alone_of_one_by_hand_see_images_as_timm_makes_them(script, opti
     data = options[:options.index('--img-size')]
     script('validate', [str(weights), '--model', 'ltkd_by_hand', *data, '--workers', '0'])
     assert 'does not say what images it was trained on; taken to be of 224 pixels' in '\n'.join(log)
+
+
+def test_pretrained_weights_of_a_file_come_as_in_timm(script, options, tmp_path, capsys):
+    """From a place that the options name, so that nobody asks the hub; and not where others are to start from."""
+    weights = timm.create_model('resnet20', num_classes=100).state_dict()
+    torch.save(weights, tmp_path / 'file.pth')
+    overlay = ['--model-kwargs', f"pretrained_cfg_overlay={{'file': '{tmp_path}/file.pth'}}"]
+    network = create_network(
+        'resnet20', 3, option='--model', pretrained=True,
+        model_kwargs={'pretrained_cfg_overlay': {'file': f'{tmp_path}/file.pth'}})
+    assert torch.equal(network.state_dict()['conv1.weight'], weights['conv1.weight'])
+    script('train', [*options, '--model', 'resnet20', '--pretrained', *overlay, '--epochs', '1'])
+    script('train', [*options, '--model', 'test_resnet', '--new-head', '--pretrained', '--initial-checkpoint', str(
+        save_test_resnet(tmp_path)), '--epochs', '1'])
+
+
+def save_test_resnet(folder):
+    torch.save(timm.create_model('test_resnet').state_dict(), folder / 'other.pth')
+    return folder / 'other.pth'
 
 
 @pytest.mark.parametrize('method', ['bkd', 'feature', 'krdistill'])

@@ -80,7 +80,8 @@ def create_network(
             raise UserError(
                 f"{option}: the data have {num_classes} classes, and the model's options say {kwargs['num_classes']}; "
                 'leave num_classes out')
-    if pretrained and not name.startswith(ELSEWHERE) and (reason := why_no_zoo_weights(name)):
+    elsewhere = name.startswith(ELSEWHERE) or not {'pretrained_cfg', 'pretrained_cfg_overlay'}.isdisjoint(kwargs)
+    if pretrained and not elsewhere and (reason := why_no_zoo_weights(name)):
         raise UserError(f"{option}: no pretrained weights for '{name}' ({reason})")
     made_by = name
     if small_image_stem:

@@ -143,7 +143,8 @@ def _network_of_folder(folder: Path, what: str) -> nn.Module:
 
 
 def load_initial(args: Namespace, network: nn.Module, data: Data, what: str) -> None:
-    """The weights to start from, of a file or of a run with the same classes; with --new-head of any others.
+    """The weights to start from, of a file or of a run with the same classes; of any others with --new-head, or for a
+    stage that makes a new classifier anyway.
 
     Args:
         args: Name them.
@@ -151,15 +152,16 @@ def load_initial(args: Namespace, network: nn.Module, data: Data, what: str) -> 
         what: Which option gave them, for messages.
     """
     path = Path(args.initial_checkpoint)
+    new_head = args.new_head or getattr(args, 'stage', None) in ('head', 'crt')
     config = read_config(path, what) if path.is_dir() else config_of(path, network, what)
     if config is not None:
-        if not args.new_head:
+        if not new_head:
             _check_label_names(path, config.get('label_names'), data, what)
         if args.holdout:
             warn_of_seen_holdout(args.initial_checkpoint, args, data)
     if path.is_dir():
         path /= 'model.safetensors'
-    load_weights(network, path, what, keep=_classifiers(network) if args.new_head else ())
+    load_weights(network, path, what, keep=_classifiers(network) if new_head else ())
 
 
 def warn_of_other_images(source: str, network: nn.Module, pixels: dict[str, Any], what: str) -> None:
