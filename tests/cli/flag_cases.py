@@ -279,7 +279,6 @@ def stages(seen):
     return [len(getattr(student(seen), name)) for name in ('layer1', 'layer2', 'layer3')]
 
 
-
 class Case(NamedTuple):
     option: str
     values: str

@@ -220,7 +220,6 @@ def test_cuda_graph(script, base, monkeypatch):
     assert type(reach(script, [*base[script], '--cuda-graph']).training.loop.step).__name__ == 'GraphedStep'
 
 
-
 @covers('train distill', '--seeds')
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_seeds(script, base, monkeypatch):

@@ -33,6 +33,11 @@ class Source(NamedTuple):
     options: dict = {}
 
 
+@pytest.fixture(autouse=True, scope='module')
+def no_plots():
+    """A report comes with its figures here."""
+
+
 @pytest.fixture
 def images(tmp_path):
     """Image folders of three classes, each image of one colour of its own."""
@@ -187,7 +192,6 @@ def test_grey_values_of_which_nobody_knows_what_is_white(values, said):
 def test_grey_values_as_floats_of_8_bits():
     assert np.array_equal(np.asarray(convert(Image.fromarray(np.float32([[0, 7], [8, 255]])), 'L')), [[0, 7], [8, 255]])
     assert not np.asarray(convert(Image.fromarray(np.zeros((2, 2), np.float32)), 'RGB')).any()
-
 
 
 @pytest.mark.filterwarnings('error::UserWarning')

@@ -41,8 +41,6 @@ def tar(shards, common):
             '--val-split', 'validation-{000..001}.tar', *common]
 
 
-
-
 def report_of(folder):
     return json.loads((folder / 'report.json').read_text())
 

@@ -49,12 +49,12 @@ def test_figures_are_those_with_the_training_split_at_hand(trained, images, new_
     (['--val-list', 'x.txt'], 'leave --val-list out'), (['--on-bad-image', 'skip'], 'leave --on-bad-image'),
     (['--val-split', 'nothing'], "there is no split 'nothing'")])
 def test_what_does_not_go(trained, new_images, script, capsys, words, message):
-    source = [str(trained)]
+    source = trained
     if not words:
-        source, message = [str(trained / 'model.safetensors'), '--model', 'resnet20'], 'does not say its classes'
+        source, message = trained / 'model.safetensors', 'does not say its classes'
         (trained / 'config.json').unlink()
     with pytest.raises(SystemExit):
-        script('validate', [*source, '--dataset', 'folder', '--data-dir', str(new_images),
+        script('validate', [str(source), '--model', 'resnet20', '--dataset', 'folder', '--data-dir', str(new_images),
                             '--workers', '0', '--train-split', '', '--val-split', 'test', *words])
     assert message in capsys.readouterr().err
 

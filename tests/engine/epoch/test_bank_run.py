@@ -18,7 +18,6 @@ EPOCHS = 3
 BATCHES = 6  # five of 4 images and one of 3, which goes past the bank
 
 
-
 @pytest.fixture(scope='module')
 def teachers(images, tmp_path_factory, environment):
     """Two trained networks, and one of two more epochs."""

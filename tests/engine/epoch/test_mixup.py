@@ -12,8 +12,6 @@ NETWORK = ['--model', 'resnet20']
 MIXING = ['--mixup', '0.8', '--cutmix', '1']
 
 
-
-
 @pytest.fixture
 def seen(monkeypatch):
     """What the hard-label loss, the network in training and its teacher were given, as lists that grow."""

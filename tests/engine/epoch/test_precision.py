@@ -21,8 +21,6 @@ def counting(graph, inputs):
     return graph.forward
 
 
-
-
 @pytest.fixture
 def teacher(script, options, tmp_path):
     script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])

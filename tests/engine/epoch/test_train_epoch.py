@@ -15,8 +15,6 @@ from timm_ltkd.report.summary import read_summary
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
 
 
-
-
 @pytest.fixture
 def updates(monkeypatch):
     """The gradients by parameter name that each update of the optimizer was made with."""

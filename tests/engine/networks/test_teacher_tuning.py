@@ -14,8 +14,6 @@ import timm_ltkd.models  # noqa: F401  (registers resnet20)
 ZOO_MEAN = (0.3, 0.4, 0.5)
 
 
-
-
 @pytest.fixture
 def argv(options):
     return [*options, '--epochs', '1', '--student', 'resnet20', '--kd', 'kd', '--mean', '0.5', '--std', '0.25']

@@ -8,6 +8,11 @@ import pytest
 EPOCHS = 8
 
 
+@pytest.fixture(autouse=True, scope='module')
+def no_plots():
+    """A report comes with its figures here."""
+
+
 @pytest.fixture
 def argv(images):
     return [

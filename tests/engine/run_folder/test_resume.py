@@ -16,8 +16,6 @@ from timm_ltkd.report.summary import read_summary
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=2 num_heads=2'.split()
 
 
-
-
 @pytest.fixture
 def same_when_interrupted(script, interrupt, tmp_path):
     """Run whole, and interrupted and resumed with other options; compare what is left; give the summary's rows."""

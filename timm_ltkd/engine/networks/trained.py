@@ -14,7 +14,7 @@ from ...options import listed
 from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
 from .create import create_network
-from .described import config_of, label_names, read_config
+from .described import architecture, config_of, label_names, read_config
 from .input import set_normalisation
 from .weights import load_weights, read_weights
 
@@ -25,15 +25,17 @@ def named_networks(args: Namespace) -> list[str]:
     """What validate.py and export are to load: checkpoints, or the weights that timm knows of a --model.
 
     Raises:
-        UserError: Neither, or options that say again, and perhaps otherwise, what the checkpoints say.
+        UserError: Neither, or options that say otherwise than the checkpoints.
     """
     sources = listed(args.checkpoint)
     if not sources and not (args.model and args.pretrained):
         raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
     if sources and args.pretrained:
         raise UserError(f'--pretrained is for the weights that timm knows, and {sources[0]} is another; leave one out')
-    if sources and args.model and all(Path(source).is_dir() or source.startswith(ELSEWHERE) for source in sources):
-        raise UserError(f'{sources[0]} says itself what network it is; leave --model out')
+    for source in sources:
+        if args.model and Path(source).is_dir() and (held := architecture(source, 'checkpoint')) not in (
+                None, args.model.partition('.')[0]):
+            raise UserError(f'{source} holds a {held}, and --model is {args.model}; leave that out')
     return sources or [args.model]
 
 
