@@ -86,8 +86,8 @@ def runs_of(table: Table) -> dict[Row, list[Run]]:
 def _read(folder: Path) -> Run:
     measured = folder / POSTHOC
     reports = json.loads(measured.read_text(encoding='utf-8')).values() if measured.is_file() else ()
-    by_fix, report = {each.get('fix'): each for each in reports}, json.loads(
-        (folder / 'report.json').read_text(encoding='utf-8'))
+    by_fix = {each.get('fix'): each for each in reports}
+    report = json.loads((folder / 'report.json').read_text(encoding='utf-8'))
     return Run(
         report, read_summary(folder / 'summary.csv'), by_fix.get(None, report['student']), by_fix.get('logit-adjust'))
 

@@ -196,8 +196,22 @@ def test_a_class_map_that_numbers_the_directories_otherwise(image_root, lists, t
     (tmp_path / 'names.txt').write_text('bee\nant\ncat\n')
     said = refusal(create_splits, 'list', image_root, **lists, class_map=tmp_path / 'names.txt')
     assert f"class 0 is 'bee', and '{lists['train_list']}' has its images in the directory of class 1, 'ant'" in said
-    (tmp_path / 'names.txt').write_text('ant\nbee\ncat\n')
-    assert create_splits('list', image_root, **lists, class_map=tmp_path / 'names.txt').class_names == CLASSES
+    for names in ('ant\nbee\ncat\n', 'ant\nbee\nno bee\n'):
+        (tmp_path / 'names.txt').write_text(names)
+        assert len(create_splits('list', image_root, **lists, class_map=tmp_path / 'names.txt').class_names) == 3
+
+
+def test_one_directory_may_have_the_name_of_another_class(image_root, lists, tmp_path, log):
+    (tmp_path / 'names.txt').write_text('cat\nbee\nno cat\n')
+    create_splits('list', image_root, **lists, class_map=tmp_path / 'names.txt')
+    assert "class 2 is 'no cat', and" in log[0] and 'are both numbered alike?' in log[0] and len(log) == 2
+
+
+def test_images_in_both_are_found_below_a_relative_folder(image_root, lists, monkeypatch):
+    monkeypatch.chdir(image_root.parent)
+    lines = lists['val_list'].read_text().splitlines()
+    lists['train_list'].write_text('\n'.join(f'{image_root}/{line}' for line in lines))
+    assert len(in_both(create_splits('list', image_root.name, **lists))) == 12
 
 
 def test_directories_that_are_numbers_are_not_those_of_the_labels(image_root, tmp_path):

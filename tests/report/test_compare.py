@@ -121,6 +121,8 @@ def test_names(write_run, tmp_path):
     assert list(compare(*layers).recipes) == ['kd (2 seeds)', 'bkd (2 seeds)']
     assert list(compare(layers[0], layers[2]).recipes) == ['kd', 'bkd']
     assert list(compare(*layers[:2], layers[2]).recipes) == ['kd (2 seeds)', 'bkd']
+    apart = [write_run(tmp_path / 'one' / f'seed{seed}', COUNTS, seed=seed, lr=seed + 1) for seed in (0, 1)]
+    assert list(compare(*apart).recipes) == [str(folder) for folder in apart], 'no seeds of one recipe'
 
 
 def test_text(runs):

@@ -52,7 +52,8 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
 
 def _follow(parser: Parser, of_file: dict[str, Any], args: Namespace) -> list[str]:
     """Options of a file that are usual with what else it says, where the command line says what others are usual with:
-    as the rate and the normalisation of a network from scratch, which now is to start from weights.
+    as the rate and the normalisation of a network from scratch, which now is to start from weights. Of a run's
+    args.yaml, that is: a file that does not say what it starts from has chosen them.
 
     Args:
         parser: With those of the file as its defaults.

@@ -17,11 +17,13 @@ _ELSEWHERE = {  # options of timm's scripts that these lack, or have in another 
     'in_chans': 'train.py and distill.py take --model-kwargs in_chans=1, and a run\'s folder says it itself',
     'use_ema': 'where there is a moving average, it is what is measured',
     'bce_loss': 'there is no binary cross-entropy; --list-losses names the losses',
-    'kd_model_name': 'it is --teacher',
-    'kd_temperature': 'it is --kd-kwargs temperature=4',
-    'distill_loss_weight': 'it is --kd-kwargs alpha=1',
+    'kd_model_name': 'distill.py has --teacher',
+    'kd_temperature': 'distill.py has --kd-kwargs temperature=4',
+    'distill_loss_weight': 'distill.py has --kd-kwargs alpha=1',
+    'drop_connect': 'it is --drop-path',
+    'drop_block': 'it is --model-kwargs drop_block_rate=0.1',
     'device': 'accelerate launch chooses devices (CUDA_VISIBLE_DEVICES=0; ACCELERATE_USE_CPU=true)',
-    'checkpoint': 'a checkpoint is named without an option',
+    'checkpoint': 'validate.py takes it without an option; trainings have --initial-checkpoint and --resume',
     'sync_bn': 'each process normalises its own batch, whose size is -b; running statistics are averaged (--dist-bn)',
     'input_size': '--img-size is the side of square images, and --model-kwargs in_chans=1 their channels',
     'pretrained_path': '--initial-checkpoint takes weights, with --new-head those of other classes',
@@ -44,7 +46,7 @@ _ELSEWHERE |= dict.fromkeys(
 _ELSEWHERE |= dict.fromkeys(
     ('aug_repeats', 'aug_splits', 'jsd_loss', 'color_jitter_prob', 'grayscale_prob', 'gaussian_blur_prob',
      'head_init_scale', 'head_init_bias', 'layer_decay_min_scale', 'lr_cycle_mul', 'lr_cycle_decay', 'lr_cycle_limit',
-     'lr_noise', 'lr_noise_pct', 'lr_noise_std', 'lr_k_decay', 'drop_block', 'drop_connect', 'split_bn', 'bce_sum',
+     'lr_noise', 'lr_noise_pct', 'lr_noise_std', 'lr_k_decay', 'split_bn', 'bce_sum',
      'bce_target_thresh', 'bce_pos_weight', 'task_loss_weight'), 'nothing here does that')
 _ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
 

@@ -1,6 +1,7 @@
 """Training and validation data under one class map, and what identifies them."""
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .lists import ReaderImageList, class_directories
 from .streams import StreamDataset, is_stream_name
 
 _IMAGES_READ = 16
+_logger = logging.getLogger(__name__)
 
 
 class SkippedImage(NamedTuple):
@@ -108,7 +110,7 @@ def create_splits(
 def in_both(splits: Splits) -> list[str]:
     """Images by their paths that a list has in common with another, or with a folder."""
     trained_on, measured = (
-        [os.path.normpath(part.filename(i, absolute=True)) for i in range(len(part))]
+        [os.path.abspath(part.filename(i, absolute=True)) for i in range(len(part))]
         for part in (splits.train, splits.val))
     return sorted({*trained_on}.intersection(measured))
 
@@ -152,16 +154,22 @@ def _check_lists(train_list, val_list, train_split: str, val_split: str) -> None
 
 
 def _check_numbering(dataset: LongTailedDataset, list_file, class_names: Sequence[str]) -> None:
-    """Refuse a list that has a class's images in a directory that bears the name of another class."""
+    """Refuse a list that has images of several classes in directories that bear the names of others; one may be so by
+    chance, and is warned of."""
     reader = dataset.base.reader
     numbers = {name: c for c, name in enumerate(class_names) if name != str(c)}  # which nothing but the list tells
+    found = []
     for c, directory in sorted(class_directories(reader.paths, reader.targets).items()):
         parts = directory.split('/')
         ends = ['/'.join(parts[at:]) for at in range(len(parts))]
         if class_names[c] not in ends and (other := next((end for end in ends if end in numbers), None)) is not None:
-            raise UserError(
+            found.append(
                 f"class {c} is '{class_names[c]}', and '{list_file}' has its images in the directory of class "
-                f"{numbers[other]}, '{other}': number both alike")
+                f"{numbers[other]}, '{other}'")
+    if len(found) > 1:
+        raise UserError(f'{found[0]}: number both alike')
+    if found:
+        _logger.warning(f'{found[0]}: are both numbered alike?')
 
 
 def _check_apart(root, splits: Mapping[str, LongTailedDataset]) -> None:

@@ -184,7 +184,7 @@ class ScaledCrop:
 def _padded_crop(size: tuple[int, int], padding: int, interpolation: str, drawn_for: tuple[int, int] | None) -> list:
     mode = str_to_interp_mode('bilinear' if interpolation == 'random' else interpolation)
     return [
-        transforms.Resize(max(size), interpolation=mode),  # leaves an image of this size as it is
+        transforms.Resize(max(size), interpolation=mode),  # leaves a square one of this size as it is
         transforms.CenterCrop(size),  # of one that is not square, as in evaluation
         transforms.RandomCrop(size, padding=padding) if drawn_for is None else ScaledCrop(size, drawn_for, padding),
     ]

@@ -77,10 +77,15 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
             f'{math.floor(1e5 * _BEGINNING ** (1 / updates)) / 1e5:g} or less')
 
 
+def takes_rates_of_sgd(opt: str) -> bool:
+    """Whether an optimizer, by its name, is of SGD's kind, and does not divide by the size of the gradient."""
+    return any(name in opt.lower() for name in _OF_SGD)
+
+
 def _warn_of_rate(args: Namespace) -> None:
     opt, there = args.opt.lower(), args.pretrained or args.initial_checkpoint
     most = _TOO_HIGH_FOR_THEM if any(name in opt for name in _BEARING) else _TOO_HIGH
-    if not any(name in opt for name in _OF_SGD) and args.lr >= most:
+    if not takes_rates_of_sgd(opt) and args.lr >= most:
         _logger.warning(
             f'--lr {args.lr:g} is one for SGD, and --opt {args.opt} divides by the size of the gradient: a hundredth '
             'is usual (of a teacher that is trained first: in its --teacher-config)')

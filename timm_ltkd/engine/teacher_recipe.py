@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models import ELSEWHERE
+from .doubts import takes_rates_of_sgd
 from .loaders import automatic_loader, choose_loader
 from .networks.create import create_network
 from .networks.described import network_options
@@ -85,12 +86,12 @@ def _choose_start(args: Namespace, recipe: Namespace, source: str | None, accele
 
 def _choose_rate(args: Namespace, recipe: Namespace) -> None:
     """The student's learning rate, where the teacher's recipe has none; a tenth of it for a teacher that starts from
-    weights beside a student from scratch, and ten times of it the other way round (our choice). In place."""
+    weights beside a student from scratch, and with SGD ten times of it the other way round (our choice). In place."""
     if recipe.lr is not None:
         return
     recipe.lr = args.lr
     there, its = (bool(options.pretrained or options.initial_checkpoint) for options in (recipe, args))
-    if args.teacher_tune == 'all' and there != its:
+    if args.teacher_tune == 'all' and there != its and (there or takes_rates_of_sgd(recipe.opt)):
         recipe.lr = args.lr / 10 if there else args.lr * 10
         how, share = ('weights that are trained already', 'a tenth') if there else ('scratch', 'ten times')
         _logger.info(

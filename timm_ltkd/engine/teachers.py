@@ -100,7 +100,7 @@ def _zoo_key(name: str) -> str:
     if name.startswith(ELSEWHERE):
         return file_key(name)
     cfg = timm.get_pretrained_cfg(name)
-    return f'{cfg.architecture}.{cfg.tag}'
+    return name if cfg is None else f'{cfg.architecture}.{cfg.tag}'
 
 
 def _to_be_tuned(

@@ -106,7 +106,9 @@ def test_one_by_hand_teaches_and_learns(script, options, tmp_path, method):
 
 
 @pytest.mark.parametrize('words, message', [
-    (['--model', 'ltkd_by_hand', '--pretrained'], "no pretrained weights for 'ltkd_by_hand' (timm knows none)"),
+    (['--model', 'resnet20', '--pretrained'], "no pretrained weights for 'resnet20' (timm knows none)"),
+    (['--model', 'resnet20', '--pretrained', '--model-kwargs', "pretrained_cfg_overlay={'crop_pct': 1.}"],
+     "no pretrained weights for 'resnet20' (timm knows none)"),
     (['--model', 'ltkd_by_hand_pair'], 'ByHand returns a tuple, not logits'),
     (['--model', 'resnet20', '--model-kwargs', 'features_only=True'], 'returns a list, not logits'),
 ])

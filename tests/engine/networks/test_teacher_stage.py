@@ -52,9 +52,11 @@ def test_students_of_other_seeds_share_it(script, argv, tmp_path):
     ({}, {}, 'all', 0.1), ({'pretrained': True}, {}, 'all', 0.01), ({'initial_checkpoint': 'x'}, {}, 'all', 0.01),
     ({'pretrained': True}, {'pretrained': True}, 'all', 0.1), ({'pretrained': True, 'lr': 0.3}, {}, 'all', 0.3),
     ({'pretrained': True}, {}, 'head', 0.1), ({}, {'pretrained': True}, 'all', 1.),
-    ({}, {'initial_checkpoint': 'x'}, 'all', 1.), ({'lr': 0.3}, {'pretrained': True}, 'all', 0.3)])
-def test_the_rate_of_a_teacher_that_starts_from_weights(recipe, student, tune, rate, log):
-    plain = dict(pretrained=False, initial_checkpoint=None, model='net')
+    ({}, {'initial_checkpoint': 'x'}, 'all', 1.), ({'lr': 0.3}, {'pretrained': True}, 'all', 0.3),
+    ({'opt': 'adamw'}, {'pretrained': True}, 'all', 0.1)])
+def test_the_rate_of_a_teacher_that_starts_from_weights(recipe, student, tune, rate, log, caplog):
+    caplog.set_level('INFO', 'timm_ltkd')
+    plain = dict(pretrained=False, initial_checkpoint=None, model='net', opt='sgd')
     args = Namespace(**{**plain, 'lr': 0.1, 'teacher_tune': tune, **student})
     own = Namespace(**{**plain, 'lr': None, **recipe})
     _choose_rate(args, own)

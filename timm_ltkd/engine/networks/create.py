@@ -80,8 +80,9 @@ def create_network(
             raise UserError(
                 f"{option}: the data have {num_classes} classes, and the model's options say {kwargs['num_classes']}; "
                 'leave num_classes out')
-    elsewhere = name.startswith(ELSEWHERE) or not {'pretrained_cfg', 'pretrained_cfg_overlay'}.isdisjoint(kwargs)
-    if pretrained and not elsewhere and (reason := why_no_zoo_weights(name)):
+    if pretrained and cfg is None and not name.startswith(ELSEWHERE):
+        _logger.warning(f"{option} '{name}': whether it has pretrained weights, nobody knows but its own code")
+    elif pretrained and cfg is not None and not _names_weights(kwargs) and (reason := why_no_zoo_weights(name)):
         raise UserError(f"{option}: no pretrained weights for '{name}' ({reason})")
     made_by = name
     if small_image_stem:
@@ -102,6 +103,12 @@ def create_network(
     if small_image_stem and pretrained:
         _logger.info(f"{option} '{name}': its first convolution, of 3x3, is new; the rest is pretrained")
     return network
+
+
+def _names_weights(kwargs: dict[str, Any]) -> bool:
+    """Whether options of a model say where its pretrained weights are, as timm takes them."""
+    overlay = kwargs.get('pretrained_cfg_overlay') or {}
+    return 'pretrained_cfg' in kwargs or not {'file', 'url', 'hf_hub_id', 'state_dict'}.isdisjoint(overlay)
 
 
 def _note_channels(network: nn.Module, what: str) -> None:

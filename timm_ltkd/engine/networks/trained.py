@@ -32,10 +32,11 @@ def named_networks(args: Namespace) -> list[str]:
         raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
     if sources and args.pretrained:
         raise UserError(f'--pretrained is for the weights that timm knows, and {sources[0]} is another; leave one out')
-    for source in sources:
-        if args.model and Path(source).is_dir() and (held := architecture(source, 'checkpoint')) not in (
-                None, args.model.partition('.')[0]):
-            raise UserError(f'{source} holds a {held}, and --model is {args.model}; leave that out')
+    folders = [source for source in sources if Path(source).is_dir()]
+    if args.model and not args.model.startswith(ELSEWHERE) and folders == sources:  # a file of weights wants a name
+        for folder in folders:
+            if (held := architecture(folder, 'checkpoint')) not in (None, args.model.partition('.')[0]):
+                raise UserError(f'{folder} holds a {held}, and --model is {args.model}; leave that out')
     return sources or [args.model]
 
 

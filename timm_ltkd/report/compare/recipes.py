@@ -96,7 +96,8 @@ def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     name; with the folders above it where names clash."""
     stems = [_stem([Path(run.folder) for run in group]) for group in groups]
     short = [stem.name or str(stem) for stem in stems]
-    names = [str(stem) if short.count(own) > 1 else own for stem, own in zip(stems, short, strict=True)]
+    names = [own if short.count(own) == 1 else str(stem) if len(group) > 1 else str(group[0].folder)
+             for stem, own, group in zip(stems, short, groups, strict=True)]
     names = [f'{name} {index}' if names.count(name) > 1 else name for index, name in enumerate(names, start=1)]
     return [f'{name} ({_how_many(group)})' if len(group) > 1 else name
             for name, group in zip(names, groups, strict=True)]
