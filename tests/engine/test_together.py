@@ -3,6 +3,7 @@ import threading
 
 import pytest
 import torch
+from accelerate.utils import KwargsHandler
 
 from timm_ltkd.data import GENERATORS
 from timm_ltkd.distill import TeacherBank
@@ -52,6 +53,25 @@ def test_networks(script, options, tmp_path, more):
         assert_as_alone(tmp_path / f'together-seed{seed}', tmp_path / f'alone-{seed}')
     weights = {(tmp_path / f'alone-{seed}/model.safetensors').read_bytes() for seed in '012'}
     assert len(weights) == 3, 'seeds differ'
+
+
+def test_no_step_touches_the_environment(script, options, monkeypatch):
+    """It is the process's: torch looks up variables in C while another seed's thread would change them, and crashes."""
+    steps, told = threading.local(), []
+    step, to_kwargs = EpochLoop.run, KwargsHandler.to_kwargs
+
+    def run(*args):
+        steps.on = True
+        try:
+            return step(*args)
+        finally:
+            steps.on = False
+    monkeypatch.setattr(EpochLoop, 'run', run)
+    monkeypatch.setattr(
+        KwargsHandler, 'to_kwargs', lambda self: (told.append(getattr(steps, 'on', False)), to_kwargs(self))[1])
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
+    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--seeds', '0', '1'])
+    assert told and not any(told)
 
 
 @pytest.mark.parametrize('kd', ['bkd', 'krdistill', 'feature'])

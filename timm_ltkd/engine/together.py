@@ -11,6 +11,7 @@ from ..data import GENERATORS
 from ..errors import UserError
 from .fit import Result, Run
 from .plan import log_plan
+from .processes.launch import no_autocast_cache
 from .run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
 from .seeds import MOST_AT_ONCE
 
@@ -148,9 +149,12 @@ def in_threads(
             stop.set()
             raise
 
+    def begin() -> None:
+        torch.set_num_threads(max(1, threads // workers))
+        no_autocast_cache()
+
     try:
-        with ThreadPoolExecutor(
-                workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+        with ThreadPoolExecutor(workers, initializer=begin) as pool:
             made = [pool.submit(work, name, call) for name, call in calls.items()]
             try:
                 wait(made)

@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 from accelerate.utils import (
-    AutocastKwargs,
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     broadcast_object_list,
@@ -72,7 +71,6 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
     accelerator = Accelerator(
         cpu=together_on_cpu,  # or newer versions leave each of several processes alone, to train the same as the others
         kwargs_handlers=[
-            AutocastKwargs(cache_enabled=False),  # the cache is the process's: another seed's thread would empty it
             DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=_PATIENCE)])
     if 'LOCAL_RANK' in os.environ and accelerator.num_processes < int(os.environ.get('WORLD_SIZE') or 1):
         raise UserError(
@@ -91,7 +89,18 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
         raise UserError('fp16 needs a GPU; on a CPU use bf16 (accelerate launch --mixed_precision bf16) or no')
     if accelerator.device.type == 'cpu':
         keep_freed_memory()
+    no_autocast_cache()
     return accelerator
+
+
+def no_autocast_cache() -> None:
+    """Let autocast convert weights whenever they are used, in this thread: what it would keep is the process's, and the
+    thread of another seed would empty it.
+
+    Not by Accelerate's `AutocastKwargs`, which it reads anew at each step, and takes all variables out of the
+    environment for that: a thread that looks one up meanwhile, as torch's batch norm does, crashes.
+    """
+    torch.set_autocast_cache_enabled(False)
 
 
 def start_trackers(accelerator: Accelerator, names: Sequence[str], folder: str, config: dict[str, Any]) -> None:
