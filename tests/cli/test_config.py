@@ -180,6 +180,10 @@ class TestValues:
     def test_dashes_and_underscores_are_one(self, config):
         assert train('-c', config('weight-decay: 0.25\n')).weight_decay == 0.25
 
+    def test_null_is_as_if_the_line_were_not_there(self, config):
+        args = train('-c', config("epochs: 3\nbce_target_thresh: null\nclass_map: ''\nval_split: ''\n"))
+        assert (args.epochs, args.class_map, args.val_split) == (3, None, '')
+
     def test_checkpoints_of_validate(self, config):
         file = config('checkpoint: [a, b]\n')
         assert parse(validate_parser(), ['-c', file]).checkpoint == ['a', 'b']
@@ -199,6 +203,11 @@ class TestRefusals:
         ('student: resnet20', "unknown key 'student'; that is an option of distill.py"),
         ('teacher_dtype: float16', "unknown key 'teacher_dtype'; that is an option of distill.py"),
         ('lr_base: 0.1', "unknown key 'lr_base'; --lr is the rate as it is"),
+        ('epoch: 3\namp: true', "unknown keys 'epoch' (did you mean 'epochs'?), 'amp' (precision is Accelerate's"),
+        ('kd: bkd\nteacher: resnet32\nteacher_tune: all\nbank_views: 3',
+         "unknown keys 'kd', 'teacher', 'teacher_tune', 'bank_views'; that is an option of distill.py"),
+        ('epoch: 3\namp: true\nmodel: resnet20\ntta: 0\nlog_wandb: false',
+         "4 unknown keys; leave these lines out, docs/from_timm.md has what stands here for timm's: epoch, amp, tta, "),
         ('epochs: many', "epochs: invalid int value: 'many'"),
         ('epochs: 2.5', "epochs: invalid int value: '2.5'"),
         ('epochs: 0', 'epochs: must be at least 1, got 0'),

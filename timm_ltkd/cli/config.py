@@ -154,23 +154,36 @@ def read_config(parser: Parser, path: str | Path, only: Collection[str] | None =
     actions = {  # what --help and its like do instead of a run, they do on the command line alone
         action.dest: action for action in parser._actions
         if action.dest != 'config' and action.default is not argparse.SUPPRESS}
-    checked = {}
+    unknown, checked = [], {}
     for key, value in content.items():
         dest = str(key).replace('-', '_')
-        if only is not None and dest not in only:
+        if dest not in actions or only is not None and dest not in only:
+            unknown += [key] if only is None and value is not None else []  # null: as if the line were not there
             continue
-        if dest not in actions:
-            raise UserError(f"{path}: unknown key '{key}'{hint(dest, actions)}")
         try:
             checked[dest] = _convert(parser, actions[dest], value)
         except (ValueError, argparse.ArgumentTypeError, argparse.ArgumentError) as e:
             raise UserError(f"{path}: {key}: {getattr(e, 'message', None) or e}") from None
+    if unknown:
+        raise UserError(f'{path}: {_unknown_keys(unknown, actions)}')
     return checked
+
+
+def _unknown_keys(keys: list[Any], known: Collection[str]) -> str:
+    """All in one message, so that another program's file takes one round; what to do, of a few or where it is one."""
+    hints = [hint(str(key), known) for key in keys]
+    if len({*hints}) == 1:
+        return f"unknown key{'s' if len(keys) > 1 else ''} {', '.join(map(repr, keys))}{hints[0]}"
+    if len(keys) > 3:
+        return (f"{len(keys)} unknown keys; leave these lines out, docs/from_timm.md has what stands here for timm's: "
+                + ', '.join(map(str, keys)))
+    return 'unknown keys ' + ', '.join(
+        f"'{key}' ({its.removeprefix('; ')})" if its else f"'{key}'" for key, its in zip(keys, hints, strict=True))
 
 
 def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
     """A YAML value as the option's own type, or a ValueError that says what was expected."""
-    if value is None:
+    if value is None or value == '' and action.default is None:  # as timm's args.yaml has what is not given
         return action.default
     if isinstance(action, KeyValues):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
