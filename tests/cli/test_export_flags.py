@@ -61,6 +61,14 @@ def test_a_file_of_weights(export, weights, tmp_path, capsys):
     assert 'say of which network with --model' in fails(capsys, [weights, '--export-dir', tmp_path / 'new'])
 
 
+@covers('--model-kwargs')
+def test_options_of_the_network(export, weights, tmp_path, capsys):
+    config, _ = export('--model-kwargs', 'drop_rate=0.25')
+    assert config['model_args']['drop_rate'] == 0.25
+    told = fails(capsys, [tmp_path / '0', '--export-dir', tmp_path / 'new', '--model-kwargs', 'drop_rate=0.25'])
+    assert 'says how its network is made; leave --model-kwargs out' in told
+
+
 @covers('--img-size', '--mean', '--std', '--interpolation', '--crop-pct')
 @pytest.mark.parametrize('words, key, value', [
     (['--img-size', '16'], 'input_size', [3, 16, 16]), (['--mean', '0.5'], 'mean', [0.5] * 3),

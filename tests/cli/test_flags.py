@@ -485,6 +485,12 @@ class TestValidate:
         assert all(torch.equal(value, wanted[key]) for key, value in seen.network.state_dict().items())
         assert 'resnet20.pt' in fails(capsys, 'validate', [*base['validate'], '--model', 'resnet32'])
 
+    @covers('validate', '--model-kwargs')
+    def test_options_of_the_network(self, base, capsys):
+        argv = [*base['validate'], '--model-kwargs']
+        assert reach('validate', [*argv, 'drop_rate=0.25']).network.drop_rate == 0.25
+        assert "has no option 'drop_rat'" in fails(capsys, 'validate', [*argv, 'drop_rat=0.25'])
+
     @covers('validate', '--pretrained')
     def test_pretrained(self, base, zoo, capsys):
         argv = [*base['validate'][1:], '--model', 'test_resnet']

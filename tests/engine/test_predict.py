@@ -169,6 +169,14 @@ def test_a_file_of_weights_has_class_indices(pictures, predict, tmp_path):
     assert 'class_8' not in rows[0]
 
 
+def test_a_file_of_weights_of_a_network_with_options(trained, pictures, predict, fails, tmp_path):
+    network = timm.create_model('resnet20', num_classes=7, in_chans=1)
+    save_file(network.state_dict(), tmp_path / 'weights.safetensors')
+    options = ['--model-kwargs', 'in_chans=1', '--predict', pictures, '--topk', '9', '--mean', '0.5', '--std', '0.5']
+    assert 'class_7' in predict(tmp_path / 'weights.safetensors', '--model', 'resnet20', *options)[0]
+    assert 'says how its network is made; leave --model-kwargs out' in fails(trained, *options)
+
+
 def test_a_file_of_weights_beside_a_config_has_its_names(trained, pictures, predict):
     weights = trained / 'model.safetensors'
     rows = predict(weights, '--model', 'resnet20', '--predict', pictures)

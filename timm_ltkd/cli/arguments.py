@@ -9,6 +9,7 @@ from .groups import (
     add_loading,
     add_loss,
     add_mixing,
+    add_model_kwargs,
     add_network,
     add_optimisation,
     add_pixels,
@@ -123,6 +124,7 @@ def _add_checkpoint(parser: Parser, nargs: str) -> None:
                         help='network of what does not name its own; alone with --pretrained: the weights that timm '
                              'knows')
     add_flag(parser, '--pretrained', 'the weights that timm knows')
+    add_model_kwargs(parser)
 
 
 def _add_import(parser: Parser) -> None:

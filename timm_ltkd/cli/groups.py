@@ -122,9 +122,14 @@ def add_network(parser: Parser) -> None:
     add('--drop', metavar='P', type=SHARE, default=0., help='dropout of the classifier (default: %(default)s)')
     add('--drop-path', metavar='P', type=SHARE, help='stochastic depth (default: the model\'s)')
     add('--gp', metavar='POOL', help='global pooling type (default: the model\'s)')
-    add('--model-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the model')
+    add_model_kwargs(group)
     add_flag(group, '--grad-checkpointing',
              'compute activations again instead of keeping them: less memory, more time; batch norm counts them twice')
+
+
+def add_model_kwargs(group) -> None:
+    group.add_argument(
+        '--model-kwargs', nargs='*', action=KeyValues, default={}, metavar='K=V', help='more for the model')
 
 
 def add_speed(parser: Parser) -> None:

@@ -14,7 +14,7 @@ _ELSEWHERE = {  # options of timm's scripts that these lack, or have in another 
     'lr_base': '--lr is the rate as it is; timm makes it of this one, times the global batch / 256 (or its root)',
     'dr': 'did you mean \'--decay-rate\'?',
     'checkpoint_hist': 'the two newest checkpoints are kept',
-    'in_chans': 'train.py and distill.py take --model-kwargs in_chans=1, and a run\'s folder says it itself',
+    'in_chans': 'it is --model-kwargs in_chans=1; a run\'s folder says it itself',
     'use_ema': 'where there is a moving average, it is what is measured',
     'bce_loss': 'there is no binary cross-entropy; --list-losses names the losses',
     'kd_model_name': 'distill.py has --teacher',

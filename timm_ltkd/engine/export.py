@@ -11,21 +11,19 @@ from accelerate import PartialState
 from torch import nn
 
 from ..errors import UserError
-from ..models import ELSEWHERE
 from ..prior import ClassPrior
 from .combinations import corrections
 from .networks.create import check_takes_images
 from .networks.described import architecture, built_in_fix, folder_license, label_names, run_options, trained_counts
 from .networks.export import export_network
 from .networks.input import resolve_input, set_input
-from .networks.trained import load_network, named_networks
+from .networks.trained import load_named, named_networks
 from .posthoc import OPTIONS, build_in
 from .processes.launch import set_up_logging
 from .sharing.onnx_file import OnnxFile, export_onnx
 from .sharing.share import check_target, copy_folder, push_folder, shown_options, write_card
 
 _logger = logging.getLogger(__name__)
-_WHAT = 'checkpoint'
 
 
 def export(args: Namespace) -> None:
@@ -95,7 +93,7 @@ def _folder(args: Namespace, source: str) -> Iterator[Path]:
     The figures of a run are not of its network with a fix, and stay behind.
     """
     if _is_folder(args):
-        architecture(source, _WHAT)  # or it is none of a model
+        architecture(source, 'checkpoint')  # or it is none of a model
         if _fix(args) is None:
             yield Path(source)
             return
@@ -143,8 +141,7 @@ def _build_in(network: nn.Module, source: str, fix: str, tau: float) -> None:
 
 def _load(args: Namespace, source: str) -> nn.Module:
     """The network, which knows how its images come."""
-    pretrained = args.pretrained and not source.startswith(ELSEWHERE)
-    network = load_network(source, args.model, None, _WHAT, pretrained=pretrained)
+    network = load_named(args, source)
     set_input(network, resolve_input(args, network.pretrained_cfg))
     if (fix := _fix(args)) is not None:
         _build_in(network, source, *fix)

@@ -21,7 +21,7 @@ from .evaluate import answers, place
 from .networks.create import check_takes_images
 from .networks.described import label_names
 from .networks.input import resolve_input
-from .networks.trained import load_network, named_networks
+from .networks.trained import load_named, named_networks
 from .processes.launch import job, loader_workers, pins_memory
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def predict(args: Namespace) -> int:
     """
     with job() as accelerator:
         source = _checked_source(args)
-        network = load_network(source, args.model, None, 'checkpoint', pretrained=args.pretrained)
+        network = load_named(args, source)
         names = label_names(source, network) or [str(index) for index in range(network.num_classes)]
         files = find_images(args.predict)
         loader = _create_loader(args, accelerator, source, network, files)

@@ -20,7 +20,7 @@ from .loaders import create_full_loader
 from .networks.create import check_takes_images
 from .networks.described import built_in_fix, label_names, trained_counts
 from .networks.input import resolve_input
-from .networks.trained import load_network, named_networks
+from .networks.trained import load_named, named_networks
 from .posthoc import measure_fixes, wanted_fixes
 from .processes.launch import job
 from .run_data import Data, check_data_folder, open_data, same_data, warn_of_unmeasured
@@ -59,7 +59,7 @@ def _open_val_data(args: Namespace, source: str) -> Data:
 
     Args:
         args: Options of validate.py, whose `--train-split` is empty.
-        source: The network, as `load_network` takes it.
+        source: The network, one of `named_networks`.
 
     Returns:
         Data whose training split is not to be looked at: it is the other one.
@@ -76,7 +76,7 @@ def _open_val_data(args: Namespace, source: str) -> Data:
     if given := next((option for option, value in wanting.items() if value), None):
         raise UserError(f"--train-split '' is for a split that is measured as it is; leave {given} out")
     check_data_folder(args)
-    network = load_network(source, args.model, None, 'checkpoint', pretrained=args.pretrained)
+    network = load_named(args, source)
     names, counts = label_names(source, network), trained_counts(source, network)
     if names is None or counts is None:
         raise UserError(
@@ -110,7 +110,7 @@ def _measure(
         accelerator: Accelerator,
 ) -> dict[str, dict[str, Any]]:
     """Reports of one checkpoint, and of its post-hoc fixes, by name."""
-    network = load_network(source, args.model, data, 'checkpoint', pretrained=args.pretrained)
+    network = load_named(args, source, data)
     if fixes and (before := built_in_fix(source, network)) is not None:
         _logger.warning(f'{source} has {before} built in: a fix on top of it corrects twice')
     if 'logit-adjust' not in fixes:  # which says so of its own

@@ -33,11 +33,19 @@ def named_networks(args: Namespace) -> list[str]:
     if sources and args.pretrained:
         raise UserError(f'--pretrained is for the weights that timm knows, and {sources[0]} is another; leave one out')
     folders = [source for source in sources if Path(source).is_dir()]
+    if args.model_kwargs and sources and folders == sources:
+        raise UserError(f'{folders[0]} says how its network is made; leave --model-kwargs out')
     if args.model and not args.model.startswith(ELSEWHERE) and folders == sources:  # a file of weights wants a name
         for folder in folders:
             if (held := architecture(folder, 'checkpoint')) not in (None, args.model.partition('.')[0]):
                 raise UserError(f'{folder} holds a {held}, and --model is {args.model}; leave that out')
     return sources or [args.model]
+
+
+def load_named(args: Namespace, source: str, data: Data | None = None) -> nn.Module:
+    """`load_network` of one of `named_networks`."""
+    return load_network(
+        source, args.model, data, 'checkpoint', pretrained=args.pretrained, model_kwargs=args.model_kwargs)
 
 
 def load_network(
@@ -74,7 +82,7 @@ def load_network(
     elif name is None:
         raise UserError(f'{what}: {source} holds weights alone; say of which network with --model')
     else:
-        classes = classes_of_weights(source, name, what) if data is None else data.prior.num_classes
+        classes = _classes_of_weights(source, name, what, options) if data is None else data.prior.num_classes
         network = create_network(name, classes, option=what, **options)
         load_weights(network, source, what)
         config = config_of(Path(source), network, what)
@@ -97,10 +105,10 @@ def load_network(
     return network
 
 
-def classes_of_weights(path: str, name: str, what: str) -> int | None:
+def _classes_of_weights(path: str, name: str, what: str, options: dict[str, Any]) -> int | None:
     """How many classes a file of weights tells apart; None if the model of this name does not say by which of them."""
-    weights = read_weights(path, what)
-    found = [weights.get(f'{classifier}.weight') for classifier in _classifiers(create_network(name, None))]
+    weights, network = read_weights(path, what), create_network(name, None, option=what, **options)
+    found = [weights.get(f'{classifier}.weight') for classifier in _classifiers(network)]
     return None if not found or found[0] is None else len(found[0])
 
 
