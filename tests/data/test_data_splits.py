@@ -20,9 +20,11 @@ def refusal(*args, **kwargs):
     return str(error.value)
 
 
-def test_a_class_without_validation_images_keeps_its_index(image_root):
+def test_a_class_without_validation_images_keeps_its_index(image_root, log):
     shutil.rmtree(image_root / 'val' / 'ant')
+    (image_root / 'val/bee/other.webp').write_bytes(b'')
     splits = create_splits('lt/folder', image_root, imbalance_factor=4)
+    assert len(log) == 1, 'the folder is looked through once'
     assert splits.class_names == splits.train.class_names == splits.val.class_names == ['ant', 'bee', 'cat']
     assert splits.val.class_counts.tolist() == [0, 4, 4]
     for i in range(len(splits.val)):
@@ -36,12 +38,6 @@ def test_a_class_only_in_validation_is_named(image_root):
     assert "training does not have: 'dog'" in refusal('lt/folder', image_root)
     splits = create_splits('lt/folder', image_root, class_map={'ant': 1, 'bee': 0, 'cat': 2})
     assert splits.class_names == ['bee', 'ant', 'cat'] and splits.val.class_counts.tolist() == [4, 4, 4]
-
-
-def test_an_empty_training_class_is_named(image_root):
-    for file in (image_root / 'train' / 'bee').iterdir():
-        file.rename(file.with_suffix('.gif'))
-    assert "class 'bee'" in refusal('lt/folder', image_root)
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
@@ -71,12 +67,6 @@ def test_images_of_either_split_are_neither_hidden_nor_passed_over_in_silence(im
     assert any('val' in line and 'not read for their endings (1 .webp)' in line for line in log)
     shutil.copy(image_root / 'val/ant/000.png', image_root / 'val/ant/.000.png')
     assert 'has hidden images' in refusal('lt/folder', image_root)
-
-
-def test_an_empty_validation_folder_is_allowed(image_root):
-    for file in (image_root / 'val' / 'bee').iterdir():
-        file.unlink()
-    assert create_splits('folder', image_root).val.class_counts.tolist() == [4, 0, 4]
 
 
 @pytest.mark.parametrize('name', ['lt/folder', 'lt/torch/folder'])
@@ -139,7 +129,7 @@ def test_the_split_to_measure_on_is_whole_whatever_its_name(image_root):
 
 
 def test_slices_of_the_training_set_of_hugging_face(image_root, tmp_path):
-    datasets = pytest.importorskip('datasets')
+    import datasets
     files = [str(f) for f in sorted((image_root / 'train').glob('*/*.png'), key=lambda f: (f.name, f))]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['ant', 'bee', 'cat']))
     (tmp_path / 'repo').mkdir()
@@ -171,7 +161,7 @@ def test_an_empty_name_is_no_split(image_root):
 
 
 def test_plain_integer_labels_of_hugging_face(image_root, tmp_path):
-    datasets = pytest.importorskip('datasets')
+    import datasets
     reader = pytest.importorskip('timm.data.readers.reader_hfds').ReaderHfds
     if not hasattr(reader, 'iter_targets'):
         pytest.skip('this timm reads named classes only')

@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import UserError, first_few, nearest
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
-from .folders import check_class_folders, check_folders, is_eval_split, is_train_split
+from .folders import check_folders, is_eval_split, is_train_split
 from .names import PREFIX, is_long_tailed_name, plain_name
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import given_class_counts, long_tail_counts, long_tail_indices
@@ -104,10 +104,7 @@ def create_dataset(
     base = create_whole(base_name, root, split, class_map, list_file, kwargs)
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
     if base_name == 'folder':
-        if class_map is None:
-            check_class_folders(base, training)
-        else:
-            check_folders(base)
+        check_folders(base, training, mapped=class_map is not None)
     if not training:
         return dataset
     _check_every_class(dataset)

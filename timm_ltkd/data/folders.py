@@ -3,9 +3,10 @@ import logging
 import os
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from timm.data import ImageDataset
 from timm.data.readers import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
 from ..errors import UserError, first_few
+from .labels import dataset_class_names
 
 TRAIN_SPLITS = ('train', 'training')  # as timm's factory has them
 _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
@@ -81,59 +83,52 @@ def classes_come_from_folders(dataset: Dataset) -> bool:
     return isinstance(dataset, ImageDataset) and isinstance(dataset.reader, ReaderImageFolder | ReaderImageInTar)
 
 
-def check_class_folders(dataset: ImageDataset, training: bool = True) -> None:
-    """Refuse a training split that has a folder without images: timm would drop the class and shift the others; or
-    folders of images that timm would take for one class, as it names classes after the last folder.
+def number_classes(dataset: ImageDataset, class_names: Sequence[str]) -> None:
+    """Give the classes of a folder or tar file the indices that they have in `class_names`, which may hold more."""
+    index = {name: c for c, name in enumerate(class_names)}
+    renumbered, reader = np.array([index[name] for name in dataset_class_names(dataset)]), dataset.reader
+    if isinstance(reader, ReaderImageInTar):
+        reader.targets, reader.class_name_to_idx = renumbered[reader.targets], index
+        reader.class_idx_to_name = dict(enumerate(class_names))
+    else:
+        reader.samples = [(file, int(renumbered[target])) for file, target in reader.samples]
+        reader.class_to_idx = index
 
-    Refused in any split are images in no class folder; those of one class in the folder of another; hidden ones; and
-    links that lead back. Other folders inside a class folder, and hidden ones without images, are no concern. Images
-    that are passed over for their endings are counted in the log.
+
+def check_folders(dataset: ImageDataset, training: bool, mapped: bool) -> None:
+    """Refuse folders of which timm would make other classes than one sees, or which it would pass over in silence.
+
+    Refused in any split are folders that cannot be read, links that lead to nothing or back, and hidden images; where
+    no class map says which folders count, also images in no class folder, and those of one class in the folder of
+    another. Of a split to train on, then, each folder must have images, since timm would drop the class and shift the
+    others, and a name of its own, since it names classes after the last folder. Other folders inside a class folder,
+    and hidden ones without images, are no concern. Images that are passed over for their endings, or since their class
+    is not in the class map, are counted in the log.
 
     Args:
         dataset: timm's, of the folder or tar file of the split.
         training: Whether it is one to train on.
-
-    Raises:
-        UserError: Names the folder. Also for images that lie in no class folder.
-    """
-    folders, class_folders = _look_through(dataset)
-    path = dataset.reader.root
-    if PurePosixPath('.') in class_folders:
-        raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
-    _check_names(class_folders, path, training)
-    if not training:
-        return
-    class_names = {folder.name for folder in class_folders}
-    above_class = {parent for folder in class_folders for parent in folder.parents}
-    for folder in folders:
-        hidden = any(part.startswith(('.', '__')) for part in folder.parts)
-        in_class = any(parent in class_folders for parent in folder.parents)
-        if not (folder.name in class_names or folder in above_class or in_class or hidden):
-            extensions = ' '.join(get_img_extensions())
-            raise UserError(f"class '{folder}' in '{path}' has no image ({extensions}): add some, or remove the folder")
-
-
-def check_folders(dataset: ImageDataset) -> None:
-    """Refuse any split with folders that cannot be read, links to nothing (timm passes over both) or hidden images;
-    images that are passed over for their endings, or since their class is not in the class map, are counted in the log.
-
-    Args:
-        dataset: timm's, of the folder or tar file of the split.
+        mapped: Whether a class map says which folders count.
 
     Raises:
         UserError: Names the folder.
     """
-    _look_through(dataset)
-
-
-def _look_through(dataset: ImageDataset) -> tuple[list[PurePosixPath], set[PurePosixPath]]:
-    """All folders of a split, and those in which timm found images; what `check_folders` does."""
     path = dataset.reader.root
     tar = os.path.isfile(path)
     folders = dict(_folders_in_tar(path) if tar else _folders_below(path))
     class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
     _check_hidden(class_folders, (sample[0].path if tar else sample[0] for sample in dataset.reader.samples), path)
     warn_of_endings(path, sum(folders.values(), Counter()), 'or list all images (--train-list)')
+    if mapped:
+        _warn_of_unmapped(folders, class_folders, path)
+        return
+    _check_names(class_folders, path, training)
+    if training:
+        _check_no_folder_is_empty(sorted(folders), class_folders, path)
+
+
+def _warn_of_unmapped(
+        folders: Mapping[PurePosixPath, Counter[str]], class_folders: set[PurePosixPath], path: str) -> None:
     read = get_img_extensions(as_set=True)
     not_mapped = {
         folder: count for folder, endings in folders.items()
@@ -143,7 +138,17 @@ def _look_through(dataset: ImageDataset) -> tuple[list[PurePosixPath], set[PureP
         _logger.warning(
             f"'{path}' has {sum(not_mapped.values()):,} images in folders that the class map does not name, which are "
             f'left out: {names}')
-    return sorted(folders), class_folders
+
+
+def _check_no_folder_is_empty(folders: list[PurePosixPath], class_folders: set[PurePosixPath], path: str) -> None:
+    class_names = {folder.name for folder in class_folders}
+    above_class = {parent for folder in class_folders for parent in folder.parents}
+    for folder in folders:
+        hidden = any(part.startswith(('.', '__')) for part in folder.parts)
+        in_class = any(parent in class_folders for parent in folder.parents)
+        if not (folder.name in class_names or folder in above_class or in_class or hidden):
+            extensions = ' '.join(get_img_extensions())
+            raise UserError(f"class '{folder}' in '{path}' has no image ({extensions}): add some, or remove the folder")
 
 
 def warn_of_endings(path: str, endings: Mapping[str, int], else_do: str) -> None:
@@ -162,6 +167,8 @@ def warn_of_endings(path: str, endings: Mapping[str, int], else_do: str) -> None
 
 
 def _check_names(class_folders: set[PurePosixPath], path: str, training: bool) -> None:
+    if PurePosixPath('.') in class_folders:
+        raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
     by_name: dict[str, PurePosixPath] = {}
     lists = '--train-list' if training else '--train-list and --val-list'
     for folder in sorted(class_folders):

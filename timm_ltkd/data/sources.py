@@ -16,8 +16,8 @@ from torchvision.datasets import MNIST
 from ..errors import UserError, last_line, nearest
 from .coloured import Coloured
 from .digits import DigitsDataset
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_members, find_split, is_train_split
-from .labels import names_by_index
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_members, find_split, is_train_split, number_classes
+from .labels import dataset_class_names, names_by_index
 from .lists import ImageList, ReaderImageList, read_list
 from .reading import read_image
 from .tiny_imagenet import read_tiny_imagenet
@@ -168,10 +168,6 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
     try:
         base = timm.data.create_dataset(
             'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
-        order = base.reader.class_name_to_idx if tar else base.reader.class_to_idx
-        if class_map is None and order != (order := _fixed_order(order)):
-            base = timm.data.create_dataset(
-                'folder', root=path, search_split=False, class_map=order, **reader_options, **kwargs)
     except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
         if 'invalid literal for int' in str(e):
             raise UserError(
@@ -181,17 +177,18 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
             f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}' ({last_line(e)})") from e
     except (OSError, EOFError, TarError) as e:
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
+    if class_map is None:
+        number_classes(base, sorted(dataset_class_names(base), key=_name_order))
     if tar:
         check_members(base, path)
-    else:  # timm leaves names that it takes to be alike, as class names below, in the order of the file system
-        base.reader.samples.sort(key=lambda sample: (natural_key(sample[0]), sample[0]))
+    else:
+        base.reader.samples.sort(key=lambda sample: _name_order(sample[0]))
     return base
 
 
-def _fixed_order(class_to_idx: dict[str, int]) -> dict[str, int]:
-    """timm's order of classes, but the same in every process for names that it takes to be alike: A and a, 1 and 01."""
-    names = sorted(class_to_idx, key=lambda name: (natural_key(name), name))
-    return {name: index for index, name in enumerate(names)}
+def _name_order(name: str) -> tuple:
+    """timm's, but the same in every process and copy for names that it takes to be alike: A and a, 1 and 01."""
+    return natural_key(name), name
 
 
 class _NoGlobals(Unpickler):

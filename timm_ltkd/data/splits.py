@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UserError, first_few
 from .dataset import LongTailedDataset
 from .factory import create_dataset, published_split
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, split_folder
+from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, number_classes, split_folder
 from .lists import ReaderImageList, class_directories
 from .streams import StreamDataset, is_stream_name
 
@@ -103,7 +103,7 @@ def create_splits(
     if train_list is None and not is_stream_name(name):
         _check_apart(root, {train_split: train, val_split: val})
     if val.class_names != train.class_names:
-        val = _with_classes(train.class_names, val, options | dict(split=val_split))
+        val = _with_classes(train.class_names, val)
     return Splits(train, val, train.class_names, published_split(name, val_split))
 
 
@@ -133,10 +133,9 @@ def create_val_split(
     Raises:
         UserError: As `create_dataset`; a class that is none of these.
     """
-    names, options = list(class_names), dict(name=name, root=root, split=split, training=False, **kwargs)
-    val = create_dataset(**options)
+    names, val = list(class_names), create_dataset(name, root, split, training=False, **kwargs)
     if val.class_names != names:
-        val = _with_classes(names, val, options)
+        val = _with_classes(names, val)
     return Splits(val, val, names, published_split(name, split))
 
 
@@ -192,11 +191,8 @@ def _check_val_folder(root, val_split: str) -> None:
 
 
 def _with_classes(
-        class_names: list[str],
-        val: LongTailedDataset | StreamDataset,
-        options: dict,
-) -> LongTailedDataset | StreamDataset:
-    """The validation split, which these options made, under the class indices of training."""
+        class_names: list[str], val: LongTailedDataset | StreamDataset) -> LongTailedDataset | StreamDataset:
+    """The validation split under the class indices of training; not to be used as it was any more."""
     known = set(class_names)
     unknown = [f"'{name}'" for name in val.class_names if name not in known]
     if unknown:
@@ -204,11 +200,12 @@ def _with_classes(
         hint = ' (the same letters in other bytes, Unicode NFC and NFD: rename them)' if own <= composed else ''
         raise UserError(f'validation has classes that training does not have: {first_few(unknown)}{hint}')
     first_classes = val.class_names == class_names[:len(val.class_names)]
-    if isinstance(val, StreamDataset) and first_classes:
-        return val.with_class_names(class_names)
-    if not isinstance(val, StreamDataset) and classes_come_from_folders(val.base):
-        return create_dataset(**options | dict(class_map={name: index for index, name in enumerate(class_names)}))
-    if first_classes:
+    if isinstance(val, StreamDataset):
+        if first_classes:
+            return val.with_class_names(class_names)
+    elif first_classes or classes_come_from_folders(val.base):
+        if not first_classes:
+            number_classes(val.base, class_names)
         return LongTailedDataset(val.base, val.indices, class_names=class_names)
     raise UserError('training and validation number their classes differently; give a class map, or use lt/folder')
 
