@@ -7,7 +7,6 @@ import timm.data
 from timm.data import dataset_factory
 
 from timm_ltkd.data import LongTailedDataset, create_dataset, long_tail_counts, long_tail_indices, register
-from timm_ltkd.data.plugin import create_long_tailed
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +67,3 @@ def test_a_timm_without_the_table_gets_one_warning(monkeypatch):
         with pytest.warns(UserWarning, match='not registered: torch/cifar10_lt10, .*torch/cifar100_lt200') as caught:
             register()
     assert len(caught) == 1
-
-
-def test_any_torchvision_dataset_can_be_made_long_tailed(cifar_root):
-    from torchvision.datasets import CIFAR10
-    dataset = create_long_tailed(CIFAR10, 4, root=cifar_root)
-    assert dataset.class_counts.tolist() == long_tail_counts(10, 20, 4).tolist()

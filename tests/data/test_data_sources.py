@@ -1,5 +1,5 @@
 """Every source gives the same data: selection, classes, pixels; and no image is opened while labels are read."""
-import importlib.util
+import pickle
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,6 @@ SPLITS = {'train': 12, 'val': 4}
 needs_new_timm = pytest.mark.skipif(
     Version(timm.__version__) < Version('1.0.31'),
     reason='older timm writes names in small letters, and does not read what save_to_disk wrote')
-needs_datasets = pytest.mark.skipif(importlib.util.find_spec('datasets') is None, reason='needs the package datasets')
 
 
 class Source(NamedTuple):
@@ -109,9 +108,8 @@ def hub_folder(images, tmp):
 
 
 SOURCES = [
-    folder, torchvision_folder, tar, lists,
-    pytest.param(parquet, marks=needs_datasets),
-    *(pytest.param(source, marks=[needs_datasets, needs_new_timm]) for source in (arrow, hub_folder))]
+    folder, torchvision_folder, tar, lists, parquet,
+    *(pytest.param(source, marks=needs_new_timm) for source in (arrow, hub_folder))]
 
 
 @pytest.fixture
@@ -146,8 +144,9 @@ def test_same_selection_classes_and_pixels(source, images, tmp_path, decoded):
     for dataset, numbers in ((splits.train, splits.train.indices % 12), (splits.val, np.tile(range(4), 3))):
         for i in range(len(dataset)):
             image, label = dataset[i]
-            assert label == dataset.targets[i]
+            assert label == dataset.targets[i] and isinstance(label, int)
             assert image.mode == 'RGB' and image.getpixel((3, 3)) == (80 * label, 10 * numbers[i], 99)
+        assert pickle.loads(pickle.dumps(dataset))[5][0].tobytes() == dataset[5][0].tobytes()
     assert len(fingerprint(splits)) == 64
 
 
@@ -220,7 +219,6 @@ def test_columns_are_for_tables(images):
                 create_dataset(name, images, **{key: 'x'})
 
 
-@needs_datasets
 def test_columns_that_are_not_there(images, tmp_path):
     import datasets
     which = 'one of: picture (--input-key)' if datasets.__version__ >= '4' else 'another (--input-key)'
@@ -235,7 +233,6 @@ def test_columns_that_are_not_there(images, tmp_path):
         assert message in str(error.value) and '\n' not in str(error.value)
 
 
-@needs_datasets
 def test_one_saved_split_is_refused(images, tmp_path):
     tables(images)['train'].save_to_disk(tmp_path / 'set')
     with pytest.raises(UserError, match='save a DatasetDict of both'):
