@@ -1,10 +1,10 @@
 """Batches on a device: bytes until they are there, and then what the transform makes, to the last bit."""
-import numpy as np
+from functools import partial
+
 import pytest
 import torch
-from PIL import Image
+from pictures import Pictures
 from timm.data.transforms import MaybeToTensor
-from torch.utils.data import Dataset
 from torchvision import transforms
 
 from timm_ltkd.data import (
@@ -35,23 +35,7 @@ TRANSFORMS = {
         transforms.Resize((12, 16)), transforms.ToTensor(), transforms.Normalize(PIXELS['mean'], PIXELS['std'])]),
 }
 ERASING = create_train_transform(crop_mode='pad', reprob=0.9, **PIXELS)
-
-
-class Images(Dataset):
-    """Random images of a mode, a few of each of three classes."""
-
-    def __init__(self, mode='RGB', count=11):
-        draw = np.random.RandomState(0)
-        noise = [draw.randint(0, 256, (20, 24, 3), dtype=np.uint8) for _ in range(count)]
-        self.images = [Image.fromarray(pixels).convert(mode) for pixels in noise]
-        self.targets, self.classes, self.transform = [i % 3 for i in range(count)], list('abc'), None
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        image = self.images[index]
-        return image if self.transform is None else self.transform(image), self.targets[index]
+Images = partial(Pictures, 11, [(20, 24)])
 
 
 def batches(images, transform, device, **options):
@@ -128,13 +112,13 @@ def test_erasing_works_on_normalised_pixels(travelled):
 @pytest.mark.parametrize('mode', ['L', '1', 'F', 'RGBA', 'P'])
 def test_images_of_any_mode(mode):
     transform = create_eval_transform(input_size=(12, 16), mean=(0.4,), std=(0.2,))
-    assert_same(batches(Images(mode), transform, CPU), batches(Images(mode), transform, None))
+    assert_same(batches(Images(mode=mode), transform, CPU), batches(Images(mode=mode), transform, None))
 
 
 def test_tensors_are_normalised_where_they_were(travelled):
-    class Tensors(Images):
+    class Tensors(Pictures):
         def __getitem__(self, index):
-            return self.transform(transforms.functional.to_tensor(self.images[index])), self.targets[index]
+            return self.transform(transforms.functional.to_tensor(self.pictures[index])), self.targets[index]
     transform = transforms.Compose([MaybeToTensor(), transforms.Normalize(PIXELS['mean'], PIXELS['std'])])
     assert_same(batches(Tensors(), transform, CPU), batches(Tensors(), transform, None))
     assert set(travelled) == {torch.float32}
@@ -168,4 +152,4 @@ def test_channels_that_do_not_fit_are_refused_as_ever():
     transform = create_eval_transform(input_size=(12, 18), mean=(0.1, 0.2, 0.3), std=(1.,) * 3)
     for device in (CPU, None):
         with pytest.raises(RuntimeError, match='output with shape'):
-            batches(Images('L'), transform, device)
+            batches(Images(mode='L'), transform, device)

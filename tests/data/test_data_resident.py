@@ -1,9 +1,7 @@
 """Resident images are what the transforms make of the files, and what is drawn has the same distribution."""
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.utils.data import Dataset
+from pictures import Pictures
 from torchvision.transforms import functional as F
 
 from timm_ltkd.data import create_eval_transform, create_train_transform
@@ -23,27 +21,8 @@ CIFAR = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 COUNT, SIDE = 30, 12
 
 
-class Pictures(Dataset):
-    """Random pictures of several sizes."""
-
-    def __init__(self, count: int = COUNT, sides: tuple[int, ...] = (SIDE,), transform=None):
-        rng = np.random.default_rng(0)
-        self.pictures = [
-            Image.fromarray(rng.integers(0, 256, (sides[i % len(sides)], sides[-i % len(sides)], 3), dtype=np.uint8))
-            for i in range(count)]
-        self.targets = [i % 3 for i in range(count)]
-        self.transform = transform
-
-    def __len__(self):
-        return len(self.pictures)
-
-    def __getitem__(self, index):
-        image = self.pictures[index]
-        return image if self.transform is None else self.transform(image), self.targets[index]
-
-
 def dataset(**kwargs) -> LongTailedDataset:
-    return LongTailedDataset(Pictures(**kwargs), class_names=['a', 'b', 'c'])
+    return LongTailedDataset(Pictures(**kwargs))
 
 
 def pad_transform(**kwargs):
@@ -91,7 +70,7 @@ def test_draws_are_uniform_over_all_windows_and_flips():
 
 @pytest.mark.parametrize('crop_pct', [1., 0.8])
 def test_evaluation_is_the_transform_to_the_last_bit(crop_pct):
-    data = dataset(sides=(12, 20, 17))
+    data = dataset(sizes=[(12, 12), (20, 17), (17, 20)])
     transform = create_eval_transform(input_size=SIDE, crop_pct=crop_pct, **CIFAR)
     images = ResidentImages(data, transform)
     loaders = [ResidentEvalLoader(images, batch_size=4, rank=rank, world_size=2) for rank in range(2)]
@@ -158,7 +137,7 @@ def test_a_step_that_is_not_resident_is_named(options, step):
 
 
 def test_no_augmentation_is_the_fixed_transform():
-    data = dataset(sides=(12, 18))
+    data = dataset(sizes=[(12, 12), (18, 18)])
     transform = create_train_transform(input_size=SIDE, no_aug=True, **CIFAR)
     loader = train_loader(images=ResidentImages(data, transform))
     pixels, _ = epoch_of(loader, 0)

@@ -1,9 +1,7 @@
 """The number of a view names its pixels: equal numbers are equal pixels, and there are no more than were promised."""
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.utils.data import Dataset
+from pictures import Pictures
 
 from timm_ltkd.data import (
     LongTailedDataset,
@@ -20,23 +18,7 @@ COUNT, SIDE = 12, 8
 PIXELS = dict(input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
 PADDED = create_train_transform(crop_mode='pad', crop_padding=1, **PIXELS)
 ERASED = create_train_transform(crop_mode='pad', crop_padding=1, reprob=0.5, **PIXELS)
-
-
-class Pictures(Dataset):
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        self.pictures = [Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)) for _ in range(COUNT)]
-        self.targets = [i % 3 for i in range(COUNT)]
-        self.transform = None
-
-    def __len__(self):
-        return COUNT
-
-    def __getitem__(self, index):
-        return self.transform(self.pictures[index]), self.targets[index]
-
-
-DATA = LongTailedDataset(Pictures(), class_names=['a', 'b', 'c'])
+DATA = LongTailedDataset(Pictures(COUNT, [(SIDE, SIDE)]))
 
 
 def loader_of(transform, resident, **options):
