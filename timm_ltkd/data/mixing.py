@@ -35,11 +35,9 @@ class SeededMixup:
             label_smoothing: float = 0.,
             **options: Any,
     ):
-        self.num_classes = num_classes
         self.seed = seed
         self.rank = rank
         self.off_epoch = off_epoch
-        self.label_smoothing = label_smoothing
         self._mixup = Mixup(num_classes=num_classes, label_smoothing=label_smoothing, **options)
 
     def __call__(
@@ -67,7 +65,8 @@ class SeededMixup:
         even = len(input) // 2 * 2
         parts = [self._mix(input[:even], target[:even], epoch, step)] if even else []
         if even < len(input):
-            parts.append((input[even:], mixup_target(target[even:], self.num_classes, smoothing=self.label_smoothing)))
+            targets = mixup_target(target[even:], self._mixup.num_classes, smoothing=self._mixup.label_smoothing)
+            parts.append((input[even:], targets))
         if len(parts) == 1:
             return parts[0]
         inputs, targets = zip(*parts, strict=True)

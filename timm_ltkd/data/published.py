@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from ..prior import ClassPrior
 from .names import is_long_tailed_name, plain_name
 from .selection import read_class_counts
 
@@ -93,7 +94,8 @@ def mismatch(dataset: str, class_counts: np.ndarray) -> str | None:
     found = known._replace(
         classes=len(class_counts), images=int(class_counts.sum()),
         sizes=known.sizes and (int(class_counts.max()), int(class_counts.min())),
-        groups=known.groups and _groups(class_counts))
+        groups=known.groups and tuple(
+            int(group.sum()) for group in ClassPrior(class_counts).shot_groups().values()))
     if found != known:
         return f'{dataset}: {known.title} was published with {_describe(known)}; this list has {_describe(found)}'
     if known.title == 'ImageNet-LT' and (class_counts != read_class_counts(_IMAGENET_LT_COUNTS)).any():
@@ -104,11 +106,6 @@ def mismatch(dataset: str, class_counts: np.ndarray) -> str | None:
 def _short(dataset: str) -> str:
     """The name without `lt/`; '' for names without."""
     return plain_name(dataset).lower() if is_long_tailed_name(dataset) else ''
-
-
-def _groups(class_counts: np.ndarray) -> tuple[int, int, int]:
-    many, few = int((class_counts > 100).sum()), int((class_counts < 20).sum())
-    return many, len(class_counts) - many - few, few
 
 
 def _describe(of: Published) -> str:

@@ -45,7 +45,7 @@ def create_stream(
         input_img_mode: str | None = 'RGB',
         transform: Callable | None = None,
         download: bool = False,
-        **keys: str | None,
+        **keys: str,
 ) -> StreamDataset:
     """A split of a stream, its images counted (once, see `kept_counts`) unless the counts are given.
 
@@ -58,7 +58,7 @@ def create_stream(
         input_img_mode: Pillow's mode of the images; None leaves them as they are.
         transform: From an image to the network's input.
         download: Must be False: a stream is read where it is.
-        **keys: `input_key` and `target_key`, as the kind of stream has them; None is left out.
+        **keys: `input_key` and `target_key`, as the kind of stream has them.
 
     Raises:
         UserError: As `HuggingFaceShards`, `WebdatasetShards`, `count_images`; class counts that do not fit the names.
@@ -66,7 +66,6 @@ def create_stream(
     prefix, _, rest = plain_name(name).partition('/')
     if download:
         raise UserError(f"'{name}' is a stream, which is read where it is and never downloaded; hfds/ data sets are")
-    keys = {key: value for key, value in keys.items() if value is not None}
     shards = _KINDS[prefix.lower()](rest, None if root is None else os.fspath(root), split, class_map, **keys)
     kept_in = None
     if class_counts is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.data import get_worker_info
 
-from ...errors import UserError, last_line
+from ...errors import UserError
 from ..labels import names_by_index
 from .shards import ClassIndex, Encoded, reading
 
@@ -24,7 +24,7 @@ class HuggingFaceShards:
         target_key: Column of labels.
 
     Raises:
-        UserError: `datasets` is not installed; no such data set, split or column.
+        UserError: No such data set, split or column.
     """
 
     lengths = None
@@ -41,11 +41,8 @@ class HuggingFaceShards:
         self.name, self.split = f'hfids/{name}', split
         self.folder = Path(name) if os.path.isdir(name) else None
         self.input_key, self.target_key = input_key, target_key
-        try:
-            import datasets  # only a stream of this kind needs it
-        except ImportError as e:
-            raise UserError(f"'{self.name}' needs the package datasets: pip install datasets ({last_line(e)})") from e
         with reading(f"split '{split}' of '{self.name}'"):
+            import datasets  # takes a while, and only a stream of this kind needs it
             builder = datasets.load_dataset_builder(name, cache_dir=root)
             rows = builder.as_streaming_dataset(split=split)
             labels = rows
