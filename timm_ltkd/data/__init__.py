@@ -6,6 +6,7 @@ from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR, DigitsDataset
 from .factory import create_dataset
 from .holdout import HOLDOUT_TYPES, hold_out, holdout_counts, holdout_positions
+from .identity import fingerprint
 from .image_files import create_image_loader, find_images
 from .labels import dataset_class_names, dataset_targets
 from .loader import create_eval_loader, create_train_loader, epoch_plan, epoch_views, views_per_image
@@ -15,7 +16,7 @@ from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, m
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import GENERATORS, SeededDataset, seeded_generators
 from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
-from .splits import SkippedImage, Splits, create_splits, create_val_split, fingerprint, in_both
+from .splits import SkippedImage, Splits, create_splits, create_val_split, in_both
 from .streams import StreamDataset, is_stream_name
 from .transforms import CROP_MODES, ERASE_MODES, create_eval_transform, create_train_transform
 from .views import TwoViews, Views

@@ -1,12 +1,61 @@
-"""Which of another label space's classes are those of the data: read from a file, or matched by name."""
+"""Class maps: which index each class of the data has, and which of another label space's classes it is."""
 import json
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
+from pickle import Unpickler, UnpicklingError
 
-from ..errors import UserError, nearest
+from timm.data.readers.class_map import load_class_map as timm_class_map
+
+from ..errors import UserError, last_line, nearest
 
 _DIGITS = 9  # of an index
+
+
+def load_class_map(class_map, root) -> dict | None:
+    """Class index by name of the data, as timm reads it from a dict or a file; None for None.
+
+    Raises:
+        UserError: A file that timm cannot read, or one of something else.
+    """
+    if class_map is None:
+        return None
+    try:
+        given = class_map if isinstance(class_map, dict) else os.fspath(class_map)
+        if isinstance(given, str) and given.lower().endswith('.pkl'):
+            given = _read_pickled_map(given, root)  # older timms would run code that is in it
+        loaded = timm_class_map(given, str(root or ''))
+    except (AssertionError, OSError, ValueError) as e:
+        raise UserError(
+            f"cannot read the class map '{class_map}': {last_line(e)} (a .txt file with one class name a line, or a "
+            '.pkl file of a dict)') from e
+    if isinstance(given, str):  # a name a line
+        loaded = {name.removeprefix('\ufeff'): index for name, index in loaded.items()}
+        if '' in loaded or len(loaded) <= max(loaded.values(), default=-1):
+            raise UserError(f"the class map '{class_map}' has an empty line, or a name twice; each line names a class")
+    if not loaded or not all(isinstance(index, Integral) and index >= 0 for index in loaded.values()):
+        raise UserError('a class map must give a class index (0, 1, ...) for every name')
+    return loaded
+
+
+class _NoGlobals(Unpickler):
+    """Reads dicts, texts and numbers; a pickle that names any class or function is refused."""
+
+    def find_class(self, module: str, name: str):
+        raise UnpicklingError(f'it holds {module}.{name}, which is not safe to load')
+
+
+def _read_pickled_map(path: str, root) -> dict:
+    """A pickled dict, found as timm finds it: where the path leads, or below the data folder."""
+    with open(path if os.path.exists(path) else os.path.join(root or '', path), 'rb') as file:
+        try:
+            loaded = _NoGlobals(file).load()
+        except Exception as e:  # of a file that is no pickle, the unpickler's opcodes raise whatever they like
+            raise ValueError(str(e) or type(e).__name__) from e
+    if not isinstance(loaded, dict):
+        raise ValueError('it is no dict')
+    return loaded
 
 
 def read_class_map(path: str | os.PathLike, class_names: Sequence[str], num_outputs: int) -> list[int]:

@@ -6,13 +6,14 @@ from pathlib import PurePath
 import numpy as np
 
 from ..errors import UserError, first_few, nearest
+from .class_map import load_class_map
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
-from .folders import check_folders, is_eval_split, is_train_split
-from .names import PREFIX, is_long_tailed_name, plain_name
+from .folders import check_folders
+from .names import PREFIX, is_eval_split, is_long_tailed_name, is_train_split, plain_name
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import given_class_counts, long_tail_counts, long_tail_indices
-from .sources import create_whole, has_two_parts, load_class_map, torch_names
+from .sources import create_whole, has_two_parts, torch_names
 from .streams import StreamDataset, check_no_selection, create_stream, is_stream_name, warn_if_sorted
 
 _SHORT_NAMES = {

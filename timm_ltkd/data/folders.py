@@ -16,26 +16,11 @@ from torchvision.datasets import ImageFolder
 
 from ..errors import UserError, first_few
 from .labels import dataset_class_names
+from .names import EVAL_SPLITS, TRAIN_SPLITS, is_split_name
 
-TRAIN_SPLITS = ('train', 'training')  # as timm's factory has them
 _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
 _OTHER_ENDINGS = ('.webp', '.bmp', '.tif', '.tiff', '.gif', '.jfif', '.jp2', '.avif', '.heic', '.ppm', '.pgm')
 _logger = logging.getLogger(__name__)
-EVAL_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation')
-
-
-def is_train_split(split: str) -> bool:
-    """Whether a split is the one to train on: `train`, `train[:90%]`, `training`, `full/train`, `train.tar`."""
-    return _last_name(split) in TRAIN_SPLITS
-
-
-def is_eval_split(split: str) -> bool:
-    """Whether a split is one to measure on, by its name."""
-    return _last_name(split) in (*EVAL_SPLITS, 'test')
-
-
-def _last_name(split: str) -> str:
-    return split.split('/')[-1].split('[')[0].removesuffix('.tar')
 
 
 def find_split(root: str | os.PathLike, split: str) -> str:
@@ -67,10 +52,6 @@ def _synonyms(split: str) -> list[str]:
     return [split, *(name for name in others if name != split)]
 
 
-def is_split_name(name: str) -> bool:
-    return name.removesuffix('.tar') in (*TRAIN_SPLITS, *EVAL_SPLITS, 'test')
-
-
 def split_folder(dataset: Dataset) -> str | None:
     """The folder or tar file that a split's images were found in; None for other kinds of data."""
     if classes_come_from_folders(dataset):
@@ -86,12 +67,12 @@ def classes_come_from_folders(dataset: Dataset) -> bool:
 def number_classes(dataset: ImageDataset, class_names: Sequence[str]) -> None:
     """Give the classes of a folder or tar file the indices that they have in `class_names`, which may hold more."""
     index = {name: c for c, name in enumerate(class_names)}
-    renumbered, reader = np.array([index[name] for name in dataset_class_names(dataset)]), dataset.reader
+    reader, numbers = dataset.reader, [index[name] for name in dataset_class_names(dataset)]
     if isinstance(reader, ReaderImageInTar):
-        reader.targets, reader.class_name_to_idx = renumbered[reader.targets], index
+        reader.targets, reader.class_name_to_idx = np.array(numbers)[reader.targets], index
         reader.class_idx_to_name = dict(enumerate(class_names))
     else:
-        reader.samples = [(file, int(renumbered[target])) for file, target in reader.samples]
+        reader.samples = [(file, numbers[target]) for file, target in reader.samples]
         reader.class_to_idx = index
 
 

@@ -1,24 +1,23 @@
 """Where images come from: the whole of a split, by each of the ways there are, with errors that say what to do."""
 import os
 from functools import partial
-from numbers import Integral
-from pickle import Unpickler, UnpicklingError
 from tarfile import TarError
 
 import timm.data
 from timm.data import dataset_factory
 from timm.data.readers import get_img_extensions
-from timm.data.readers.class_map import load_class_map as timm_class_map
 from timm.utils import natural_key
 from torch.utils.data import Dataset
 from torchvision.datasets import MNIST
 
 from ..errors import UserError, last_line, nearest
+from .class_map import load_class_map
 from .coloured import Coloured
 from .digits import DigitsDataset
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, check_members, find_split, is_train_split, number_classes
+from .folders import check_members, find_split, number_classes
 from .labels import dataset_class_names, names_by_index
 from .lists import ImageList, ReaderImageList, read_list
+from .names import EVAL_SPLITS, TRAIN_SPLITS, is_train_split
 from .reading import read_image
 from .tiny_imagenet import read_tiny_imagenet
 
@@ -128,11 +127,9 @@ def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: di
             name, root=None if root is None else str(root), split=split, class_map=class_map, **kwargs)
     except NotImplementedError as e:  # Arrow cannot take these values for images
         raise UserError(f"column '{kwargs.get('input_key', 'image')}' of '{name}' holds no images (--input-key)") from e
-    except ImportError as e:
-        raise UserError(f"'{name}' needs the package datasets: pip install datasets ({last_line(e)})") from e
     except AttributeError as e:  # timm before it took a label column of plain integers
         raise UserError(f"this timm reads '{name}' only with named classes or a class map; update timm") from e
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as e:
         if 'save_to_disk' in str(e):
             raise UserError(
                 f"'{name}' is one split as save_to_disk leaves it, and a run needs two: save a DatasetDict of both, or "
@@ -189,48 +186,3 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
 def _name_order(name: str) -> tuple:
     """timm's, but the same in every process and copy for names that it takes to be alike: A and a, 1 and 01."""
     return natural_key(name), name
-
-
-class _NoGlobals(Unpickler):
-    """Reads dicts, texts and numbers; a pickle that names any class or function is refused."""
-
-    def find_class(self, module: str, name: str):
-        raise UnpicklingError(f'it holds {module}.{name}, which is not safe to load')
-
-
-def _read_pickled_map(path: str, root) -> dict:
-    """A pickled dict, found as timm finds it: where the path leads, or below the data folder."""
-    with open(path if os.path.exists(path) else os.path.join(root or '', path), 'rb') as file:
-        try:
-            loaded = _NoGlobals(file).load()
-        except Exception as e:  # of a file that is no pickle, the unpickler's opcodes raise whatever they like
-            raise ValueError(str(e) or type(e).__name__) from e
-    if not isinstance(loaded, dict):
-        raise ValueError('it is no dict')
-    return loaded
-
-
-def load_class_map(class_map, root) -> dict | None:
-    """Class index by name, as timm reads it from a dict or a file; None for None.
-
-    Raises:
-        UserError: A file that timm cannot read, or one of something else.
-    """
-    if class_map is None:
-        return None
-    try:
-        given = class_map if isinstance(class_map, dict) else os.fspath(class_map)
-        if isinstance(given, str) and given.lower().endswith('.pkl'):
-            given = _read_pickled_map(given, root)  # older timms would run code that is in it
-        loaded = timm_class_map(given, str(root or ''))
-    except (AssertionError, OSError, ValueError) as e:
-        raise UserError(
-            f"cannot read the class map '{class_map}': {last_line(e)} (a .txt file with one class name a line, or a "
-            '.pkl file of a dict)') from e
-    if isinstance(given, str):  # a name a line
-        loaded = {name.removeprefix('\ufeff'): index for name, index in loaded.items()}
-        if '' in loaded or len(loaded) <= max(loaded.values(), default=-1):
-            raise UserError(f"the class map '{class_map}' has an empty line, or a name twice; each line names a class")
-    if not loaded or not all(isinstance(index, Integral) and index >= 0 for index in loaded.values()):
-        raise UserError('a class map must give a class index (0, 1, ...) for every name')
-    return loaded

@@ -1,23 +1,20 @@
-"""Training and validation data under one class map, and what identifies them."""
-import hashlib
-import json
+"""Training and validation data under one class map."""
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 from unicodedata import normalize
-
-import numpy as np
 
 from ..errors import UserError, first_few
 from .dataset import LongTailedDataset
 from .factory import create_dataset, published_split
-from .folders import EVAL_SPLITS, TRAIN_SPLITS, classes_come_from_folders, find_split, number_classes, split_folder
-from .lists import ReaderImageList, class_directories
+from .folders import classes_come_from_folders, find_split, number_classes, split_folder
+from .lists import class_directories
+from .names import EVAL_SPLITS, TRAIN_SPLITS
 from .streams import StreamDataset, is_stream_name
 
-_IMAGES_READ = 16
 _logger = logging.getLogger(__name__)
 
 
@@ -85,22 +82,21 @@ def create_splits(
         if not split:
             raise UserError(f'{option} is empty; name a split')
     _check_lists(train_list, val_list, train_split, val_split)
-    options = dict(name=name, root=root, class_map=class_map, **kwargs)
-    train = create_dataset(split=train_split, list_file=train_list, training=True, **options)
-    options['training'] = False
-    if is_stream_name(name):
-        options['class_counts'] = None  # they are those of the training split
+    train = create_dataset(
+        name, root, train_split, class_map=class_map, list_file=train_list, training=True, **kwargs)
+    create_val = partial(create_dataset, root=root, split=val_split, training=False, **kwargs)
     if train_list is not None:
         _check_numbering(train, train_list, train.class_names)
     if val_list is not None:
-        options |= dict(class_map=train.class_to_idx, list_file=val_list)
+        val = create_val(name, class_map=train.class_to_idx, list_file=val_list)
+        _check_numbering(val, val_list, train.class_names)
     elif train_list is not None:
         _check_val_folder(root, val_split)
-        options |= dict(name='lt/folder', class_map=None)
-    val = create_dataset(split=val_split, **options)
-    if val_list is not None:
-        _check_numbering(val, val_list, train.class_names)
-    if train_list is None and not is_stream_name(name):
+        val = create_val('lt/folder')
+    elif is_stream_name(name):
+        val = create_val(name, class_map=class_map, class_counts=None)  # which are those of the training split
+    else:
+        val = create_val(name, class_map=class_map)
         _check_apart(root, {train_split: train, val_split: val})
     if val.class_names != train.class_names:
         val = _with_classes(train.class_names, val)
@@ -208,55 +204,3 @@ def _with_classes(
             number_classes(val.base, class_names)
         return LongTailedDataset(val.base, val.indices, class_names=class_names)
     raise UserError('training and validation number their classes differently; give a class map, or use lt/folder')
-
-
-def fingerprint(splits: Splits) -> str:
-    """What tells two data sets apart: classes, labels, selection, file names, and the pixels of a few training images.
-
-    File names count relative to the split's folder, so that a moved data set keeps its fingerprint; the pixels tell
-    a copy of another resolution from the original.
-
-    Returns:
-        SHA-256 in hexadecimal.
-    """
-    parts = [json.dumps(splits.class_names).encode()]
-    parts += _stream_parts(splits) if isinstance(splits.train, StreamDataset) else _indexed_parts(splits)
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, 'little'))
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _indexed_parts(splits: Splits) -> Iterator[bytes]:
-    """Of sets whose labels, selection and file names are at hand."""
-    held = () if splits.holdout is None else (splits.holdout.targets, splits.holdout.indices)
-    for array in (splits.train.targets, splits.train.indices, splits.val.targets, *held):
-        yield np.ascontiguousarray(array, dtype='<i8').tobytes()
-    for dataset in (splits.train, splits.val, *(() if splits.holdout is None else (splits.holdout,))):
-        yield _file_names(dataset)
-    raw = splits.train.with_transform(None)
-    for i in np.linspace(0, len(raw) - 1, min(len(raw), _IMAGES_READ)).astype(int):
-        yield np.asarray(raw[i][0]).tobytes()
-
-
-def _stream_parts(splits: Splits) -> Iterator[bytes]:
-    """Of streams: counts in place of labels, names of the files that they come from, the first images."""
-    for stream in (splits.train, splits.val):
-        for counts in (stream.class_counts, stream.shard_lengths):
-            yield b'' if counts is None else np.ascontiguousarray(counts, dtype='<i8').tobytes()
-        yield json.dumps([os.path.basename(file) for file in stream.shards.files]).encode()
-    for image in splits.train.first_images(_IMAGES_READ):
-        yield np.asarray(image).tobytes()
-
-
-def _file_names(dataset: LongTailedDataset) -> bytes:
-    """A digest of them where the dataset keeps them; a Hugging Face table would have to be read for its."""
-    reader = getattr(dataset.base, 'reader', None)
-    keeps_names = reader is None or isinstance(reader, ReaderImageList) or classes_come_from_folders(dataset.base)
-    if not keeps_names or not len(dataset) or dataset.filename(0) is None:
-        return b''
-    digest = hashlib.sha256()
-    for i in range(len(dataset)):
-        digest.update(os.fsencode(dataset.filename(i)) + b'\0')
-    return digest.digest()

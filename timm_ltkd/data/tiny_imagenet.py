@@ -6,8 +6,8 @@ import numpy as np
 from timm.data.readers import get_img_extensions
 
 from ..errors import UserError
-from .folders import EVAL_SPLITS, TRAIN_SPLITS
 from .lists import ImageList, PackedPaths
+from .names import EVAL_SPLITS, TRAIN_SPLITS
 
 
 def read_tiny_imagenet(root: str | os.PathLike, split: str) -> ImageList:
