@@ -72,7 +72,8 @@ def number_classes(dataset: ImageDataset, class_names: Sequence[str]) -> None:
         reader.targets, reader.class_name_to_idx = np.array(numbers)[reader.targets], index
         reader.class_idx_to_name = dict(enumerate(class_names))
     else:
-        reader.samples = [(file, numbers[target]) for file, target in reader.samples]
+        if numbers != [*range(len(numbers))]:
+            reader.samples = [(file, numbers[target]) for file, target in reader.samples]
         reader.class_to_idx = index
 
 
