@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
+from timm.models import save_for_hf
 from torch import nn
 
 from timm_ltkd.data import create_eval_loader
 from timm_ltkd.engine import holdout, posthoc
 from timm_ltkd.engine.evaluate import evaluate
 from timm_ltkd.engine.networks.described import trained_counts
+from timm_ltkd.engine.networks.trained import load_network
 from timm_ltkd.errors import UserError
 from timm_ltkd.metrics import long_tail_report
 from timm_ltkd.posthoc import adjust_logits, tau_normalise
@@ -274,10 +276,8 @@ def test_logits_are_adjusted_by_what_the_network_was_trained_on(network):
 
 def test_a_run_says_what_it_was_trained_on(tmp_path):
     network = timm.create_model('resnet20', num_classes=3)
-    (tmp_path / 'config.json').write_text(json.dumps(
-        {'architecture': 'resnet20', 'num_classes': 3, 'class_counts': [9, 4, 1]}))
-    (tmp_path / 'model.safetensors').write_text('')
+    save_for_hf(network, tmp_path, model_config={'class_counts': [9, 4, 1]}, safe_serialization=True)
+    torch.save(timm.create_model('resnet32', num_classes=3).state_dict(), tmp_path / 'other.pt')
     for source in (str(tmp_path), f'local-dir:{tmp_path}', str(tmp_path / 'model.safetensors')):
-        assert trained_counts(source, network) == [9, 4, 1]
-    assert trained_counts('hf-hub:a/b', network) is None
-    assert trained_counts(str(tmp_path / 'model.safetensors'), timm.create_model('resnet32', num_classes=3)) is None
+        assert trained_counts(load_network(source, 'resnet20', None, 'checkpoint')) == [9, 4, 1]
+    assert trained_counts(load_network(str(tmp_path / 'other.pt'), 'resnet32', None, 'checkpoint')) is None

@@ -21,6 +21,7 @@ from timm_ltkd.data import create_eval_transform, create_image_loader, find_imag
 from timm_ltkd.engine import fit, run_data
 from timm_ltkd.engine import predict as engine_predict
 from timm_ltkd.engine.networks.described import label_names
+from timm_ltkd.engine.networks.trained import load_network
 from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,19 +178,22 @@ def test_a_file_of_weights_of_a_network_with_options(trained, pictures, predict,
     assert 'says how its network is made; leave --model-kwargs out' in fails(trained, *options)
 
 
-def test_a_file_of_weights_beside_a_config_has_its_names(trained, pictures, predict):
+def test_a_file_of_weights_beside_a_config_has_its_names(trained, pictures, predict, tmp_path):
     weights = trained / 'model.safetensors'
     rows = predict(weights, '--model', 'resnet20', '--predict', pictures)
     assert rows == predict(trained, '--predict', pictures)
-    assert label_names(str(weights), timm.create_model('resnet32', num_classes=3)) is None, 'another architecture'
+    shutil.copy(trained / 'config.json', tmp_path)  # of another architecture
+    torch.save(timm.create_model('resnet32', num_classes=3).state_dict(), tmp_path / 'net.pt')
+    assert label_names(load_network(str(tmp_path / 'net.pt'), 'resnet32', None, 'checkpoint')) is None
 
 
 def test_names_of_the_hub_and_names_that_do_not_fit():
     network = timm.create_model('resnet20', num_classes=2)
     network.pretrained_cfg['label_names'] = ('no', 'yes')
-    assert label_names('hf-hub:somebody/something', network) == ['no', 'yes']
+    network.config_json = None
+    assert label_names(network) == ['no', 'yes']
     network.num_classes = 3
-    assert label_names('hf-hub:somebody/something', network) is None
+    assert label_names(network) is None
 
 
 def test_a_network_for_grey_images(pictures, predict, tmp_path):

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..prior import ClassPrior
 from .combinations import corrections
 from .networks.create import check_takes_images
-from .networks.described import architecture, built_in_fix, folder_license, label_names, run_options, trained_counts
+from .networks.described import built_in_fix, label_names, read_config_json, run_options, trained_counts
 from .networks.export import export_network
 from .networks.input import resolve_input, set_input
 from .networks.trained import load_named, named_networks
@@ -40,8 +40,9 @@ def export(args: Namespace) -> None:
     if main:
         source, = named_networks(args)
         _check(args)
+        network = None if _goes_as_it_is(args) and not args.onnx else _load(args, source)
         if args.export_dir or args.push_to_hub:
-            with _folder(args, source) as folder:
+            with _folder(args, source, network) as folder:
                 if args.export_dir:
                     copy_folder(folder, Path(args.export_dir), license=args.license)
                 if args.push_to_hub:
@@ -49,7 +50,7 @@ def export(args: Namespace) -> None:
                         folder, args.push_to_hub, args.hub_private, license=args.license,
                         name=Path(source).resolve().name if _is_folder(args) else _short_name(source))
         if args.onnx:
-            _write_onnx(args, source)
+            _write_onnx(args, network)
 
 
 def _check(args: Namespace) -> None:
@@ -86,25 +87,29 @@ def _short_name(source: str) -> str:
     return Path(source).stem if Path(source).is_file() else re.split('[/:]', source)[-1]
 
 
+def _goes_as_it_is(args: Namespace) -> bool:
+    """Whether what goes out is the folder that was named, its files as they are."""
+    return _is_folder(args) and _fix(args) is None
+
+
 @contextmanager
-def _folder(args: Namespace, source: str) -> Iterator[Path]:
+def _folder(args: Namespace, source: str, network: nn.Module | None) -> Iterator[Path]:
     """A folder with model.safetensors and config.json: the one that was named, or one of the network that was.
 
     The figures of a run are not of its network with a fix, and stay behind.
     """
-    if _is_folder(args):
-        architecture(source, 'checkpoint')  # or it is none of a model
-        if _fix(args) is None:
-            yield Path(source)
-            return
-    network = _load(args, source)
-    license = args.license or (folder_license(source) if _is_folder(args) else None)
+    if _goes_as_it_is(args):
+        read_config_json(Path(source), 'checkpoint')  # or it is none of a model
+        yield Path(source)
+        return
+    license = args.license
+    if license is None and _is_folder(args):
+        license = (network.config_json.get('pretrained_cfg') or {}).get('license')
     with tempfile.TemporaryDirectory() as folder:
         export_network(
-            Path(folder), network, label_names(source, network), trained_counts(source, network), license,
-            _told_fix(args))
-        if fix := _told_fix(args):
-            _logger.info(f'{fix} is built into the classifier; the report of a run stays behind')
+            Path(folder), network, label_names(network), trained_counts(network), license, _told_fix(args, network))
+        if _fix(args) is not None:
+            _logger.info(f'{_told_fix(args, network)} is built into the classifier; the report of a run stays behind')
         if options := run_options(source):
             (Path(folder) / 'args.yaml').write_bytes(shown_options(options))
         write_card(Path(folder), license, Path(source) if _is_folder(args) else None)
@@ -117,17 +122,17 @@ def _fix(args: Namespace) -> tuple[str, float] | None:
     return next(((name, tau) for name, tau in given.items() if tau is not None), None)
 
 
-def _told_fix(args: Namespace) -> str | None:
-    """Its name, as config.json tells it."""
+def _told_fix(args: Namespace, network: nn.Module) -> str | None:
+    """Name of the fix that a network has by now, as config.json tells it."""
     fix = _fix(args)
-    return fix and f'{fix[0]} {fix[1]:g}'
+    return f'{fix[0]} {fix[1]:g}' if fix else built_in_fix(network)
 
 
 def _build_in(network: nn.Module, source: str, fix: str, tau: float) -> None:
     """Put a fix into a network, by the class prior that its config.json tells."""
-    if (before := built_in_fix(source, network)) is not None:
+    if (before := built_in_fix(network)) is not None:
         raise UserError(f'{source} has {before} built in; export the network that it was made of')
-    counts = trained_counts(source, network)
+    counts = trained_counts(network)
     if fix == 'logit-adjust' and counts is None:
         raise UserError(
             f'--logit-adjust: {source} does not say how many images of each class it was trained on (class_counts in '
@@ -149,12 +154,11 @@ def _load(args: Namespace, source: str) -> nn.Module:
     return network
 
 
-def _write_onnx(args: Namespace, source: str) -> None:
-    network = _load(args, source)
+def _write_onnx(args: Namespace, network: nn.Module) -> None:
     file: OnnxFile = export_onnx(
         network, Path(args.onnx), input_size=network.pretrained_cfg['input_size'],
-        class_names=label_names(source, network), with_normalisation=args.with_normalisation, opset=args.opset,
-        fix=_told_fix(args) or built_in_fix(source, network))
+        class_names=label_names(network), with_normalisation=args.with_normalisation, opset=args.opset,
+        fix=_told_fix(args, network))
     pixels = 'pixels from 0 to 1' if args.with_normalisation else 'normalised pixels'
     shape = '×'.join(map(str, file.shape))
     _logger.info(

@@ -55,7 +55,7 @@ def predict(args: Namespace) -> int:
     with job() as accelerator:
         source = _checked_source(args)
         network = load_named(args, source)
-        names = label_names(source, network) or [str(index) for index in range(network.num_classes)]
+        names = label_names(network) or [str(index) for index in range(network.num_classes)]
         files = find_images(args.predict)
         loader = _create_loader(args, accelerator, source, network, files)
         place(network, accelerator.device, args.channels_last)

@@ -133,7 +133,7 @@ def teacher_corrections(args: Namespace, plans: Sequence[PlannedTeacher]) -> lis
         return [told for plan in plans for told in corrections(vars(plan.recipe))]
     found = []
     for folder, plan in zip(listed(args.teacher_checkpoint), plans, strict=False):
-        fix = built_in_fix(folder, plan.network)
+        fix = built_in_fix(plan.network)
         found += ([f'built-in {fix}'] if fix else []) + corrections(run_options(folder))
     return found
 

@@ -77,7 +77,7 @@ def _open_val_data(args: Namespace, source: str) -> Data:
         raise UserError(f"--train-split '' is for a split that is measured as it is; leave {given} out")
     check_data_folder(args)
     network = load_named(args, source)
-    names, counts = label_names(source, network), trained_counts(source, network)
+    names, counts = label_names(network), trained_counts(network)
     if names is None or counts is None:
         raise UserError(
             f"--train-split '': {source} does not say its classes, and how many training images each had; name data "
@@ -111,7 +111,7 @@ def _measure(
 ) -> dict[str, dict[str, Any]]:
     """Reports of one checkpoint, and of its post-hoc fixes, by name."""
     network = load_named(args, source, data)
-    if fixes and (before := built_in_fix(source, network)) is not None:
+    if fixes and (before := built_in_fix(network)) is not None:
         _logger.warning(f'{source} has {before} built in: a fix on top of it corrects twice')
     if 'logit-adjust' not in fixes:  # which says so of its own
         _warn_of_other_counts(source, network, data)
@@ -136,7 +136,7 @@ def _measure(
 
 def _warn_of_other_counts(source: str, network: nn.Module, data: Data) -> None:
     """Say so if a network was trained on other numbers of images than those by which classes are grouped here."""
-    counts = trained_counts(source, network)
+    counts = trained_counts(network)
     if counts not in (None, [int(count) for count in data.prior.counts]):
         _logger.warning(
             f'{source} was trained on {sum(counts)} images, and not on the {data.prior.num_samples} of this training '
@@ -145,7 +145,7 @@ def _warn_of_other_counts(source: str, network: nn.Module, data: Data) -> None:
 
 def _trained_prior(source: str, network: nn.Module, data: Data) -> ClassPrior:
     """Of what a network was trained on, which need not be the data that it is measured with."""
-    counts, known = trained_counts(source, network), [int(count) for count in data.prior.counts]
+    counts, known = trained_counts(network), [int(count) for count in data.prior.counts]
     if counts is None:
         _logger.warning(
             f'{source} does not say how many images of each class it was trained on; --logit-adjust takes the '

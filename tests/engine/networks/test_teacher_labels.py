@@ -171,7 +171,7 @@ def test_a_teacher_near_chance_is_told(script, tmp_path, log):
 
 def test_numbers_name_nothing(monkeypatch):
     """Those of a head with a hundred classes would hold the ten digits."""
-    monkeypatch.setattr(labels, 'label_names', lambda source, network: [str(i) for i in range(100)])
+    monkeypatch.setattr(labels, 'label_names', lambda network: [str(i) for i in range(100)])
     data = SimpleNamespace(splits=SimpleNamespace(class_names=[str(i) for i in range(10)]))
     with pytest.raises(UserError, match='has 100 classes and the data 10'):
         find_class_map(SimpleNamespace(num_classes=100), 'run', None, data)

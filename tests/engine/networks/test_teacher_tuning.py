@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from timm.models import _registry, save_for_hf
 
 import timm_ltkd.models  # noqa: F401  (registers resnet20)
+from timm_ltkd.engine.networks.described import built_in_fix, label_names, trained_counts
+from timm_ltkd.engine.networks.trained import load_network
 
 ZOO_MEAN = (0.3, 0.4, 0.5)
 
@@ -167,6 +169,16 @@ def test_zoo_weights_as_they_are(script, argv, tmp_path, zoo):
         *argv, '--teacher', 'test_resnet', '--teacher-checkpoint', str(tmp_path / 'zoo.pt'), '--experiment', 'file'])
     for file in ('model.safetensors', 'summary.csv'):
         assert (tmp_path / 'zoo' / file).read_bytes() == (tmp_path / 'file' / file).read_bytes()
+
+
+def test_a_folder_of_the_same_name_says_nothing_of_zoo_weights(zoo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = {'label_names': list('abc'), 'class_counts': [9, 4, 1], 'posthoc': 'tau-norm 1'}
+    save_for_hf(zoo(3), 'test_resnet', model_config=told, safe_serialization=True)
+    for pretrained in (False, True):
+        network = load_network('test_resnet', 'test_resnet', None, 'checkpoint', pretrained=pretrained)
+        said = label_names(network), trained_counts(network), built_in_fix(network)
+        assert said == ((None,) * 3 if pretrained else (*told.values(),))
 
 
 def test_another_label_space_is_refused_before_anything_is_made(script, argv, tmp_path, zoo, capsys):

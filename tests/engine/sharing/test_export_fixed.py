@@ -87,6 +87,13 @@ def test_what_others_get_says_so_and_has_no_figures_of_the_plain_network(finishe
     assert '## Figures' not in text and 'ece' not in text and 'top1' not in text
 
 
+def test_the_fix_is_told_of_what_is_made_of_its_file(finished, tmp_path):
+    run.export([str(finished), '--tau-norm', '1', '--export-dir', str(tmp_path / 'there')])
+    run.export([
+        str(tmp_path / 'there/model.safetensors'), '--model', 'resnet20', '--export-dir', str(tmp_path / 'again')])
+    assert json.loads((tmp_path / 'again/config.json').read_text())['posthoc'] == 'tau-norm 1'
+
+
 def test_what_corrected_the_prior_already_is_warned_of(finished, tmp_path, log):
     run.export([str(finished), '--logit-adjust', '1', '--export-dir', str(tmp_path / 'plain')])
     assert not any('already' in line for line in log)

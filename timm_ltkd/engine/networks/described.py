@@ -12,7 +12,7 @@ from ...plain_yaml import load_yaml
 _WRITTEN_AT_THE_END = ('config.json', 'model.safetensors')  # of a run
 
 
-def read_config(folder: Path, what: str) -> dict[str, Any]:
+def read_config_json(folder: Path, what: str) -> dict[str, Any]:
     """config.json of a run's folder, or of any that timm wrote."""
     if (folder / 'args.yaml').is_file() and not any((folder / name).is_file() for name in _WRITTEN_AT_THE_END):
         raise UserError(f'{what}: the run in {folder} is not finished; --resume {folder} continues it')
@@ -34,44 +34,38 @@ def config_of(path: Path, network: nn.Module, what: str) -> dict[str, Any] | Non
     folder = path if path.is_dir() else path.parent
     if not path.exists() or not (folder / 'config.json').is_file():
         return None
-    config = read_config(folder, what)
+    config = read_config_json(folder, what)
     return config if path.is_dir() or config['architecture'] == network.pretrained_cfg.get('architecture') else None
 
 
-def label_names(source: str, network: nn.Module) -> list[str] | None:
-    """Class names by index, as a run's config.json or the hub has them; None for a network without names."""
-    config = config_of(Path(source.removeprefix('local-dir:')), network, source)
-    names = network.pretrained_cfg.get('label_names') if config is None else config.get('label_names')
+def label_names(network: nn.Module) -> list[str] | None:
+    """Class names by index of a network from `load_network`, as its config.json or the hub has them; None for one
+    without."""
+    told = network.pretrained_cfg if network.config_json is None else network.config_json
+    names = told.get('label_names')
     if not isinstance(names, list | tuple) or len(names) != network.num_classes:
         return None
     return [str(name) for name in names]
 
 
-def trained_counts(source: str, network: nn.Module) -> list[int] | None:
-    """Training images of each class of what a network was trained on; None where its config.json is not at hand."""
-    config = config_of(Path(source.removeprefix('local-dir:')), network, source)
-    counts = None if config is None else config.get('class_counts')
+def trained_counts(network: nn.Module) -> list[int] | None:
+    """Training images of each class of what a network from `load_network` was trained on; None where nothing says."""
+    counts = (network.config_json or {}).get('class_counts')
     right = isinstance(counts, list) and len(counts) == network.num_classes and all(
         isinstance(count, int) and count > 0 for count in counts)
     return counts if right else None
 
 
-def built_in_fix(source: str, network: nn.Module) -> str | None:
-    """The post-hoc fix that a network was exported with, such as 'logit-adjust 1'; None where none is told."""
-    config = config_of(Path(source.removeprefix('local-dir:')), network, source)
-    return None if config is None else config.get('posthoc')
-
-
-def folder_license(folder: str) -> str | None:
-    """The license of the weights in a folder, by its name on the hub; None where none is named."""
-    return (read_config(Path(folder), folder).get('pretrained_cfg') or {}).get('license')
+def built_in_fix(network: nn.Module) -> str | None:
+    """The post-hoc fix that a network from `load_network` was exported with, such as 'logit-adjust 1'."""
+    return (network.config_json or {}).get('posthoc')
 
 
 def architecture(source: str, what: str) -> str | None:
     """Which network a source of weights holds, of the hub its address; None for a file, which does not say."""
     folder = Path(source.removeprefix('local-dir:'))
     if folder.is_dir():
-        return network_name(read_config(folder, what))
+        return network_name(read_config_json(folder, what))
     return source if source.startswith(ELSEWHERE) else None
 
 
@@ -79,7 +73,7 @@ def network_options(source: str, what: str) -> dict[str, Any]:
     """The options of train.py that make the network of a folder anew; none for a file of weights."""
     if not Path(source).is_dir():
         return {}
-    config = read_config(Path(source), what)
+    config = read_config_json(Path(source), what)
     return {
         'model': network_name(config),
         'small_image_stem': config['architecture'] == 'small_image_stem',

@@ -30,7 +30,7 @@ def find_class_map(network: nn.Module, source: str, file: str | None, data: Data
     classes, head = list(data.splits.class_names), network.num_classes
     if file is not None:
         return read_class_map(file, classes, head)
-    names = label_names(source, network)
+    names = label_names(network)
     if names is not None and names == [str(i) for i in range(head)]:
         names = None  # numbers name nothing: those of another data set would match as well
     found = match_class_names(classes, names or _imagenet_names(network))

@@ -14,7 +14,7 @@ from ...options import listed
 from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
 from .create import create_network
-from .described import architecture, config_of, label_names, read_config
+from .described import architecture, config_of, label_names, read_config_json
 from .input import set_normalisation
 from .weights import load_weights, read_weights
 
@@ -69,15 +69,21 @@ def load_network(
         normalised: Mean and standard deviation of a teacher's images, where options say them.
         **options: Of `create_network`, for a network given by name.
 
+    Returns:
+        The network; its `config_json` is what the config.json in that folder, or beside the file, says; None without.
+
     Raises:
         UserError: Nothing there, not safe to load, of another architecture, or of another label space.
     """
+    path, from_timm = Path(source), pretrained and source == name  # which may be the name of a folder as well
     known = True  # how its images come
-    if source.startswith(ELSEWHERE) or (pretrained and source == name):
+    if from_timm or source.startswith(ELSEWHERE):
         network = create_network(source, None, option=what, pretrained=True, **options)
-    elif Path(source).is_dir():
-        network = _network_of_folder(Path(source), what)
-    elif not Path(source).exists():
+        config = None if from_timm else config_of(Path(source.removeprefix('local-dir:')), network, what)
+    elif path.is_dir():
+        config = read_config_json(path, what)
+        network = _network_of_folder(path, config, what)
+    elif not path.exists():
         raise UserError(f'{what}: there is no file or folder {source}')
     elif name is None:
         raise UserError(f'{what}: {source} holds weights alone; say of which network with --model')
@@ -85,9 +91,10 @@ def load_network(
         classes = _classes_of_weights(source, name, what, options) if data is None else data.prior.num_classes
         network = create_network(name, classes, option=what, **options)
         load_weights(network, source, what)
-        config = config_of(Path(source), network, what)
+        config = config_of(path, network, what)
         known = config is not None
         _set_input(network, config or {})
+    network.config_json = config
     if any(normalised):
         set_normalisation(network, *normalised, '--teacher')
     if not known:
@@ -100,8 +107,8 @@ def load_network(
             raise UserError(
                 f'{what}: the head of {source} has {network.num_classes} classes and the data '
                 f'{data.prior.num_classes}; they must share one label space')
-        if not (pretrained and source == name):  # which may be the name of a folder as well
-            _check_label_names(source, label_names(source, network), data, what)
+        if not from_timm:
+            _check_label_names(source, label_names(network), data, what)
     return network
 
 
@@ -140,8 +147,7 @@ def _check_label_names(source: str | Path, names: Sequence[str] | None, data: Da
     raise UserError(f'{what}: {told}; give the data the same --class-map')
 
 
-def _network_of_folder(folder: Path, what: str) -> nn.Module:
-    config = read_config(folder, what)
+def _network_of_folder(folder: Path, config: dict[str, Any], what: str) -> nn.Module:
     if not is_model(config['architecture']):
         raise UserError(
             f"{what}: {folder} holds '{config['architecture']}', which is no model of timm or of this package; give "
@@ -164,7 +170,7 @@ def load_initial(args: Namespace, network: nn.Module, data: Data, what: str) -> 
     """
     path = Path(args.initial_checkpoint)
     new_head = args.new_head or getattr(args, 'stage', None) in ('head', 'crt')
-    config = read_config(path, what) if path.is_dir() else config_of(path, network, what)
+    config = read_config_json(path, what) if path.is_dir() else config_of(path, network, what)
     if config is not None:
         if not new_head:
             _check_label_names(path, config.get('label_names'), data, what)
