@@ -15,7 +15,7 @@ from timm_ltkd.cli.arguments import distill_parser, train_parser
 from timm_ltkd.cli.config import parse
 from timm_ltkd.data import LongTailedDataset, Splits
 from timm_ltkd.distill import Teacher, create_method
-from timm_ltkd.engine.initial import trainable_network
+from timm_ltkd.engine.build import trainable_network
 from timm_ltkd.engine.processes import launch
 from timm_ltkd.engine.run_data import Data
 from timm_ltkd.engine.shared import Shared

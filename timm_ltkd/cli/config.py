@@ -1,10 +1,13 @@
 """Command line and YAML to one checked set of options, and back to YAML."""
 import argparse
+import json
 from argparse import Namespace
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..engine.networks.described import run_options
 from ..errors import UserError
 from ..models import ELSEWHERE
 from ..options import DATA, DEPENDENT, MANNER, VIEW, listed
@@ -87,19 +90,15 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
     path = Path(given.get('initial_checkpoint') or '') / 'args.yaml'
     if not (given.get('stage') and path.is_file()):
         return
+    taken = _group_options(parser, 'input') - {'validation_batch_size'} | VIEW
+    taken |= {'model', 'small_image_stem', 'model_kwargs', 'gp'}
     if not (given.get('dataset') or given.get('train_list')):
-        use_data_of_run(parser, path.parent)
-    pixels = _group_options(parser, 'input') - {'validation_batch_size'}
-    exported = path.with_name('config.json')
-    if exported.is_file():  # the normalisation that the network has, if not by an option
-        config = load_yaml(exported.read_text(encoding='utf-8'), str(exported))
-        cfg = isinstance(config, dict) and config.get('pretrained_cfg')
-        if isinstance(cfg, dict):  # else what loads the network says what is wrong with it
-            parser.set_defaults(**{key: list(cfg[key]) for key in ('mean', 'std') if cfg.get(key)})
-    parser.set_defaults(**read_config(parser, path, only={
-        *pixels, *VIEW, 'model', 'small_image_stem', 'model_kwargs', 'gp'}))
-    named = (load_yaml(path.read_text(encoding='utf-8'), str(path)) or {}).get('student')
-    if named is not None:  # it was distilled
+        taken |= DATA
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # told later
+        cfg = json.loads(path.with_name('config.json').read_text(encoding='utf-8'))['pretrained_cfg']
+        parser.set_defaults(**{key: list(cfg[key]) for key in ('mean', 'std') if cfg.get(key)})
+    parser.set_defaults(**read_config(parser, path, only=taken))
+    if (named := run_options(str(path.parent)).get('student')) is not None:  # it was distilled
         parser.set_defaults(model=str(named))
 
 

@@ -1,9 +1,11 @@
-"""What the options describe, made: loaders, loss, task; and checked before anything is trained."""
+"""What the options describe, made: network, loss, task; and all of it checked before anything is trained."""
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from timm.task import ClassificationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import nn
@@ -16,10 +18,74 @@ from .doubts import warn_of_deferral, warn_of_recipe
 from .epoch.bank import check_views
 from .epoch.graph import check_graphable
 from .epoch.optimizer import create_optimizer
-from .loaders import create_loaders
+from .loaders import choose_loader, create_loaders
+from .networks.create import WEIGHTS_OF, check_takes_images, checkpoint_activations, create_network
+from .networks.input import resolve_input, set_input
+from .networks.trained import load_initial, warn_of_other_images
 from .run_data import Data
 from .schedule import create_schedule
-from .stages import SecondStageTask
+from .stages import SecondStageTask, check_stage, prepare_stage
+
+
+def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accelerator, option: str) -> nn.Module:
+    """A network as the options describe it, seeded, that knows how its images come; the whole recipe is checked."""
+    if stage := getattr(args, 'stage', None):
+        check_stage(args)
+    set_seed(args.seed)
+    make = partial(
+        create_network, name, data.prior.num_classes, option=option,
+        pretrained=args.pretrained and not args.initial_checkpoint,  # whose weights take the place of all others
+        img_size=args.img_size, small_image_stem=args.small_image_stem, model_kwargs=args.model_kwargs,
+        drop_path_rate=args.drop_path, global_pool=args.gp)
+    network = make(drop_rate=args.drop or None)  # not every network takes one
+    if not args.drop and getattr(network, 'drop_rate', 0.) and 'drop_rate' not in args.model_kwargs:
+        set_seed(args.seed)
+        network = make(drop_rate=0.)  # a few of timm's have dropout unless told otherwise
+    if args.initial_checkpoint:
+        load_initial(args, network, data, WEIGHTS_OF[option])
+    if args.grad_checkpointing:
+        checkpoint_activations(network, f"{option} '{name}'")
+    set_input(network, resolve_input(args, network.pretrained_cfg))
+    if stage and args.initial_checkpoint:
+        warn_of_other_images(args.initial_checkpoint, network, network.pretrained_cfg, WEIGHTS_OF[option])
+    check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")
+    create_criterion(args, data).prepare(network)
+    if stage:
+        prepare_stage(network, stage, seed=args.seed)
+    choose_loader(args, accelerator, data, network.pretrained_cfg)
+    _check_recipe(args, accelerator, data, network)
+    return network
+
+
+def _check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network: nn.Module) -> None:
+    """Make all that the options describe and throw it away: mistakes, and what looks like one, are told beforehand.
+
+    Raises:
+        UserError: A name, option or value that is wrong, or that does not fit the data.
+    """
+    check_cuda_graph(args, accelerator)
+    few = data.prior.shot_groups()['few'].numpy()
+    if args.eval_metric == 'few' and not data.splits.watched.class_counts[few].any():
+        images = 'test' if data.splits.holdout is None else 'held-out'
+        raise UserError(f'--eval-metric few: no class with {images} images has so few training images; choose balanced')
+    if args.decay_milestones != sorted(args.decay_milestones):
+        raise UserError(
+            f'--decay-milestones {" ".join(map(str, args.decay_milestones))}: list the epochs in ascending order')
+    criterion = create_criterion(args, data)
+    check_loss(args, criterion)
+    train_loader, _ = create_loaders(args, accelerator, data, network.pretrained_cfg)
+    check_views(args, train_loader, data)
+    create_mixing(args, accelerator, data, network.pretrained_cfg)
+    optimizer = create_optimizer(args, network, accelerator.mixed_precision)
+    _, epochs = create_schedule(args, optimizer)
+    if args.cuda_graph:
+        check_graphable(optimizer, args.opt)
+    if args.torchcompile_mode and not args.torchcompile:
+        raise UserError('--torchcompile-mode is about --torchcompile; give that too, or leave it out')
+    if args.torchcompile:
+        check_compile(args.torchcompile, args.torchcompile_mode, args.grad_accum_steps, accelerator.device)
+    warn_of_recipe(args, network, epochs, len(train_loader))
+    warn_of_deferral(criterion, '--loss-kwargs', epochs)
 
 
 def create_mixing(
@@ -75,37 +141,6 @@ def refuse_given(option: str, kwargs: dict[str, Any]) -> None:
     for key in kwargs:
         if key.rpartition('.')[2] in ('name', 'prior', 'student_features', 'teacher_features'):
             raise UserError(f"{option}: '{key}' comes from the run; leave it out")
-
-
-def check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network: nn.Module) -> None:
-    """Make all that the options describe and throw it away: mistakes, and what looks like one, are told beforehand.
-
-    Raises:
-        UserError: A name, option or value that is wrong, or that does not fit the data.
-    """
-    check_cuda_graph(args, accelerator)
-    few = data.prior.shot_groups()['few'].numpy()
-    if args.eval_metric == 'few' and not data.splits.watched.class_counts[few].any():
-        images = 'test' if data.splits.holdout is None else 'held-out'
-        raise UserError(f'--eval-metric few: no class with {images} images has so few training images; choose balanced')
-    if args.decay_milestones != sorted(args.decay_milestones):
-        raise UserError(
-            f'--decay-milestones {" ".join(map(str, args.decay_milestones))}: list the epochs in ascending order')
-    criterion = create_criterion(args, data)
-    check_loss(args, criterion)
-    train_loader, _ = create_loaders(args, accelerator, data, network.pretrained_cfg)
-    check_views(args, train_loader, data)
-    create_mixing(args, accelerator, data, network.pretrained_cfg)
-    optimizer = create_optimizer(args, network, accelerator.mixed_precision)
-    _, epochs = create_schedule(args, optimizer)
-    if args.cuda_graph:
-        check_graphable(optimizer, args.opt)
-    if args.torchcompile_mode and not args.torchcompile:
-        raise UserError('--torchcompile-mode is about --torchcompile; give that too, or leave it out')
-    if args.torchcompile:
-        check_compile(args.torchcompile, args.torchcompile_mode, args.grad_accum_steps, accelerator.device)
-    warn_of_recipe(args, network, epochs, len(train_loader))
-    warn_of_deferral(criterion, '--loss-kwargs', epochs)
 
 
 def check_compile(backend: str, mode: str | None, accumulated: int, device: torch.device) -> None:

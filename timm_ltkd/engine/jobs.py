@@ -21,11 +21,10 @@ from ..distill import (
 from ..errors import UserError
 from ..options import listed
 from ..report import format_table, spread
-from .build import refuse_given
+from .build import refuse_given, trainable_network
 from .combinations import check_cuda_graph, check_method, check_names, check_teachers, warn_of_corrected_teachers
 from .doubts import told_once, warn_of_deferral, warn_of_zero_classifier
 from .fit import Result, Run, fit
-from .initial import trainable_network
 from .networks.create import check_model_name
 from .networks.described import architecture
 from .processes.launch import create_accelerator, job, on_main

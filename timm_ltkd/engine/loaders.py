@@ -1,5 +1,6 @@
 """The loaders of a run: which kind it takes, and what they load."""
 from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,8 +55,8 @@ def why_not_resident(
         return (f'--train-crop-mode {args.train_crop_mode} is for --loader resident if it is asked for, with '
                 '--color-jitter 0, without --aa, and with --resident-size where sizes differ')
     try:
-        loaders = create_loaders(Namespace(**{**vars(args), 'loader': 'resident'}), accelerator, data, input_config)
-        needed = sum(loader.images.layout.nbytes for loader in loaders)
+        kept = _resident_images(args, accelerator, data, _train_transform(args, input_config), input_config, Shared())
+        needed = sum(images.layout.nbytes for images in kept)
     except UserError as e:
         return str(e).partition(';')[0]
     memory = machine_memory()
@@ -104,18 +105,29 @@ def create_loaders(
         transform = TwoViews(transform, _train_transform(args, teacher_config, drawn_for=input_config['input_size']))
     images = seen = None
     if args.loader == 'resident':
-        shared = shared or Shared()
-        keep = partial(
-            ResidentImages, workers=loader_workers(args.workers), device=accelerator.device,
-            progress=accelerator.is_main_process, exchange=exchange(accelerator))
-        images = shared.once(
-            'training images', partial(keep, data.splits.train, transform, side=args.resident_size))
-        seen = shared.once('watched images', partial(keep, data.splits.watched, _eval_transform(input_config)))
+        images, seen = _resident_images(args, accelerator, data, transform, input_config, shared or Shared())
     train = create_train_loader(
         data.splits.train, transform, batch_size=args.batch_size, seed=args.seed, class_sampling=args.class_sampling,
         epochs=args.epochs, stored_views=getattr(args, 'bank_views', None), images=images,
         **_common(args, accelerator))
     return train, create_full_loader(data.splits.watched, args, accelerator, input_config, images=seen)
+
+
+def _resident_images(
+        args: Namespace,
+        accelerator: Accelerator,
+        data: Data,
+        transform: Callable,
+        input_config: dict[str, Any],
+        shared: Shared,
+) -> tuple[ResidentImages, ResidentImages]:
+    """What is trained on and what is evaluated after an epoch, to stay in memory; not decoded yet."""
+    keep = partial(
+        ResidentImages, workers=loader_workers(args.workers), device=accelerator.device,
+        progress=accelerator.is_main_process, exchange=exchange(accelerator))
+    return (
+        shared.once('training images', partial(keep, data.splits.train, transform, side=args.resident_size)),
+        shared.once('watched images', partial(keep, data.splits.watched, _eval_transform(input_config))))
 
 
 def create_full_loader(

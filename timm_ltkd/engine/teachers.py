@@ -16,10 +16,10 @@ from torch import nn
 from ..distill import Teacher, TeacherEnsemble
 from ..models import ELSEWHERE
 from ..options import listed
+from .build import trainable_network
 from .combinations import corrections
 from .fit import fit
 from .holdout import warn_of_seen_holdout
-from .initial import trainable_network
 from .networks.create import check_takes_images
 from .networks.described import built_in_fix, run_options
 from .networks.labels import find_class_map
