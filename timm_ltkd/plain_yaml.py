@@ -1,6 +1,7 @@
 """The plain part of YAML, which is all that a file of options needs: no tags, no anchors, no key twice."""
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -67,6 +68,19 @@ def load_yaml(text: str, name: str) -> Any:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
         # PyYAML lets through what Python says of a day 2001-13-45, of 6,000 digits, of brackets 3,000 deep
         raise UserError(f'{name}: not valid YAML ({last_line(e)})') from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file says.
+
+    Raises:
+        UserError: It cannot be read, or as `load_yaml`.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+    except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
+        raise UserError(f'cannot read the config file {path}: {e}') from None
+    return load_yaml(text, str(path))
 
 
 def dump_yaml(value: Any) -> str:

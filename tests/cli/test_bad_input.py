@@ -422,6 +422,12 @@ def test_a_teacher_folder_that_is_damaged(refuse_on, tmp_path, file, content, me
     assert said.startswith('--teacher-checkpoint') and message in said
 
 
+def test_a_teacher_folder_whose_options_are_no_text(refuse_on, tmp_path):
+    folder = save_resnet20(tmp_path / 'teacher')
+    (folder / 'args.yaml').write_bytes(b'seed: \xff')
+    assert f'cannot read the config file {folder / "args.yaml"}' in refuse_on('--teacher-checkpoint', folder)
+
+
 def test_a_run_that_is_not_finished(refuse_on, tmp_path):
     folder = save_resnet20(tmp_path / 'teacher')
     for name in ('config.json', 'model.safetensors'):

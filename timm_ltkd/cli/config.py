@@ -11,7 +11,7 @@ from ..engine.networks.described import run_options
 from ..errors import UserError
 from ..models import ELSEWHERE
 from ..options import DATA, DEPENDENT, MANNER, VIEW, listed
-from ..plain_yaml import load_yaml
+from ..plain_yaml import read_yaml
 from ..report.text import flag
 from .defaults import fill_defaults
 from .kinds import KeyValues, OneOrMore, Parser, hint
@@ -141,11 +141,7 @@ def read_config(parser: Parser, path: str | Path, only: Collection[str] | None =
     Raises:
         UserError: No such file, not YAML, an unknown key, a value of the wrong kind.
     """
-    try:
-        text = Path(path).read_text(encoding='utf-8')
-    except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
-        raise UserError(f'cannot read the config file {path}: {e}') from None
-    content = load_yaml(text, str(path))
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):

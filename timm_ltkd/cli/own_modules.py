@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..errors import UserError, last_line
 
 
-def import_modules(names: str | Sequence[str] | None) -> None:
+def import_modules(names: Sequence[str] | None) -> None:
     """Import modules by name, those of the working folder too, so that what they register is known.
 
     Args:
@@ -16,10 +16,9 @@ def import_modules(names: str | Sequence[str] | None) -> None:
     Raises:
         UserError: There is no such module, or it fails.
     """
-    names = [names] if isinstance(names, str) else names or []
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that a file there hides nothing that is installed
-    for name in names:
+    for name in names or ():
         if not all(part.isidentifier() for part in name.split('.')) or name.endswith('.py'):
             what = 'leave out folder and .py, as Python does'
             if os.path.isdir(name):

@@ -17,13 +17,12 @@ from .combinations import check_cuda_graph, check_loss, mixing_options
 from .doubts import warn_of_deferral, warn_of_recipe
 from .epoch.bank import check_views
 from .epoch.graph import check_graphable
-from .epoch.optimizer import create_optimizer
+from .epoch.optimizer import create_optimizer, create_schedule
 from .loaders import choose_loader, create_loaders
 from .networks.create import WEIGHTS_OF, check_takes_images, checkpoint_activations, create_network
 from .networks.input import resolve_input, set_input
 from .networks.trained import load_initial, warn_of_other_images
 from .run_data import Data
-from .schedule import create_schedule
 from .stages import SecondStageTask, check_stage, prepare_stage
 
 

@@ -1,12 +1,11 @@
 """Whether a trained network has seen the images that are now held out."""
-import json
 import logging
 from argparse import Namespace
 from pathlib import Path
 
 from ..errors import UserError
 from ..options import listed
-from .networks.described import run_options
+from .networks.described import read_config_json, run_options
 from .run_data import Data
 
 _logger = logging.getLogger(__name__)
@@ -33,8 +32,8 @@ def seen_by(source: str, args: Namespace, data: Data) -> tuple[str, bool] | None
         looked_at.add(source)
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
         try:
-            counts = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['class_counts']
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            counts = read_config_json(folder, source)['class_counts']
+        except (UserError, KeyError):
             return source, False
         options = run_options(str(folder))
         if 'initial_checkpoint' not in options:  # no run, or an export, which names no files

@@ -15,9 +15,10 @@ from torch import nn
 from ..data import epoch_plan, stop_workers
 from ..distill import DistillMethod, Teacher, TeacherEnsemble, plain_classifier
 from ..errors import UserError, last_line
-from .build import compile_in_place, create_mixing, create_optimizer, create_task
+from .build import compile_in_place, create_mixing, create_task
 from .epoch.graph import RECORDING
 from .epoch.loop import EpochLoop, eval_network
+from .epoch.optimizer import create_optimizer, create_schedule
 from .epoch.watch import LossWatch
 from .evaluate import OUR_FIGURES, TIMM_FIGURES, evaluate
 from .loaders import create_full_loader, create_loaders, host_view
@@ -26,7 +27,6 @@ from .record import Record, epoch_line
 from .run_data import Data
 from .run_folder.checkpoint import check_state, rng_state, set_rng_state
 from .run_folder.folder import RunFolder
-from .schedule import create_schedule
 from .shared import Shared
 from .stages import SecondStageTask
 from .teaching import Teaching

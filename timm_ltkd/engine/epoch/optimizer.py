@@ -1,10 +1,13 @@
-"""The optimizer of a run: timm's, fused where torch has it fused."""
+"""The optimizer of a run, fused where torch has it fused, and the schedule of its learning rate: both timm's."""
 import inspect
+import warnings
 from argparse import Namespace
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from ...errors import UserError, last_line, nearest, unknown_keyword
@@ -47,6 +50,25 @@ def create_optimizer(args: Namespace, module: nn.Module, precision: str | None =
         optimizer.register_step_pre_hook(_begin_momentum)
         optimizer.register_load_state_dict_post_hook(_stay_fused)
     return optimizer
+
+
+def create_schedule(
+        args: Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int = 1) -> tuple[Scheduler | None, int]:
+    """The schedule that the options name, and how many epochs it makes of them.
+
+    Args:
+        optimizer: Of what is trained.
+        updates_per_epoch: For a schedule that is stepped on updates.
+
+    Raises:
+        UserError: Options that make no schedule.
+    """
+    with warnings.catch_warnings():  # that a plateau is not in checkpoints: in ours it is
+        warnings.filterwarnings('ignore', '.*is not saved in checkpoints', FutureWarning)
+        try:
+            return create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
+        except (AssertionError, ValueError) as e:
+            raise UserError(f"--sched '{args.sched}': {last_line(e)}") from e
 
 
 def _can_be_fused(name: str, precision: str | None, options: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from torch import nn
 
 from ...errors import UserError, last_line
 from ...models import ELSEWHERE, network_name
-from ...plain_yaml import load_yaml
+from ...plain_yaml import read_yaml
 
 _WRITTEN_AT_THE_END = ('config.json', 'model.safetensors')  # of a run
 
@@ -86,5 +86,5 @@ def network_options(source: str, what: str) -> dict[str, Any]:
 def run_options(source: str) -> dict[str, Any]:
     """What args.yaml in a run's folder holds; nothing for other sources of weights."""
     file = Path(source.removeprefix('local-dir:')) / 'args.yaml'
-    kept = load_yaml(file.read_text(encoding='utf-8'), str(file)) if file.is_file() else None
+    kept = read_yaml(file) if file.is_file() else None
     return kept if isinstance(kept, dict) else {}

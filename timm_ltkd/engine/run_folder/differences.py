@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...options import MANNER, PLACE
-from ...plain_yaml import dump_yaml, load_yaml
+from ...plain_yaml import dump_yaml, load_yaml, read_yaml
 from ...report.text import flag, words
 
 # which of the others count is for `recipe_key` to know
@@ -40,8 +40,8 @@ def tell_differences(args: Namespace, config: Path) -> str:
 
 def _options_before_and_now(args: Namespace, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        before = load_yaml(config.read_text(encoding='utf-8'), config.name)
-    except (OSError, UnicodeDecodeError, UserError):
+        before = read_yaml(config)
+    except UserError:
         before = None
     return before if isinstance(before, dict) else {}, load_yaml(dump_yaml(vars(args)), 'options')  # lists, no tuples
 
