@@ -144,11 +144,8 @@ def test_an_unknown_option_names_the_nearest_and_is_all_that_is_said(refuse, cap
 @pytest.mark.parametrize('options, message', [
     (['--epochs=0'], 'argument --epochs: must be at least 1'),
     (['--holdout=0.6'], 'argument --holdout: must be at most 0.5'),
-    (['--epochs=many'], "argument --epochs: invalid int value: 'many'"),
-    (['--lr=nan'], 'argument --lr: nan is not a finite number'),
     (['--smoothing=1.5'], 'argument --smoothing: must be at most 1'),
     (['--sched=cosin'], "argument --sched: invalid choice: 'cosin'"),
-    (['--kd-kwargs', 'temperature'], "argument --kd-kwargs: 'temperature' is not of the form key=value"),
     (['--kd-kwargs', 'temperature=hot'], "temperature must be a number, got 'hot'"),
     (['--kd-kwargs', 'temperature=0'], 'temperature must be above 0'),
     (['--kd-kwargs', 'prior=1'], "--kd-kwargs: 'prior' comes from the run"),
@@ -177,7 +174,6 @@ def test_an_unknown_option_names_the_nearest_and_is_all_that_is_said(refuse, cap
     (['--std', '0.5', '0.5', '0.5', '0.5'], '--std: give 3 numbers'),
     (['--num-classes=11'], '--num-classes 11: the data have 10 classes'),
     (['--imbalance-factor=0.5'], 'argument --imbalance-factor: must be at least 1'),
-    (['--imbalance-factor=nan'], 'argument --imbalance-factor: nan is not a finite number'),
     (['--imbalance-factor=200'], 'leaves class 9'),
     (['--imbalance-factor=5', '--max-per-class=150'], "class '0' (index 0) has 148 images, but 150 are asked of it"),
     (['--max-per-class=0'], 'argument --max-per-class: must be at least 1'),
@@ -211,16 +207,9 @@ def test_a_tracker_that_is_not_installed(refuse, monkeypatch):
     ('epochs: [1, 2', 'line 1: not valid YAML'),
     ('a: b: c', 'line 1: not valid YAML'),
     ('- epochs', 'holds "option: value" lines'),
-    ('epochs: many', "epochs: invalid int value: 'many'"),
-    ('epochs: 2.5', "epochs: invalid int value: '2.5'"),
-    ('epochs: true', 'epochs: expected a single value, got True'),
-    ('model-ema: 1', 'model-ema: expected true or false, got 1'),
+    ('imbalance_factor: 0.5', 'imbalance_factor: must be at least 1'),
     ('kd-kwargs: temperature=2', 'kd-kwargs: expected a mapping'),
     ('kd-kwargs: {temprature: 2}', "has no option 'temprature'; did you mean 'temperature'?"),
-    ('mean: 0.5', 'mean: expected a list'),
-    ('scale: [0.1]', 'scale: expected a list of 2'),
-    ('sched: cosin', "sched: invalid choice: 'cosin'"),
-    ('imbalance_factor: 0.5', 'imbalance_factor: must be at least 1'),
     ('kd: bkdd', "unknown distillation method 'bkdd'"),
     ('epochs: !!python/object/apply:os.system ["touch pwned"]', 'line 1: not valid YAML'),
 ])
@@ -463,15 +452,13 @@ def own_run(finished, tmp_path):
     return folder
 
 
-def test_a_folder_with_other_files_is_left_alone(refuse_on, own_run, tmp_path):
+def test_a_folder_with_other_files_is_left_alone(refuse_on, own_run):
     assert f'{own_run} holds a run; choose another --experiment' in refuse_on('--experiment=run')
     assert 'was started with other settings or data' in refuse_on('--experiment=run', '--resume=auto')
     assert 'was started with other settings or data' in refuse_on('--resume', own_run)
     (own_run / 'last' / 'run.json').unlink()
     for option in ([], ['--resume=auto'], ['--overwrite']):
         assert f'{own_run} holds files that are no run of ours' in refuse_on('--experiment=run', *option)
-    assert 'no checkpoint there' in refuse_on('--resume', tmp_path)
-    assert 'no checkpoint there' in refuse_on('--resume', tmp_path / 'none')
 
 
 def test_output_that_is_no_folder(refuse_on, tmp_path):

@@ -74,8 +74,8 @@ def export(argv: Sequence[str] | None = None) -> None:
     with one_line_errors('timm_ltkd.export'):
         args = export_parser().parse_args(argv)
         import_modules(vars(args)['import'])
-        from ..engine.export import export as export_network
-        export_network(args)
+        from ..engine.export import export as write
+        write(args)
 
 
 def compare(argv: Sequence[str] | None = None) -> None:

@@ -215,12 +215,11 @@ def _open_folder(
     key = recipe_key(args, data, accelerator, teachers)
     name = f'{name}-seed{args.seed}' if several else name  # those of one minute would have one name
 
-    def find():
+    def find() -> RunFolder:
         folder = find_folder(args, name, key)
         check_key(folder, args)
-        return folder.path, folder.resume, folder.replace, folder.fresh
-    path, *how = on_main(accelerator, find)
-    return RunFolder(path, key, *how)
+        return folder
+    return on_main(accelerator, find)
 
 
 def _tell(

@@ -198,21 +198,6 @@ def test_a_finished_run_can_be_resumed(script, options, tmp_path, log):
     assert files == {name: (tmp_path / 'run' / name).read_bytes() for name in files}
 
 
-def test_what_a_killed_process_left_half_written_is_swept(script, options, tmp_path):
-    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run', '--resume', 'auto']
-    last = tmp_path / 'run/last'
-    last.mkdir(parents=True)
-    (last / '.run.json.abcd.tmp.json').write_bytes(b'{')  # killed before it had claimed the folder
-    script('train', argv)
-    (last / '.checkpoint-000002.pt.efgh.tmp.pt').write_bytes(b'half')
-    export = tmp_path / 'run/.export.tmp.ijkl'
-    export.mkdir()
-    (export / 'model.safetensors').write_bytes(b'half')
-    script('train', argv)
-    assert sorted(path.name for path in last.iterdir()) == ['.lock', 'checkpoint-000001.pt', 'run.json']
-    assert not [path for path in (tmp_path / 'run').iterdir() if path.name.startswith('.')]
-
-
 def test_a_card_that_was_edited_stays(script, options, tmp_path):
     argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
     script('train', argv)

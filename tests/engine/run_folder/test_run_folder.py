@@ -190,14 +190,6 @@ def test_which_settings_differ_is_told(tmp_path, before, now, said):
         check_key(RunFolder(run, 'k2', resume=True), Namespace(**now))
 
 
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='is a file'):
-        ask(tmp_path / 'file')
-    with pytest.raises(UserError, match='is a file'):
-        ask(tmp_path, 'file')
-
-
 def test_a_name_that_cannot_be_written(tmp_path):
     for where in (dict(root=tmp_path / 'a\udfff'), dict(root=tmp_path, experiment='b\udfff')):
         with pytest.raises(UserError, match=r'\\udfff has characters that this locale cannot write'):
@@ -292,21 +284,6 @@ def test_where_nothing_can_be_locked_runs_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(files.FileLock, 'acquire', lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EROFS, 'read')))
     with pytest.raises(UserError, match='cannot be written'):
         RunFolder(tmp_path / 'run', 'k', resume=True).hold()
-
-
-def test_the_scripts_refuse_and_touch_nothing(script, options, tmp_path, capsys):
-    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
-    script('train', argv)
-    before = tree(tmp_path)
-    for more, message in (([], 'holds a run'), (['--lr', '0.1', '--resume', 'auto'], 'other settings'),
-                          (['--model', 'resnet32', '--resume', str(tmp_path / 'run')], 'other settings')):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            script('train', [*argv, *more])
-        assert stopped.value.code == 2 and message in capsys.readouterr().err
-        assert tree(tmp_path) == before
-    script('train', [*argv, '--lr', '0.1', '--overwrite'])
-    assert 'lr: 0.1' in (tmp_path / 'run/args.yaml').read_text()
 
 
 def test_the_commit_is_that_of_this_package_or_none(tmp_path, monkeypatch):
