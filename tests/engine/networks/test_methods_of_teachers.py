@@ -137,7 +137,6 @@ def test_another_method_is_another_run_and_it_is_said_which(script, two, tmp_pat
 
 @pytest.mark.parametrize('more, message', [
     (['--kd', 'kd', 'bkd', 'dkd'], '--kd: 3 for 2 teachers; name one for all, or one for each in the same order'),
-    (['--kd', 'feature'], '--kd feature learns from features'),
     (['--kd', 'bkd', 'dkd', '--mixup', '0.2'], '--mixup makes soft labels, and --kd dkd needs to know the one class'),
     (['--kd', 'bkd', 'krdistill', '--kd-kwargs', 'alfa=1'], 'none of the methods bkd, krdistill has an option'),
 ])

@@ -100,14 +100,6 @@ def test_resumed_is_the_same_as_in_one_go(script, argv, tmp_path):
     assert weights(tmp_path / 'parts') == before == weights(tmp_path / 'whole')
 
 
-def test_args_yaml_repeats_the_run(script, argv, tmp_path):
-    script('distill', [*argv, '--experiment', 'one', '--teacher', 'resnet20', 'wrn_16_2'])
-    script('distill', ['-c', str(tmp_path / 'one/args.yaml'), '--experiment', 'two'])
-    for name in ('args.yaml', 'model.safetensors'):
-        assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes()
-    assert yaml.safe_load((tmp_path / 'one/args.yaml').read_text())['teacher'] == ['resnet20', 'wrn_16_2']
-
-
 def test_they_share_a_recipe(script, argv, tmp_path):
     (tmp_path / 'teacher.yaml').write_text('loss: balanced_softmax\nlr: 0.01\n')
     script('distill', [

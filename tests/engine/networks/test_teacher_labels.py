@@ -144,7 +144,7 @@ def data_of(names):
 
 def test_classes_of_imagenet_are_found_by_their_wordnet_names():
     names = ImageNetInfo('imagenet-1k').label_names()
-    head = SimpleNamespace(num_classes=1000, pretrained_cfg={})
+    head = SimpleNamespace(num_classes=1000, pretrained_cfg={}, config_json=None)
     assert find_class_map(head, 'resnet50', None, data_of(names)) is None
     chosen = [names[i] for i in (999, 3, 500)]
     assert find_class_map(head, 'resnet50', None, data_of(chosen)) == [999, 3, 500]
