@@ -14,6 +14,7 @@ from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, t
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import SeededDataset
 from .streams import EvalStream, StreamDataset, TrainStream
+from .views import TwoViews
 from .workers import process_options
 
 
@@ -158,6 +159,8 @@ def epoch_views(loader: DataLoader | ResidentTrainLoader) -> torch.Tensor:
 
 def _never_changes(transform) -> bool:
     """Whether a transform is known to make the same of an image whenever it is called."""
+    if isinstance(transform, TwoViews):
+        return _never_changes(transform.student) and _never_changes(transform.teacher)
     try:
         return transform is None or not take_apart(transform).random
     except UserError:

@@ -86,8 +86,9 @@ def test_several_teachers(distil, asked, tmp_path, kd):
     assert len(entries['key']['teacher']) == 2 and entries['layout']['separate'] == (kd != 'kd')
 
 
-def test_a_teacher_with_pixels_of_its_own(distil, tmp_path):
-    more = ['--teacher-img-size', '16', '--teacher-resize', 'host', '--loader', 'timm', '--bank-views', '2']
+@pytest.mark.parametrize('views', [['--bank-views', '2'], ['--no-aug']], ids=' '.join)
+def test_a_teacher_with_pixels_of_its_own(distil, tmp_path, views):
+    more = ['--teacher-img-size', '16', '--teacher-resize', 'host', '--loader', 'timm', *views]
     first = distil('fill', *more, *bank(tmp_path))
     assert distil('read', *more, *bank(tmp_path)) == first
     assert json.loads((tmp_path / 'bank/bank.json').read_text())['key']['view']['resized']['input_size'] == [3, 16, 16]
