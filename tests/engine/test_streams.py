@@ -8,7 +8,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from timm_ltkd.data.streams.huggingface import HuggingFaceShards
-from timm_ltkd.engine.epoch.loop import EpochLoop
 
 
 @pytest.fixture(scope='module')
@@ -45,20 +44,12 @@ def report_of(folder):
     return json.loads((folder / 'report.json').read_text())
 
 
-def test_an_interrupted_run_ends_as_one_that_was_not(script, parquet, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_one_that_was_not(script, parquet, tmp_path, interrupt):
     argv = [*parquet, '--model', 'resnet20', '--loss', 'balanced_softmax', '--mixup', '0.2']
     script('train', [*argv, '--experiment', 'whole'])
-    train_epoch = EpochLoop.run
-
-    def stop_in_the_third(*args):
-        result = train_epoch(*args)
-        if args[1] == 2:
-            raise KeyboardInterrupt
-        return result
-    monkeypatch.setattr(EpochLoop, 'run', stop_in_the_third)
+    interrupt(2)
     with pytest.raises(SystemExit):
         script('train', [*argv, '--experiment', 'resumed'])
-    monkeypatch.setattr(EpochLoop, 'run', train_epoch)
     script('train', [*argv, '--experiment', 'resumed', '--resume', 'auto'])
     for file in ('model.safetensors', 'summary.csv', 'per_class.csv'):
         assert (tmp_path / 'whole' / file).read_bytes() == (tmp_path / 'resumed' / file).read_bytes(), file

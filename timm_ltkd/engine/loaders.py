@@ -114,13 +114,8 @@ def create_loaders(
 
 
 def _resident_images(
-        args: Namespace,
-        accelerator: Accelerator,
-        data: Data,
-        transform: Callable,
-        input_config: dict[str, Any],
-        shared: Shared,
-) -> tuple[ResidentImages, ResidentImages]:
+        args: Namespace, accelerator: Accelerator, data: Data, transform: Callable, input_config: dict[str, Any],
+        shared: Shared) -> tuple[ResidentImages, ResidentImages]:
     """What is trained on and what is evaluated after an epoch, to stay in memory; not decoded yet."""
     keep = partial(
         ResidentImages, workers=loader_workers(args.workers), device=accelerator.device,
