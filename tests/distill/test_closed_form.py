@@ -56,18 +56,10 @@ def test_the_way_of_a_gpu_is_that_of_a_cpu(dtype, shift):
     assert loss.dtype == gradient.dtype == wide
 
 
-@pytest.mark.parametrize('loss', [
-    lambda s, t, y, w: softened_kl(s, t, 2., w.log()),
-    lambda s, t, y, w: softened_kl(s, t, 3.),
-], ids=['balanced', 'plain'])
-def test_gradcheck(loss):
-    student, *others = make(batch=3, classes=5)
-    assert torch.autograd.gradcheck(lambda s: loss(s, *others), student)
-
-
+@pytest.mark.parametrize('classes', [200, 8142])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_logits_are_computed_in_float32_and_get_a_half_gradient(dtype):
-    student, teacher, target, weights = make(classes=200, dtype=dtype)
+def test_half_logits_are_computed_in_float32_and_get_a_half_gradient(dtype, classes):
+    student, teacher, target, weights = make(classes=classes, dtype=dtype)
     exact = student.detach().double().requires_grad_()
     for loss in (lambda s: kd_loss(s, teacher.to(s.dtype)), lambda s: cross_entropy_loss(s, target),
                  lambda s: balanced_kd_loss(s, teacher.to(s.dtype), weights)):

@@ -7,7 +7,12 @@ from timm_ltkd.prior import ClassPrior
 
 CLASSES = [10, 100, 1000, 8142]
 LENGTHS = dict(student_features=6, teacher_features=5)
-ON_LOGITS = [name for name in list_methods() if name != 'feature']
+CASES = [
+    *((name, {}) for name in list_methods()),
+    *((name, {'standardize': True}) for name in list_methods() if name != 'feature'),
+    ('ltkd', {'rebalance': False, 'reweight': False}),
+    *(('krdistill', {'lrd': lrd}) for lrd in ('swap', 'adjust', 'none')),
+]
 
 
 def random(*shape, seed=0, dtype=torch.float64, scale=3.):
@@ -27,8 +32,7 @@ def outputs(batch, classes, dtype=torch.float64):
     return student, Output(random(batch, classes, seed=2, dtype=dtype), random(batch, 5, seed=3, dtype=dtype))
 
 
-@pytest.mark.parametrize('name, options', [
-    *((name, {}) for name in list_methods()), *((name, {'standardize': True}) for name in ON_LOGITS)])
+@pytest.mark.parametrize('name, options', CASES)
 def test_gradcheck_of_methods(name, options, monkeypatch):
     prior, target = ClassPrior([500, 100, 20, 5, 1]), torch.tensor([0, 3, 4])
     student, teacher = outputs(3, 5)
@@ -78,12 +82,12 @@ def test_extreme_logits_and_priors_of_losses(name, classes, dtype):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('classes', CLASSES)
-@pytest.mark.parametrize('name', list_methods())
-def test_extreme_logits_and_priors_of_methods(name, classes, dtype):
+@pytest.mark.parametrize('name, options', CASES)
+def test_extreme_logits_and_priors_of_methods(name, options, classes, dtype):
     target = torch.tensor([0, classes - 1, 1, 2])
     for prior in (ClassPrior([10 ** 6] * (classes - 1) + [1]), ClassPrior([10 ** 6] + [1] * (classes - 1))):
         cheap = {'rrd': 'class_mean'} if name == 'krdistill' else {}  # prototypes of 8,142 classes take a while
-        method = make(name, prior, dtype=None, **cheap)
+        method = make(name, prior, dtype=None, **cheap, **options)
         for logits in extremes(classes, dtype):
             student, teacher = (
                 Output(z.requires_grad_(), random(4, n, seed=n, dtype=torch.float32).to(dtype).requires_grad_())

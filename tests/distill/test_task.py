@@ -213,18 +213,6 @@ def test_set_epoch_reaches_method_and_criterion(matching):
     assert matching.epochs == [3] and task.criterion.epoch == 3
 
 
-def test_deferred_balancing_begins_with_its_epoch(batch):
-    student, teacher = Tiny().eval(), Tiny(width=7, seed=1)
-    task = make_task(create_method('bkd', prior=PRIOR, deferred_epochs=2), student, teacher)
-    plain = make_task(create_method('kd', temperature=2.), student, teacher)(*batch)['kd_loss']
-    losses = []
-    for epoch in (0, 1, 2):
-        task.set_epoch(epoch)
-        losses.append(task(*batch)['bkd_loss'])
-    assert torch.equal(losses[0], plain) and torch.equal(losses[1], plain)
-    assert not torch.allclose(losses[2], plain, rtol=1e-2)
-
-
 # --- what it refuses
 
 class Says(DistillMethod):
