@@ -3,7 +3,6 @@
 Every figure comes from a `report.json`, `summary.csv` or `posthoc.json` below this folder.
 """
 import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from timm_ltkd import ClassPrior
 from timm_ltkd.files import replace_file
 from timm_ltkd.report import plot_accuracy_by_frequency, plot_teacher_student
 from timm_ltkd.report.summary import read_summary
-from timm_ltkd.report.table import Grid, markdown_grid, mean_and_deviation
+from timm_ltkd.report.table import Grid, markdown_grid, mean_and_deviation, mean_per_class
 
 PUBLISHED_EPOCHS = 200
 PLOTTED = ('teacher', 'ce', 'kd', 'bkd', 'krdistill', 'balanced_softmax_kd')
@@ -181,7 +180,7 @@ def _origins(runs: dict[Row, list[Run]]) -> list[str]:
 def plot(table: Table, runs: dict[Row, list[Run]]) -> None:
     """Means over seeds: the rows that matter most against training images, and students against their teacher."""
     prior = ClassPrior(next(iter(runs.values()))[0].report['data']['class_counts'])
-    means = {row: {'per_class': _per_class(each)} for row, each in runs.items()}
+    means = {row: {'per_class': mean_per_class([run.report['student'] for run in each])} for row, each in runs.items()}
     if shown := {row.name: mean for key in PLOTTED for row, mean in means.items() if row.key == key}:
         plot_accuracy_by_frequency(RESULTS / f'{table.key}.png', shown, prior)
     for row in _facing(runs):
@@ -192,12 +191,6 @@ def plot(table: Table, runs: dict[Row, list[Run]]) -> None:
 
 def _facing(runs: dict[Row, list[Run]]) -> list[Row]:
     return [row for row in runs if row.key in FACING]
-
-
-def _per_class(runs: list[Run]) -> list[float | None]:
-    """Means over the runs; None of a class without a test image."""
-    of_each = zip(*(run.report['student']['per_class'] for run in runs), strict=True)
-    return [None if None in values else statistics.fmean(values) for values in of_each]
 
 
 def project_readme() -> str:

@@ -53,7 +53,8 @@ def model_card(
     """
     run = (report or {}).get('run') or {}
     prior = _prior(config, report)
-    sections = [f'# {_title(config, run, prior)}', _summary(config, prior)]
+    title = _title(config, run, prior)
+    sections = [f'# {title}', _summary(config, prior)]
     measured = report if 'student' in (report or {}) else None
     if measured is not None:
         sections += _figures(measured, prior, files)
@@ -64,7 +65,7 @@ def model_card(
         sections += ['## Training', _training(run, learnt_by or {}, left_out, files)]
     sections += ['## Network', _network(config, origin, run)]
     sections += ['## Intended use and limits', _limits(measured, prior)]
-    front = _front(config, report, prior, origin, license).to_yaml()
+    front = _front(title, run, measured, prior, origin, license).to_yaml()
     return f'---\n{front}\n---\n\n' + '\n\n'.join(sections) + '\n'
 
 
@@ -76,23 +77,23 @@ def with_repository(card: str, repo: str) -> str:
 # ---- what is in front ------------------------------------------------------------------------------------------------
 
 def _front(
-        config: Mapping[str, Any],
-        report: Mapping[str, Any] | None,
+        title: str,
+        run: Mapping[str, Any],
+        measured: Mapping[str, Any] | None,
         prior: ClassPrior | None,
         origin: Mapping[str, str],
         license: str | None,
 ) -> ModelCardData:
-    run = (report or {}).get('run') or {}
     methods = [name for name in str(run.get('method') or '').split(' + ') if name]
     tags = ['image-classification', 'timm', 'timm_ltkd', *(['long-tailed'] if _tailed(prior) else [])]
     tags += ['knowledge-distillation', *methods] if methods else []
     data = _hub_data(run)
-    results = _eval_results(report, data) if 'student' in (report or {}) else None
+    results = None if measured is None else _eval_results(measured, data)
     return ModelCardData(
         library_name='timm', pipeline_tag='image-classification', tags=tags, license=license,
         base_model=origin.get('weights'), datasets=[data] if data else None,
         metrics=['accuracy'] if results else None, eval_results=results,
-        model_name=_plain(_title(config, run, prior)) if results else None)
+        model_name=_plain(title) if results else None)
 
 
 def _eval_results(report: Mapping[str, Any], data: str | None) -> list[EvalResult]:

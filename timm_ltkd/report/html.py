@@ -27,6 +27,10 @@ def join(children: Iterable[object], between: str = '') -> Html:
     return Html(between.join(child if isinstance(child, Html) else html_escape(child) for child in children))
 
 
+def note(text: str) -> Html:
+    return element('p', text, class_='note')
+
+
 def section(heading: str, *children: object) -> Html:
     return element('section', element('h2', heading), *children)
 

@@ -32,7 +32,7 @@ def html_report(
         pictures: Figures by file name; those that are not there are left out.
     """
     return html.page(_title(run, taught=len(rows) == 2), *filter(None, [
-        _note(in_short(prior)),
+        html.note(in_short(prior)),
         _results(rows, prior, run, holdout_rows),
         figures_section(folder, pictures),
         per_class_section(per_class_grid(
@@ -77,9 +77,9 @@ def _results(
         run: Mapping[str, Any],
         holdout_rows: Mapping[str, Mapping[str, Any]] | None,
 ) -> html.Html:
-    parts = [html.table(figures_grid(rows), _measured_on(rows, 'images')), _note(legend(prior))]
+    parts = [html.table(figures_grid(rows), _measured_on(rows, 'images')), html.note(legend(prior))]
     if run.get('best'):
-        parts.append(_note(told_best(run['best'], run.get('args'))))
+        parts.append(html.note(told_best(run['best'], run.get('args'))))
     if holdout_rows:
         parts.append(html.table(figures_grid(holdout_rows), _measured_on(holdout_rows, 'held-out training images')))
     if len(rows) == 2:
@@ -118,7 +118,3 @@ def _run(run: Mapping[str, Any]) -> html.Html | None:
     if run.get('args'):
         parts.append(html.folded('Options', facts_table(run['args'], 'Options')))
     return html.section('Run', *parts) if parts else None
-
-
-def _note(text: str) -> html.Html:
-    return html.element('p', text, class_='note')

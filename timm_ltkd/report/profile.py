@@ -1,5 +1,6 @@
 """What a long-tailed training set looks like, in a few lines and as groups of classes."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import UserError
 from ..prior import ClassPrior
@@ -45,6 +46,13 @@ def check_names(prior: ClassPrior, class_names: Sequence[str] | None) -> None:
     """Refuse names that cannot belong to the prior's classes."""
     if class_names is not None and len(class_names) != prior.num_classes:
         raise UserError(f'{len(class_names)} class names for {prior.num_classes} classes; give one name a class')
+
+
+def check_report(prior: ClassPrior, report: Mapping[str, Any], what: str) -> None:
+    """Refuse a report, called `what` in the message, that cannot be of the prior's classes."""
+    if len(report['per_class']) != prior.num_classes:
+        raise UserError(f"{what} has {len(report['per_class'])} classes, the training set {prior.num_classes}; "
+                        'they belong to different data')
 
 
 def _images(prior: ClassPrior, classes: list[int]) -> int:

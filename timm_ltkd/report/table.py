@@ -64,6 +64,13 @@ def spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
         for name, of in {'mean': statistics.mean, 'standard deviation': statistics.stdev}.items()}
 
 
+def mean_per_class(reports: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """Mean accuracy of each class; None where one of the reports has no test image of it."""
+    return [
+        None if None in values else statistics.fmean(values)
+        for values in zip(*(report['per_class'] for report in reports), strict=True)]
+
+
 def mean_and_deviation(values: Sequence[float | None]) -> str:
     """Mean ± sample standard deviation with a decimal, of one value itself; `-` where one is None."""
     if None in values:

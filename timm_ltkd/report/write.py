@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
 from ..files import replace_file
 from ..prior import ClassPrior
 from .markdown import markdown_report
 from .page import html_report
 from .pictures import plot_pictures, run_pictures
-from .profile import check_names, group_classes
+from .profile import check_names, check_report, group_classes
 from .summary import write_csv
 
 FILES = {
@@ -56,9 +55,7 @@ def write_report(
     reports = {'student': student} if teacher is None else {'teacher': teacher, 'student': student}
     check_names(prior, class_names)
     for role, report in reports.items():
-        if len(report['per_class']) != prior.num_classes:
-            raise UserError(f"the {role}'s report has {len(report['per_class'])} classes, the training set "
-                            f'{prior.num_classes}; they belong to different data')
+        check_report(prior, report, f"the {role}'s report")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = {_row_name(role, run): report for role, report in reports.items()}

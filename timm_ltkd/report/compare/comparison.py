@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...prior import ClassPrior
-from ..table import COLUMNS, Grid, figures_grid, spread
+from ..table import COLUMNS, Grid, figures_grid, mean_per_class, spread
 from .recipes import Recipe, differing_options, find_recipes
 from .runs import FinishedRun, check_alike
 
@@ -103,7 +103,5 @@ def _alike(report: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _mean(reports: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if len(reports) == 1:
         return reports[0]
-    per_class = [
-        None if None in values else statistics.fmean(values)
-        for values in zip(*(report['per_class'] for report in reports), strict=True)]
-    return spread(reports)['mean'] | {'per_class': per_class, 'num_samples': reports[0].get('num_samples')}
+    return spread(reports)['mean'] | {
+        'per_class': mean_per_class(reports), 'num_samples': reports[0].get('num_samples')}

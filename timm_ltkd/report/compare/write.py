@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import UserError
 from ..content import legend, per_class_grid
 from ..figures import plot_difference, plot_groups
-from ..html import bullets, element, page, section, table
+from ..html import bullets, note, page, section, table
 from ..markdown import bullets as markdown_bullets
 from ..page import figures_section, per_class_section
 from ..pictures import Picture, by_frequency, plot_pictures, told_groups
@@ -95,10 +95,10 @@ def _markdown(comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
 def _html(folder: Path, comparison: Comparison, pictures: Mapping[str, Picture]) -> str:
     students = list(comparison.recipes)
     return page('Runs side by side', *filter(None, [
-        element('p', in_short(comparison.prior), class_='note'),
+        note(in_short(comparison.prior)),
         section(
             'Results', table(comparison.figures(), 'Each row is a run, or the seeds of one recipe'),
-            element('p', legend(comparison.prior), class_='note'), bullets(comparison.notes)),
+            note(legend(comparison.prior)), bullets(comparison.notes)),
         comparison.differences and section(
             'Options that differ', table(comparison.differences, 'All other options that they have are the same')),
         figures_section(folder, pictures),

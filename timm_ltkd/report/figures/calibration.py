@@ -29,7 +29,7 @@ def plot_calibration(path: str | os.PathLike, rows: Mapping[str, Mapping[str, An
             linestyle=look['linestyle'], linewidth=1.5)
     upper.set(ylabel='accuracy (%)', xlim=(0, 100), ylim=(-3, 103))
     upper.grid(alpha=0.3)
-    legend(picture, *upper.get_legend_handles_labels())
+    legend(picture, upper)
     lower.set(xlabel='confidence (%)', ylabel='images')
     lower.set_yscale('symlog', linthresh=1)  # an empty bin is at 0
     lower.set_ylim(bottom=0)

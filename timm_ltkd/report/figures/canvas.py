@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import UserError
 from ...files import replace_file
 from ...prior import ClassPrior
+from ..profile import check_report, group_classes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +44,9 @@ def style(index: int) -> dict[str, str]:
     return {'color': COLOURS[index], 'marker': MARKERS[index], 'linestyle': DASHES[turn % len(DASHES)]}
 
 
-def legend(picture: 'Figure', handles: Sequence, labels: Sequence[str]) -> None:
-    """The rows' names above all axes; long ones go below each other, for which the figure grows."""
+def legend(picture: 'Figure', axes: 'Axes') -> None:
+    """The names of what is drawn in these axes above all; long ones go below each other, for which the figure grows."""
+    handles, labels = axes.get_legend_handles_labels()
     columns = max(len(labels), 1)
     if len(''.join(labels)) > 70:
         picture.set_figheight(picture.get_figheight() + 0.21 * (columns - 1))
@@ -59,15 +60,20 @@ def accuracies(row: Mapping, prior: ClassPrior, name: str) -> np.ndarray:
     Raises:
         UserError: A report of another number of classes than the prior.
     """
-    if len(row['per_class']) != prior.num_classes:
-        raise UserError(f"the report '{name}' has {len(row['per_class'])} classes, the training set "
-                        f'{prior.num_classes}; they belong to different data')
+    check_report(prior, row, f"the report '{name}'")
     return np.array([np.nan if value is None else value for value in row['per_class']], dtype=np.float64)
 
 
 def by_images(prior: ClassPrior) -> np.ndarray:
     """Class indices by training images, most first, `[C]`."""
     return np.argsort(-prior.counts.numpy(), kind='stable')
+
+
+def group_spans(prior: ClassPrior) -> dict[str, slice]:
+    """Where the classes of each shot group are `by_images`: sorted so, they are neighbours."""
+    groups = group_classes(prior)
+    ends = np.cumsum([*map(len, groups.values())]).tolist()
+    return {name: slice(end - len(groups[name]), end) for name, end in zip(groups, ends, strict=True)}
 
 
 def class_edges(prior: ClassPrior) -> np.ndarray:
@@ -98,11 +104,10 @@ def whole_ticks(axes: 'Axes') -> None:
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def shade_groups(all_axes: Sequence['Axes'], prior: ClassPrior, groups: Mapping[str, Sequence[int]]) -> None:
-    """Shade every other group and name it; sorted by images, a group's classes are neighbours."""
-    rank = np.argsort(by_images(prior))
-    for index, (name, classes) in enumerate(groups.items()):
-        first, last = rank[classes].min() + 0.5, rank[classes].max() + 1.5
+def shade_groups(all_axes: Sequence['Axes'], prior: ClassPrior) -> None:
+    """Shade every other shot group, and name all."""
+    for index, (name, span) in enumerate(group_spans(prior).items()):
+        first, last = span.start + 0.5, span.stop + 0.5
         for axes in all_axes:
             axes.axvspan(first, last, color='0.92' if index % 2 == 0 else '1', zorder=0, linewidth=0)
         all_axes[0].annotate(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...prior import ClassPrior
-from ..profile import group_classes, in_short
+from ..profile import in_short
 from ..text import figure_text
 from .canvas import (
     GROUP_COLOURS,
@@ -14,6 +14,7 @@ from .canvas import (
     accuracies,
     by_images,
     class_edges,
+    group_spans,
     label_classes,
     label_images,
     legend,
@@ -36,15 +37,12 @@ def plot_class_profile(path: str | os.PathLike, prior: ClassPrior) -> None:
     """
     order = by_images(prior)
     counts, edges, floor = prior.counts.numpy()[order], class_edges(prior), 0.7  # a class of one image shows too
-    rank = np.argsort(order)
     picture = new_figure(3.4)
     axes = picture.subplots()
-    for name, classes in group_classes(prior).items():
-        first, last = rank[classes].min(), rank[classes].max() + 1
-        images = int(counts[first:last].sum())
+    for name, span in group_spans(prior).items():
         axes.stairs(
-            counts[first:last], edges[first:last + 1], baseline=floor, fill=True, color=GROUP_COLOURS[name],
-            label=f'{name}: {len(classes):,} classes, {images:,} images')
+            counts[span], edges[span.start:span.stop + 1], baseline=floor, fill=True, color=GROUP_COLOURS[name],
+            label=f'{name}: {len(counts[span]):,} classes, {int(counts[span].sum()):,} images')
     label_classes(axes, prior)
     label_images(axes, prior)
     axes.set_ylim(floor, 1.3 * counts[0])
@@ -74,14 +72,14 @@ def plot_accuracy_by_frequency(
     order = by_images(prior)
     picture = new_figure(4.6)
     upper, lower = picture.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    shade_groups((upper, lower), prior, group_classes(prior))
+    shade_groups((upper, lower), prior)
     widths = [_draw_line(upper, accuracy[order], figure_text(name), index)
               for index, (name, accuracy) in enumerate(lines.items())]
     smooth = f', mean of {max(widths)}' if max(widths, default=1) > 1 else ''
     upper.set(  # with room for the groups' names
         ylabel=f'class accuracy (%){smooth}', ylim=(-3, 112), yticks=range(0, 101, 20))
     upper.grid(axis='y', alpha=0.3)
-    legend(picture, *upper.get_legend_handles_labels())
+    legend(picture, upper)
 
     lower.stairs(prior.counts.numpy()[order], class_edges(prior), baseline=None, color='0.25', linewidth=1.5)
     for threshold in (prior.many, prior.few):
@@ -118,9 +116,8 @@ def plot_teacher_student(
     picture = new_figure(6.2)
     axes = picture.subplots()
     axes.plot((0, 100), (0, 100), color='0.6', linewidth=1, zorder=0)
-    groups = {
-        name: classes[~np.isnan((before + after)[classes])]
-        for name, classes in ((name, np.array(classes)) for name, classes in group_classes(prior).items())}
+    shown = ~np.isnan(before + after)
+    groups = {name: np.flatnonzero(mask.numpy() & shown) for name, mask in prior.shot_groups().items() if mask.any()}
     places, areas = _rings(before, after, list(groups.values()))
     for (name, classes), area in zip(groups.items(), areas, strict=True):
         gain = after[classes] - before[classes]
@@ -154,12 +151,12 @@ def plot_difference(
         UserError: A report of another number of classes than the prior.
     """
     (first, base), *others = [(name, accuracies(row, prior, name)) for name, row in rows.items()]
-    order, groups = by_images(prior), group_classes(prior)
+    order = by_images(prior)
     picture = new_figure(1.2 + 2.1 * len(others))
     all_axes = picture.subplots(len(others), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (name, accuracy) in zip(all_axes, others, strict=True):
-        shade_groups([axes], prior, groups)
-        _draw_gain(axes, (accuracy - base)[order], prior, groups)
+        shade_groups([axes], prior)
+        _draw_gain(axes, (accuracy - base)[order], prior)
         axes.set_title(figure_text(name), fontsize='medium', loc='left', wrap=True)
         axes.set_ylabel('points')
     picture.suptitle(f'class accuracy minus that of {figure_text(first)}', fontsize='medium', wrap=True)
@@ -185,16 +182,14 @@ def _draw_line(axes: 'Axes', accuracy: np.ndarray, name: str, index: int) -> int
     return width
 
 
-def _draw_gain(axes: 'Axes', gain: np.ndarray, prior: ClassPrior, groups: Mapping[str, list[int]]) -> None:
+def _draw_gain(axes: 'Axes', gain: np.ndarray, prior: ClassPrior) -> None:
     """A bar for each class in its group's colour, and over many of them their running mean."""
-    rank = np.argsort(by_images(prior))
     axes.axhline(0, color='0.25', linewidth=1)
     many = prior.num_classes > 5 * SMOOTH_ABOVE
-    for name, classes in groups.items():
-        first, last = rank[classes].min(), rank[classes].max() + 1
+    for name, span in group_spans(prior).items():
         axes.stairs(
-            np.nan_to_num(gain[first:last]), class_edges(prior)[first:last + 1], fill=True, color=GROUP_COLOURS[name],
-            alpha=0.4 if many else 1.)
+            np.nan_to_num(gain[span]), class_edges(prior)[span.start:span.stop + 1], fill=True,
+            color=GROUP_COLOURS[name], alpha=0.4 if many else 1.)
     ranks = np.flatnonzero(~np.isnan(gain))
     if many and len(ranks):
         mean, width = _running_mean(gain[ranks])

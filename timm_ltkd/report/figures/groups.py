@@ -64,7 +64,7 @@ def plot_groups(
     axes.set_ylim(0, min(103., max(1., axes.get_ylim()[1])))
     axes.grid(axis='y', alpha=0.3)
     axes.set_axisbelow(True)
-    legend(picture, *axes.get_legend_handles_labels())
+    legend(picture, axes)
     save(picture, path)
 
 
