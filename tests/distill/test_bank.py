@@ -502,6 +502,3 @@ class TestFolder:
             (tmp_path / 'bank/bank.json').write_text(json.dumps(content))
             with pytest.raises(UserError, match='no teacher bank that can be read'):
                 bank()
-
-    def test_it_is_a_teacher_bank(self, bank):
-        assert isinstance(bank(), TeacherBank)

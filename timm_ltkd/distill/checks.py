@@ -40,8 +40,7 @@ def check_number(
 
 def check_temperature(what: str, value) -> float:
     """A temperature whose square and inverse are ordinary numbers; a UserError if it is none."""
-    check_number(what, 'temperature', value, above=0.)
-    return check_number(what, 'temperature', value, least=1e-6, most=1e6)
+    return check_number(what, 'temperature', value, above=0., least=1e-6, most=1e6)
 
 
 def check_seed(what: str, value) -> int:

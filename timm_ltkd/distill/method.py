@@ -1,5 +1,4 @@
 """What a distillation method is, and the register of all of them."""
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import UserError, nearest
-from ..prior import ClassPrior, check_prior
+from ..errors import UserError
+from ..prior import ClassPrior
 from .checks import check_flag, full_precision
 from .output import Output
-from .register import describe, enter, look_up
+from .register import describe, enter, look_up, make, options_of
 
 
 def given_features(output: Output) -> torch.Tensor:
@@ -142,7 +141,7 @@ def method_options(name: str) -> list[str]:
         UserError: Unknown method (the nearest is named).
     """
     method = method_class(name)
-    return _options(method, ('standardize',) if method.uses_logits else ())
+    return options_of(method) + (['standardize'] if method.uses_logits else [])
 
 
 def method_class(name: str) -> type[DistillMethod]:
@@ -176,66 +175,13 @@ def create_method(
     what, method = f"method '{name}'", method_class(name)
     if check_flag(what, 'standardize', standardize) and not method.uses_logits:
         raise UserError(f'{what} compares features and looks at no logits: leave standardize out')
-    if standardize and prior is not None and prior.num_classes == 2:
-        raise UserError(f'{what}: the z-scores of two logits are 1 and -1 whatever they are: leave standardize out')
-    made = call_with_known(
-        method, what, prior, kwargs, student_features=student_features, teacher_features=teacher_features,
-        also=('standardize',) if method.uses_logits else ())
+    context = {'prior': prior, 'student_features': student_features, 'teacher_features': teacher_features}
+    made = make(method, what, kwargs, context, method_options(name))
     if not standardize:
         return made
+    if prior is not None and prior.num_classes == 2:
+        raise UserError(f'{what}: the z-scores of two logits are 1 and -1 whatever they are: leave standardize out')
     if made.standardized is None:
         return StandardizedLogits(made)
     made.standardized = made.by_spread = True
     return made
-
-
-CONTEXT = {  # what a factory may ask for, and what to say where that is missing
-    'prior': 'balances by class: pass prior=ClassPrior(class counts of the training set)',
-    'student_features': 'compares features: pass student_features=feature_dim(student)',
-    'teacher_features': 'compares features: pass teacher_features=feature_dim(teacher)',
-}
-
-
-def _options(factory, also: tuple[str, ...]) -> list[str]:
-    """Parameters of a factory that are no context, and those that are handled by its caller."""
-    parameters = inspect.signature(factory).parameters.values()
-    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]  # torch's own __init__
-    return [*(name for name in named if name not in CONTEXT), *also]
-
-
-def call_with_known(
-        factory,
-        what: str,
-        prior: ClassPrior | None,
-        kwargs: dict,
-        *,
-        student_features: int | None = None,
-        teacher_features: int | None = None,
-        also: tuple[str, ...] = (),
-):
-    """Call a factory with keyword options, and with what is known of data and networks where it asks for that.
-
-    Args:
-        factory: A class or function; its parameters say what it takes.
-        what: Its name in messages.
-        prior: Class prior of the training set.
-        kwargs: Options, checked against the parameters; a wrong one names the valid ones.
-        student_features: Length of the student's pooled features.
-        teacher_features: Length of the teacher's.
-        also: Options that are handled by the caller, for the hint.
-
-    Raises:
-        UserError: Unknown option, something that the factory needs is None, or a prior that is no `ClassPrior`.
-    """
-    if prior is not None:
-        check_prior(prior)
-    context = {'prior': prior, 'student_features': student_features, 'teacher_features': teacher_features}
-    parameters, options = inspect.signature(factory).parameters, _options(factory, also)
-    for key in kwargs:
-        if key not in options:
-            raise UserError(f"{what} has no option '{key}'{nearest(key, options)}")
-    asked = {key: value for key, value in context.items() if key in parameters}
-    for key, value in asked.items():
-        if value is None and parameters[key].default is inspect.Parameter.empty:
-            raise UserError(f'{what} {CONTEXT[key]}')
-    return factory(**asked, **kwargs)

@@ -1,10 +1,16 @@
-"""Classes by the names that users give; methods and losses have a register each."""
+"""Classes by the names and options that users give; methods and losses have a register each."""
 import inspect
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from ..errors import UserError, nearest
+from ..prior import check_prior
 
+CONTEXT = {  # what a class may ask for that is no option, and what to say where it is missing
+    'prior': 'balances by class: pass prior=ClassPrior(class counts of the training set)',
+    'student_features': 'compares features: pass student_features=feature_dim(student)',
+    'teacher_features': 'compares features: pass teacher_features=feature_dim(teacher)',
+}
 Class = TypeVar('Class', bound=type)
 
 
@@ -36,3 +42,43 @@ def look_up(register: dict[str, Class], name: str, unknown: str) -> Class:
     if name not in register:
         raise UserError(f'{unknown}{nearest(name, register)}')
     return register[name]
+
+
+def options_of(factory: Callable) -> list[str]:
+    """Parameters of a class or function that are no context."""
+    parameters = inspect.signature(factory).parameters.values()
+    named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]  # torch's own __init__
+    return [name for name in named if name not in CONTEXT]
+
+
+def make(
+        factory: Callable,
+        what: str,
+        options: Mapping[str, Any],
+        context: Mapping[str, Any],
+        known: Sequence[str],
+) -> Any:
+    """Call a class or function with options, and with what is known of data and networks where it asks for that.
+
+    Args:
+        factory: Its parameters say what it takes.
+        what: Its name in messages.
+        options: By name.
+        context: What is known, by the names of `CONTEXT`; None is not known.
+        known: Which options there are; its own, see `options_of`, and those that the caller handles.
+
+    Raises:
+        UserError: Unknown option (the nearest is named), something that is needed and not known, or a prior that is no
+            `ClassPrior`.
+    """
+    if context.get('prior') is not None:
+        check_prior(context['prior'])
+    for key in options:
+        if key not in known:
+            raise UserError(f"{what} has no option '{key}'{nearest(key, known)}")
+    parameters = inspect.signature(factory).parameters
+    asked = {key: context.get(key) for key in CONTEXT if key in parameters}
+    for key, value in asked.items():
+        if value is None and parameters[key].default is inspect.Parameter.empty:
+            raise UserError(f'{what} {CONTEXT[key]}')
+    return factory(**asked, **options)

@@ -7,8 +7,9 @@ from torch import nn
 
 from ..errors import UserError, nearest
 from ..prior import ClassPrior
-from .method import CONTEXT, DistillMethod, create_method, method_options
+from .method import DistillMethod, create_method, method_options
 from .output import Output
+from .register import CONTEXT
 
 
 class SeveralMethods(DistillMethod):

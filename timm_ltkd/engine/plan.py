@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from ..data import class_shares, epoch_plan
 from ..distill import loss_class, method_class, share_options
-from ..distill.method import CONTEXT
+from ..distill.register import CONTEXT
 from ..options import listed, trained_network
 from ..report.text import words
 from .epoch.loop import eval_network

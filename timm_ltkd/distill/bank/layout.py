@@ -125,10 +125,8 @@ class RowLayout:
 
 def _row_of(output: Output) -> TeacherRow:
     logits, features = output
-    row = TeacherRow(logits.shape[1], _name(logits.dtype))
-    if features is None:
-        return row
-    return TeacherRow(row.classes, row.dtype, features.shape[1], _name(features.dtype))
+    row = logits.shape[1], _name(logits.dtype)
+    return TeacherRow(*row) if features is None else TeacherRow(*row, features.shape[1], _name(features.dtype))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import check_labels, check_number, full_precision
-from .labels import soft_labels
 from .loss import HardLabelLoss, register_loss
 
 _NO_LABEL = -2 ** 31
@@ -22,7 +21,7 @@ def cross_entropy_loss(logits: torch.Tensor, target: torch.Tensor, smoothing: fl
     """
     target, logits = check_labels(target, logits), full_precision(logits)
     if target.is_floating_point():
-        target = soft_labels(target, logits)  # torch wants the same dtype
+        target = target.to(logits)  # torch wants the same dtype
     return F.cross_entropy(logits, target, label_smoothing=smoothing, ignore_index=_NO_LABEL)
 
 

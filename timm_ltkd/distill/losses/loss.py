@@ -4,8 +4,7 @@ from torch import nn
 
 from ...errors import UserError
 from ...prior import ClassPrior
-from ..method import call_with_known
-from ..register import describe, enter, look_up
+from ..register import describe, enter, look_up, make, options_of
 
 
 class HardLabelLoss(nn.Module):
@@ -77,4 +76,4 @@ def create_loss(name: str, *, prior: ClassPrior | None = None, **kwargs) -> Hard
     loss = loss_class(name)
     if not loss.accepts_soft_targets and kwargs.pop('smoothing', 0.):
         raise UserError(f"loss '{name}' takes one label an image, so it has no label smoothing; leave smoothing out")
-    return call_with_known(loss, f"loss '{name}'", prior, kwargs)
+    return make(loss, f"loss '{name}'", kwargs, {'prior': prior}, options_of(loss))
