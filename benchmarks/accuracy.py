@@ -66,9 +66,8 @@ def ours(args, accelerator, data, seed: int) -> tuple[list[float], dict]:
 
 def plain(args, train: Pixels, test: Pixels, data, rates: list[float], seed: int) -> dict:
     """The report of the student."""
-    torch.manual_seed(seed)
     student = _student(args, data, seed).to(args.device)
-    weights = class_weights(_counts(train))
+    weights = class_weights(data.splits.train.class_counts)
     training = PlainTraining(student, _teacher(args).to(args.device).eval(), weights)
     batches, tests = create_loaders(train, test, workers=args.workers)
     seconds = time.perf_counter()
@@ -81,11 +80,6 @@ def plain(args, train: Pixels, test: Pixels, data, rates: list[float], seed: int
     with torch.no_grad():
         logits, targets = zip(*((student(input.to(args.device)).cpu(), target) for input, target in tests), strict=True)
     return long_tail_report(torch.cat(logits), torch.cat(targets), data.prior)
-
-
-def _counts(pixels: Pixels) -> list[int]:
-    """Images of each class."""
-    return torch.bincount(torch.tensor(pixels.targets)).tolist()
 
 
 def _student(args, data, seed: int) -> torch.nn.Module:

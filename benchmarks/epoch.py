@@ -11,7 +11,6 @@ import copy
 import logging
 import tempfile
 import time
-from collections.abc import Iterable
 from functools import partial
 
 import measure
@@ -79,7 +78,7 @@ def compare(
     baseline = PlainTraining(*(copy.deepcopy(each).to(args.device) for each in (student, teacher)), weights)
     loaders = plain.create_loaders(train, test, args.workers)
     by_timm = TimmTraining(student, teacher, train, test, args.workers, args.device)
-    batch = first_batch(loaders[0], args.device)
+    batch = [tensor.to(args.device) for tensor in next(iter(loaders[0]))]
     deviations = measure.parity(
         partial(plain.loss_and_gradient, baseline, *batch), partial(ours.loss_and_gradient, training, *batch))
 
@@ -124,11 +123,6 @@ def create_pixels(args: argparse.Namespace) -> tuple[Pixels, Pixels]:
     return tuple(
         Pixels.of(timm_ltkd.create_dataset('lt/cifar100', root=args.data_dir, split=split, **selection))
         for split, selection in (('train', {'imbalance_factor': 100}), ('validation', {})))
-
-
-def first_batch(loader: Iterable[plain.Batch], device: torch.device) -> list[torch.Tensor]:
-    """On the device."""
-    return [tensor.to(device) for tensor in next(iter(loader))]
 
 
 class TimmTraining:

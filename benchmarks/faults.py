@@ -31,6 +31,7 @@ import matplotlib.figure
 import numpy as np
 import torch
 import yaml
+from forked import ended, fork
 from PIL import Image
 from safetensors import safe_open
 
@@ -40,11 +41,11 @@ from timm_ltkd.engine import fit, jobs  # noqa: F401
 from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.files import is_aside
 from timm_ltkd.report import write  # noqa: F401
+from timm_ltkd.report.table import Grid, markdown_grid
 
 PHASES = ('training', 'checkpoint', 'bank', 'report', 'anything')
 _EVENTS = ('open', 'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.chmod', 'os.truncate')
 _TINY = {'patch_size': 4, 'embed_dim': 16, 'depth': 1, 'num_heads': 2}
-_LONGEST = 600.  # seconds of a run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,12 +59,13 @@ def main(argv: list[str] | None = None) -> None:
         campaign = Campaign(Path(folder))
         results = campaign.run(args.kills, random.Random(args.seed))
     print(f'\n{args.kills} kills in {(time.perf_counter() - begun) / 60:.1f} minutes\n')
-    print('| while it | kills | of these at a step of writing | files not whole | not the same after a resume |')
-    print('|---|---|---|---|---|')
+    lines = []
     for phase in PHASES:
         of_it = [result for result in results if result['phase'] == phase]
         sums = [sum(bool(result[key]) for result in of_it) for key in ('at_a_write', 'torn', 'differs')]
-        print(f'| {phase} | {len(of_it)} | {" | ".join(map(str, sums))} |')
+        lines.append([phase, len(of_it), *sums])
+    header = ['while it', 'kills', 'of these at a step of writing', 'files not whole', 'not the same after a resume']
+    print(markdown_grid(Grid(header, lines)))
     if any(result['torn'] or result['differs'] for result in results):
         sys.exit(1)
 
@@ -154,12 +156,18 @@ class Campaign:
     def _last_words(self) -> str:
         return (self.folder / 'log').read_text().strip().rpartition('\n')[2]
 
-    def _start(self, output: Path, phase: str = '', **when) -> int:
-        """Run to the end, or until it is killed."""
+    def _start(
+            self,
+            output: Path,
+            phase: str = '',
+            *,
+            step: int | None = None,
+            time_number: int | None = None,
+            delay: float | None = None,
+    ) -> int:
+        """Run to the end, or until it is killed; as for `Watch`, or so many seconds after the phase has begun."""
         read, told = os.pipe()
-        step, delay = when.get('step'), when.get('delay')
-        child = fork(
-            lambda: self._distill(output, Watch(told, phase, step, when.get('time_number'))), self.folder / 'log')
+        child = fork(lambda: self._distill(output, Watch(told, phase, step, time_number)), self.folder / 'log')
         os.close(told)
         with open(read) as lines:
             if delay is not None and (phase == 'anything' or any(line.startswith('now') for line in lines)):
@@ -241,44 +249,6 @@ class Watch:
     @staticmethod
     def _die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fork(function: Callable[[], None], log: Path) -> int:
-    """Call a function in a process of its own; its number."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        os.setsid()
-        with open(log, 'w') as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)
-        try:
-            function()
-            status = 0
-        except SystemExit as e:
-            status = e.code or 0
-        except BaseException as e:
-            sys.excepthook(type(e), e, e.__traceback__)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
-
-
-def ended(child: int) -> int:
-    """Wait for a process; its exit status, or the negative number of the signal that killed it."""
-    deadline = time.monotonic() + _LONGEST
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise RuntimeError(f'a run did not end within {_LONGEST:.0f} seconds')
 
 
 def write_images(folder: Path) -> None:

@@ -11,19 +11,19 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ |= {'HF_HUB_OFFLINE': '1', 'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBLE_DEVICES': '', 'MPLBACKEND': 'Agg'}
-from wrong_input import Case, World, make_case, make_world  # noqa: E402
+from forked import ended, fork  # noqa: E402
+from wrong_input import Case, make_case, make_world  # noqa: E402
 
 from timm_ltkd.cli import run  # noqa: E402
 from timm_ltkd.cli.kinds import NATURAL  # noqa: E402
 from timm_ltkd.engine import fit, jobs, predict, together, validate  # noqa: E402, F401
 
-REACHED, CRASHED = 77, 99  # exit codes of a child
+REACHED = 77  # exit code of a child
 MEMORY, SECONDS = 6 * 2 ** 30, 60  # more than the process has; for a case
 LONGEST = 2000  # characters of a message
 
@@ -45,40 +45,20 @@ def run_case(case: Case, folder: Path) -> Outcome:
     for name, content in case.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    log = folder / 'said'
-    pid = os.fork()
-    if not pid:
-        _child(case, folder, log)
-    code = _wait(pid)
-    said = log.read_text(errors='backslashreplace')
-    return Outcome(_verdict(case, code, said, folder), code, said)
 
-
-def _child(case: Case, folder: Path, log: Path) -> None:
-    """Never returns."""
-    code = CRASHED
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.setpgid(0, 0)
+    def call() -> None:
         used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         os.chdir(folder)
         stop_before_training()
-        getattr(run, case.door)(case.argv)
-        code = 0
-    except Reached:
-        code = REACHED
-    except SystemExit as e:
-        code = e.code if isinstance(e.code, int) else 0 if e.code is None else CRASHED
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            getattr(run, case.door)(case.argv)
+        except Reached:
+            sys.exit(REACHED)
+    log = folder / 'said'
+    code = ended(fork(call, log), SECONDS)
+    said = log.read_text(errors='backslashreplace')
+    return Outcome(_verdict(case, code, said, folder), code, said)
 
 
 def stop_before_training() -> None:
@@ -89,26 +69,12 @@ def stop_before_training() -> None:
     validate.evaluate = validate.measure_fixes = predict.predict_images = reached
 
 
-def _wait(pid: int) -> int:
-    """The exit code of a child, minus the signal that ended it."""
-    end = time.monotonic() + SECONDS
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return -signal.SIGALRM
-        time.sleep(0.005)
-
-
 def _verdict(case: Case, code: int, said: str, folder: Path) -> str:
     if code == -signal.SIGALRM:
         return 'hangs'
     if code < 0:
         return f'dies of signal {-code}'
-    if 'Traceback' in said or code == CRASHED:
+    if 'Traceback' in said:
         return 'traceback'
     if (folder / 'pwned').exists():
         return 'code was run'
@@ -128,7 +94,8 @@ def campaign(first: int, cases: int, *, show: bool = False) -> tuple[Counter, li
     """Run so many cases: how many ended how by kind, and those that ended wrong."""
     counts, wrong = Counter(), []
     with tempfile.TemporaryDirectory() as root:
-        world = forked_world(Path(root) / 'world')
+        world = Path(root) / 'world'
+        fork_world(world)
         for seed in range(first, first + cases):
             case, place = make_case(world, seed), Path(root) / 'case'
             outcome = run_case(case, place / 'own')
@@ -141,23 +108,12 @@ def campaign(first: int, cases: int, *, show: bool = False) -> tuple[Counter, li
     return counts, wrong
 
 
-def forked_world(folder: Path) -> World:
+def fork_world(folder: Path) -> None:
     """`make_world` in a child, so that this process has no threads and no Accelerate when it forks again."""
     folder.mkdir()
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            make_world(folder)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise RuntimeError('the files without mistakes could not be made')
-    return World(folder)
+    log = folder.with_name('said')
+    if ended(fork(lambda: make_world(folder), log)):
+        raise RuntimeError(f'the files without mistakes could not be made: {log.read_text()}')
 
 
 def _described(seed: int, case: Case, outcome: Outcome, root: str) -> str:

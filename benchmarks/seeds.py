@@ -18,6 +18,7 @@ from plain import random_pixels
 from timm_ltkd.engine.shared import Shared
 from timm_ltkd.engine.together import Turn, at_once, in_threads
 from timm_ltkd.engine.training import Training
+from timm_ltkd.report.table import Grid, markdown_grid
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,10 +42,10 @@ def main(argv: list[str] | None = None) -> None:
         refuse_if_busy()
     print(f'{machine(args.device)}; {count} students of {args.model}, {args.epochs} epochs each, '
           f'{at_once(count, args.device)} at a time\n')
-    print('| | runs of 200 epochs an hour | ratio |\n|---|---|---|')
     first = seconds['one at a time']
-    for name, each in seconds.items():
-        print(f'| {name} | {3600 * count * args.epochs / 200 / each:.2f} | {first / each:.2f} |')
+    print(markdown_grid(Grid(['', 'runs of 200 epochs an hour', 'ratio'], [
+        [name, f'{3600 * count * args.epochs / 200 / each:.2f}', f'{first / each:.2f}']
+        for name, each in seconds.items()])))
 
 
 def create_trainings(model: str, count: int, accelerator, data, together: bool) -> list[Training]:

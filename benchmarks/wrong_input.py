@@ -71,15 +71,6 @@ FILE_OPTIONS = {
 
 
 @dataclass
-class World:
-    """Files without mistakes, and a finished run, in one folder; made by `make_world`."""
-    folder: Path
-
-    def __truediv__(self, name: str) -> Path:
-        return self.folder / name
-
-
-@dataclass
 class Case:
     """One wrong (or, by chance, right) call of a script.
 
@@ -95,9 +86,8 @@ class Case:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-def make_world(folder: Path) -> World:
-    """Image folders, lists, maps, YAML, weights, and a run that was trained for an epoch."""
-    world = World(folder)
+def make_world(world: Path) -> None:
+    """Fill a folder with files without mistakes: images, lists, maps, YAML, weights, and a run of an epoch."""
     rng = np.random.RandomState(0)
     for split, share in (('train', 1), ('val', 2)):
         lines = []
@@ -114,13 +104,12 @@ def make_world(folder: Path) -> World:
     (world / 'recipe.yaml').write_text(
         'lr: 0.05\nsched: step\nmodel-ema: true\nmean: [0.5, 0.5, 0.5]\nloss-kwargs: {smoothing: 0.1}\n')
     (world / 'teacher.yaml').write_text(f'model: {NETWORK}\nlr: 0.05\nloss: focal\n')
-    run.train([*_options(world, 'train'), f'--output={folder}', '--experiment=run'])
+    run.train([*_options(world, 'train'), f'--output={world}', '--experiment=run'])
     state = torch.load(next((world / 'run' / 'last').glob('*.pt')), weights_only=True)
     torch.save(state['model'], world / 'weights.pth')
-    return world
 
 
-def make_case(world: World, seed: int) -> Case:
+def make_case(world: Path, seed: int) -> Case:
     """The case of this number: the same whenever it is asked for."""
     rng = random.Random(seed)
     kinds, weights = zip(*KINDS.items(), strict=True)
@@ -128,16 +117,11 @@ def make_case(world: World, seed: int) -> Case:
     door = rng.choice(list(PARSERS))
     case = make(world, rng, door)
     if rng.random() < 0.25 and case.kind != 'typo':  # mistakes come in company
-        case.argv += make_case_options(rng, case.door)
+        case.argv += _value(None, rng, case.door).argv[-2:]  # one option
     return case
 
 
-def make_case_options(rng: random.Random, door: str) -> list[str]:
-    """One option with a value of any kind."""
-    return _value(None, rng, door).argv[-2:]
-
-
-def _options(world: World, door: str, *, teacher: bool = True) -> list[str]:
+def _options(world: Path, door: str, *, teacher: bool = True) -> list[str]:
     """A command line without a mistake."""
     if door == 'validate':
         return [str(world / 'run'), '--workers=0']
@@ -152,7 +136,7 @@ def _actions(door: str) -> list[argparse.Action]:
     return [action for action in PARSERS[door]()._actions if action.option_strings]
 
 
-def _typo(world: World, rng: random.Random, door: str) -> Case:
+def _typo(world: Path, rng: random.Random, door: str) -> Case:
     """A slip in the name of an option."""
     name = rng.choice(_actions(door)).option_strings[-1]
     at = rng.randrange(len(name))
@@ -171,11 +155,11 @@ def _typo(world: World, rng: random.Random, door: str) -> Case:
     return Case('typo', door, [*_base(world, rng, door), rng.choice(slips)(), *value])
 
 
-def _base(world: World | None, rng: random.Random, door: str) -> list[str]:
+def _base(world: Path | None, rng: random.Random, door: str) -> list[str]:
     return [] if world is None else _options(world, door, teacher=rng.random() < 0.8)
 
 
-def _value(world: World | None, rng: random.Random, door: str) -> Case:
+def _value(world: Path | None, rng: random.Random, door: str) -> Case:
     """One option (or up to three) with wrong values, or with too few or too many."""
     argv = _base(world, rng, door)
     for _ in range(rng.choice([1, 1, 1, 2, 3]) if world else 1):
@@ -188,7 +172,7 @@ def _value(world: World | None, rng: random.Random, door: str) -> Case:
     return Case('value', door, argv)
 
 
-def _keywords(world: World, rng: random.Random, door: str) -> Case:
+def _keywords(world: Path, rng: random.Random, door: str) -> Case:
     """Options of a loss, a method, a network or an optimizer."""
     door = 'distill' if door == 'validate' else door
     options = ['--loss-kwargs', '--model-kwargs', '--opt-kwargs', *(['--kd-kwargs'] * 3 if door == 'distill' else [])]
@@ -205,7 +189,7 @@ def _keywords(world: World, rng: random.Random, door: str) -> Case:
     return Case('keywords', door, [*argv, option, *pairs])
 
 
-def _yaml(world: World, rng: random.Random, door: str) -> Case:
+def _yaml(world: Path, rng: random.Random, door: str) -> Case:
     """A YAML file of another shape, or with other keys or values."""
     text = rng.choice(TEXTS)
     if rng.random() < 0.6:
@@ -220,7 +204,7 @@ def _yaml(world: World, rng: random.Random, door: str) -> Case:
     return Case('yaml', door, [*argv, option, 'own.yaml'], {'own.yaml': text})
 
 
-def _file(world: World, rng: random.Random, door: str) -> Case:
+def _file(world: Path, rng: random.Random, door: str) -> Case:
     """A file that an option names: damaged, of something else, missing, or a folder."""
     known = PARSERS[door]()._option_string_actions
     option, file = rng.choice([(option, file) for option, file in FILE_OPTIONS.items() if f'--{option}' in known])
@@ -236,7 +220,7 @@ def _file(world: World, rng: random.Random, door: str) -> Case:
     if how == 'missing':
         return Case('file', door, [*argv, f'--{option}', 'missing.' + file])
     if how == 'folder' or not original.is_file():
-        folders = [world.folder, '.', world / 'data' / 'train', world / 'run']
+        folders = [world, '.', world / 'data' / 'train', world / 'run']
         return Case('file', door, [*argv, f'--{option}', str(rng.choice(folders))])
     if how == 'other':
         others = ['map.txt', 'train.txt', 'weights.pth', 'data/train/ant/0.png']
@@ -247,7 +231,7 @@ def _file(world: World, rng: random.Random, door: str) -> Case:
     return Case('file', door, [*argv, f'--{option}', 'own' + suffix], {'own' + suffix: own})
 
 
-def _checkpoint(world: World, rng: random.Random, door: str) -> Case:
+def _checkpoint(world: Path, rng: random.Random, door: str) -> Case:
     """A run's folder in which one file is damaged, or says something else."""
     files = {str(path.relative_to(world / 'run')): path.read_bytes()
              for path in (world / 'run').rglob('*') if path.suffix in ('.json', '.safetensors', '.pt', '.yaml', '.csv')}
