@@ -181,8 +181,8 @@ class TestValues:
         assert train('-c', config('weight-decay: 0.25\n')).weight_decay == 0.25
 
     def test_null_is_as_if_the_line_were_not_there(self, config):
-        args = train('-c', config("epochs: 3\nbce_target_thresh: null\nclass_map: ''\nval_split: ''\n"))
-        assert (args.epochs, args.class_map, args.val_split) == (3, None, '')
+        args = train('-c', config("epochs: 3\nbce_target_thresh: null\nclass_map: null\ndataset: ''\n"))
+        assert (args.epochs, args.class_map, args.dataset) == (3, None, '')
 
     def test_checkpoints_of_validate(self, config):
         file = config('checkpoint: [a, b]\n')

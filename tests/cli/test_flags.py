@@ -110,6 +110,11 @@ def test_dataset_of_distill_and_validate(base, tmp_path):
     assert class_names(seen) == list('0123456789') and seen.data.prior.num_classes == 10
 
 
+def test_an_empty_class_map_is_none(base):
+    digits = reach('train', ['--dataset', 'lt/digits', '--class-map', '', '--model', 'resnet20', '--workers', '0'])
+    assert digits.training.data.splits.class_names == [str(digit) for digit in range(10)]
+
+
 @covers('train distill validate', '--dataset-download')
 @pytest.mark.parametrize('script', PARSERS)
 def test_dataset_download(script, base, monkeypatch, capsys, tmp_path):

@@ -178,7 +178,7 @@ def _unknown_keys(keys: list[Any], known: Collection[str]) -> str:
 
 def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
     """A YAML value as the option's own type, or a ValueError that says what was expected."""
-    if value is None or value == '' and action.default is None:  # as timm's args.yaml has what is not given
+    if value is None:
         return action.default
     if isinstance(action, KeyValues):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

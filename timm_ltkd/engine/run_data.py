@@ -39,7 +39,8 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
     with _first(args, accelerator):
         splits = create_splits(
             args.dataset, root=args.data_dir, train_split=args.train_split, val_split=args.val_split,
-            class_map=args.class_map, train_list=args.train_list, val_list=args.val_list, input_key=args.input_key,
+            class_map=args.class_map or None,  # timm's args.yaml has an empty one
+            train_list=args.train_list, val_list=args.val_list, input_key=args.input_key,
             target_key=args.target_key, download=args.dataset_download, imbalance_factor=args.imbalance_factor,
             imbalance_type=args.imbalance_type, seed=args.imbalance_seed, max_per_class=args.max_per_class,
             class_counts=args.class_counts)
