@@ -9,7 +9,6 @@ from ..errors import UserError, first_few, nearest
 from .class_map import load_class_map
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
-from .folders import check_folders
 from .names import PREFIX, is_eval_split, is_long_tailed_name, is_train_split, plain_name
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import given_class_counts, long_tail_counts, long_tail_indices
@@ -102,10 +101,8 @@ def create_dataset(
             raise UserError(
                 f"the name '{split}' does not tell whether it is to train on, and only such splits are made "
                 'long-tailed: say training=True, or training=False')
-    base = create_whole(base_name, root, split, class_map, list_file, kwargs)
+    base = create_whole(base_name, root, split, training, class_map, list_file, kwargs)
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
-    if base_name == 'folder':
-        check_folders(base, training, mapped=class_map is not None)
     if not training:
         return dataset
     _check_every_class(dataset)

@@ -21,6 +21,7 @@ from .names import EVAL_SPLITS, TRAIN_SPLITS, is_split_name
 _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
 _OTHER_ENDINGS = ('.webp', '.bmp', '.tif', '.tiff', '.gif', '.jfif', '.jp2', '.avif', '.heic', '.ppm', '.pgm')
 _logger = logging.getLogger(__name__)
+Folders = Mapping[PurePosixPath, Counter[str]]
 
 
 def find_split(root: str | os.PathLike, split: str) -> str:
@@ -77,18 +78,27 @@ def number_classes(dataset: ImageDataset, class_names: Sequence[str]) -> None:
         reader.class_to_idx = index
 
 
-def check_folders(dataset: ImageDataset, training: bool, mapped: bool) -> None:
+def list_folders(path: str) -> Folders:
+    """All folders of a split, a folder or a tar file, and how many files of each ending lie in them.
+
+    Raises:
+        UserError: A folder that cannot be read, a link that leads back, or one to nothing where classes are.
+    """
+    return _folders_in_tar(path) if os.path.isfile(path) else dict(_folders_below(path))
+
+
+def check_folders(dataset: ImageDataset, folders: Folders, training: bool, mapped: bool) -> None:
     """Refuse folders of which timm would make other classes than one sees, or which it would pass over in silence.
 
-    Refused in any split are folders that cannot be read, links that lead to nothing or back, and hidden images; where
-    no class map says which folders count, also images in no class folder, and those of one class in the folder of
-    another. Of a split to train on, then, each folder must have images, since timm would drop the class and shift the
-    others, and a name of its own, since it names classes after the last folder. Other folders inside a class folder,
-    and hidden ones without images, are no concern. Images that are passed over for their endings, or since their class
-    is not in the class map, are counted in the log.
+    Refused in any split are hidden images; where no class map says which folders count, also images in no class folder,
+    and those of one class in the folder of another. Of a split to train on, then, each folder must have images, since
+    timm would drop the class and shift the others, and a name of its own, since it names classes after the last folder.
+    Other folders inside a class folder, and hidden ones without images, are no concern. Images that are passed over for
+    their endings, or since their class is not in the class map, are counted in the log.
 
     Args:
         dataset: timm's, of the folder or tar file of the split.
+        folders: That lie there, see `list_folders`.
         training: Whether it is one to train on.
         mapped: Whether a class map says which folders count.
 
@@ -97,7 +107,6 @@ def check_folders(dataset: ImageDataset, training: bool, mapped: bool) -> None:
     """
     path = dataset.reader.root
     tar = os.path.isfile(path)
-    folders = dict(_folders_in_tar(path) if tar else _folders_below(path))
     class_folders = _tar_class_folders(dataset.reader) if tar else _class_folders(dataset.reader, path)
     _check_hidden(class_folders, (sample[0].path if tar else sample[0] for sample in dataset.reader.samples), path)
     warn_of_endings(path, sum(folders.values(), Counter()), 'or list all images (--train-list)')
@@ -109,8 +118,7 @@ def check_folders(dataset: ImageDataset, training: bool, mapped: bool) -> None:
         _check_no_folder_is_empty(sorted(folders), class_folders, path)
 
 
-def _warn_of_unmapped(
-        folders: Mapping[PurePosixPath, Counter[str]], class_folders: set[PurePosixPath], path: str) -> None:
+def _warn_of_unmapped(folders: Folders, class_folders: set[PurePosixPath], path: str) -> None:
     read = get_img_extensions(as_set=True)
     not_mapped = {
         folder: count for folder, endings in folders.items()

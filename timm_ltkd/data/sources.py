@@ -14,7 +14,7 @@ from ..errors import UserError, last_line, nearest
 from .class_map import load_class_map
 from .coloured import Coloured
 from .digits import DigitsDataset
-from .folders import check_members, find_split, number_classes
+from .folders import check_folders, check_members, find_split, list_folders, number_classes
 from .labels import dataset_class_names, names_by_index
 from .lists import ImageList, ReaderImageList, read_list
 from .names import EVAL_SPLITS, TRAIN_SPLITS, is_train_split
@@ -29,12 +29,12 @@ def torch_names() -> list[str]:
     return [*getattr(dataset_factory, '_TORCH_BASIC_DS', ()), *_OTHER_TORCH_NAMES]
 
 
-def create_whole(name: str, root, split: str, class_map, list_file, kwargs: dict) -> Dataset:
+def create_whole(name: str, root, split: str, training: bool, class_map, list_file, kwargs: dict) -> Dataset:
     """A split with all its images.
 
     Args:
         name: 'digits', 'tinyimagenet', 'folder', 'list', 'torch/...' or 'hfds/...'.
-        root, split, class_map, list_file: As `create_dataset`.
+        root, split, training, class_map, list_file: As `create_dataset`.
         kwargs: For timm's factory and the dataset it makes.
 
     Raises:
@@ -56,7 +56,7 @@ def create_whole(name: str, root, split: str, class_map, list_file, kwargs: dict
         return _create_listed(images, _data_folder(root, name), **kwargs)
     if kind == 'hfds':
         return _create_hfds(name, root, split, classes, kwargs)
-    return _create_folder(root, split, classes, kwargs)
+    return _create_folder(root, split, training, classes, kwargs)
 
 
 def _check_options(name: str, kind: str, class_map, kwargs: dict) -> None:
@@ -152,7 +152,7 @@ def _check_image_column(reader, name: str) -> None:
         raise UserError(f"'{name}' has no image column '{reader.image_key}'; choose one of: {known} (--input-key)")
 
 
-def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
+def _create_folder(root, split: str, training: bool, class_map: dict | None, kwargs: dict):
     if root is None:
         raise UserError('image folders need a data folder (root, --data-dir)')
     path = find_split(root, split)
@@ -163,8 +163,11 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
     # pickled list of its images that timm would read and write beside it
     reader_options = dict(cache_tarfiles=False, cache_tarinfo=False) if tar else {}
     try:
+        folders = list_folders(path)  # first, as timm would follow a link that leads back on and on
         base = timm.data.create_dataset(
             'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
+    except UserError:
+        raise
     except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
         if 'invalid literal for int' in str(e):
             raise UserError(
@@ -180,6 +183,7 @@ def _create_folder(root, split: str, class_map: dict | None, kwargs: dict):
         check_members(base, path)
     else:
         base.reader.samples.sort(key=lambda sample: _name_order(sample[0]))
+    check_folders(base, folders, training, mapped=class_map is not None)
     return base
 
 
