@@ -167,13 +167,15 @@ def read_config(parser: Parser, path: str | Path, only: Collection[str] | None =
 def _unknown_keys(keys: list[Any], known: Collection[str]) -> str:
     """All in one message, so that another program's file takes one round; what to do, of a few or where it is one."""
     hints = [hint(str(key), known) for key in keys]
+    if len(keys) == 1:
+        return f"unknown key '{keys[0]}'{hints[0]}"
     if len({*hints}) == 1:
-        return f"unknown key{'s' if len(keys) > 1 else ''} {', '.join(map(repr, keys))}{hints[0]}"
+        return f"unknown keys {', '.join(map(str, keys))}{hints[0]}"
     if len(keys) > 3:
         return (f"{len(keys)} unknown keys; leave these lines out, docs/from_timm.md has what stands here for timm's: "
                 + ', '.join(map(str, keys)))
     return 'unknown keys ' + ', '.join(
-        f"'{key}' ({its.removeprefix('; ')})" if its else f"'{key}'" for key, its in zip(keys, hints, strict=True))
+        f'{key} ({its.removeprefix("; ")})' if its else str(key) for key, its in zip(keys, hints, strict=True))
 
 
 def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
