@@ -23,7 +23,7 @@ FIGURES = ('balanced', 'many', 'medium', 'few')
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = create_parser('accuracy.py', __doc__.splitlines()[0])
+    parser = create_parser('accuracy.py', __doc__.splitlines()[0], quick=False)
     add = parser.add_argument
     add('--data-dir', metavar='DIR', required=True)
     add('--val-split', metavar='NAME', default='test', help='(default: %(default)s)')

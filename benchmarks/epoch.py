@@ -33,8 +33,7 @@ EPOCHS = 200  # of a run
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = measure.create_parser('epoch.py', __doc__.splitlines()[0])
-    parser.set_defaults(repeats=3)
+    parser = measure.create_parser('epoch.py', __doc__.splitlines()[0], repeats=3)
     parser.add_argument('--workers', type=int, default=4, help='of the baselines (default: %(default)s)')
     parser.add_argument('--data-dir', help='with the files of CIFAR-100 (default: random pixels)')
     parser.add_argument('--teacher-bank', action='store_true',

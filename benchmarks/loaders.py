@@ -28,8 +28,7 @@ from timm_ltkd.report.table import Grid, markdown_grid
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = measure.create_parser('loaders.py', __doc__.splitlines()[0])
-    parser.set_defaults(repeats=5)
+    parser = measure.create_parser('loaders.py', __doc__.splitlines()[0], repeats=5)
     parser.add_argument(
         '--images', type=int,
         help='of an epoch (default: those of CIFAR-100-LT, 10847; with --photos 1024, a multiple of the batch)')

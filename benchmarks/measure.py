@@ -24,8 +24,16 @@ _ASLEEP = 0.4  # seconds after which the threads of the other process no longer 
 ASKING = ('_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique2', 'unique_dim')
 
 
-def create_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """With the options that all have."""
+def create_parser(
+        name: str, description: str, *, repeats: int | None = None, quick: bool = True) -> argparse.ArgumentParser:
+    """With the options that all have, and `--repeats` and `--quick` where they mean something.
+
+    Args:
+        name: Of the script.
+        description: Of what it does, in a line.
+        repeats: The default of `--repeats`; None leaves it out.
+        quick: Whether there is a `--quick`, which `parse` asks for.
+    """
     parser = argparse.ArgumentParser(prog=name, description=description)
     add = parser.add_argument
     add('--device', type=torch.device, default='cuda' if torch.cuda.is_available() else 'cpu',
@@ -33,8 +41,11 @@ def create_parser(name: str, description: str) -> argparse.ArgumentParser:
     add('--precision', choices=('no', 'bf16'), default='bf16',
         help='of our networks under autocast; the baselines are float32 (default: %(default)s)')
     add('--threads', metavar='N', type=NATURAL, help="CPU threads (default: torch's choice)")
-    add('--repeats', metavar='N', type=NATURAL, help='of which the median is taken (default: %(default)s)')
-    add('--quick', action='store_true', help='a few seconds on tiny networks, to see that all works; no figures')
+    if repeats is not None:
+        add('--repeats', metavar='N', type=NATURAL, default=repeats,
+            help='of which the median is taken (default: %(default)s)')
+    if quick:
+        add('--quick', action='store_true', help='a few seconds on tiny networks, to see that all works; no figures')
     return parser
 
 

@@ -31,8 +31,7 @@ _TIMES = 30
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = measure.create_parser('steps.py', __doc__.splitlines()[0])
-    parser.set_defaults(repeats=7)
+    parser = measure.create_parser('steps.py', __doc__.splitlines()[0], repeats=7)
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='(default: all)')
     parser.add_argument('--batches', type=int, help='of a repetition (default: 4 on a CPU, 80 on a GPU)')
     args = measure.parse(parser, argv, pair=True)

@@ -3,6 +3,7 @@ import argparse
 import copy
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,11 +155,14 @@ def test_quick(scripts, capsys, name, argv):
     assert 'nan' not in printed
 
 
-@pytest.mark.parametrize('name', ['steps', 'epoch', 'loaders', 'seeds', 'accuracy'])
-def test_help(scripts, capsys, name):
+@pytest.mark.parametrize('name, has', [
+    ('steps', {'--repeats', '--quick'}), ('epoch', {'--repeats', '--quick'}), ('loaders', {'--repeats', '--quick'}),
+    ('seeds', {'--quick'}), ('accuracy', set())])
+def test_help(scripts, capsys, name, has):
     with pytest.raises(SystemExit) as ended:
         scripts(name).main(['--help'])
-    assert ended.value.code == 0 and '--quick' in capsys.readouterr().out
+    assert ended.value.code == 0
+    assert set(re.findall('--repeats|--quick', capsys.readouterr().out)) == has
 
 
 def test_two_processes_take_turns(tmp_path):
