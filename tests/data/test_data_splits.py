@@ -88,6 +88,12 @@ def test_a_split_is_not_the_folder_that_holds_another(image_root, splits, messag
     assert message in refusal('folder', image_root, train_split=splits[0], val_split=splits[1])
 
 
+def test_one_split_for_both_is_warned_of(image_root, log):
+    splits = create_splits('folder', image_root, train_split='train', val_split='train')
+    assert len(splits.train) == len(splits.val)
+    assert "'train' is trained on and measured on: figures are of images that were learnt" in ' '.join(log)
+
+
 def test_names_in_other_bytes_of_the_same_letters(image_root):
     for split, form in (('train', 'NFC'), ('val', 'NFD')):
         (image_root / split / 'bee').rename(image_root / split / normalize(form, 'abeille dorée'))

@@ -82,6 +82,8 @@ def create_splits(
         if not split:
             raise UserError(f'{option} is empty; name a split')
     _check_lists(train_list, val_list, train_split, val_split)
+    if train_list is None and val_list is None and train_split == val_split:
+        _logger.warning(f"'{val_split}' is trained on and measured on: figures are of images that were learnt")
     train = create_dataset(
         name, root, train_split, class_map=class_map, list_file=train_list, training=True, **kwargs)
     create_val = partial(create_dataset, root=root, split=val_split, training=False, **kwargs)
