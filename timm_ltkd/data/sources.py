@@ -166,7 +166,7 @@ def _create_folder(root, split: str, training: bool, class_map: dict | None, kwa
         folders = list_folders(path)  # first, as timm would follow a link that leads back on and on
         base = timm.data.create_dataset(
             'folder', root=path, search_split=False, class_map=class_map, **reader_options, **kwargs)
-    except UserError:
+    except UserError:  # a ValueError too, and told already
         raise
     except (RuntimeError, ValueError) as e:  # ValueError: timm's way to say it of a tar file
         if 'invalid literal for int' in str(e):
