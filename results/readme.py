@@ -23,10 +23,10 @@ HEAD = """# Results
 Made by `readme.py` from the files in this folder: each run has its `args.yaml`, `summary.csv` and `report.json`
 (options, figures of every epoch, software, hardware, commit), some a `posthoc.json` as well (figures of the exported
 network, and with adjusted logits). Test accuracies in percent, mean ± standard deviation over seeds; one over two seeds
-says little, and 10,000 test images alone leave a standard error of half a point. *Last* is the network after the last
-epoch, which is the figure to compare; *best epoch* is the highest test accuracy of any evaluated epoch, which public
-code often reports and which is chosen on the test set. Many: more than 100 training images, few: fewer than 20; these,
-medium and the calibration error (ECE) are of the last epoch.
+says little, and the 10,000 test images of CIFAR-100 alone leave a standard error of half a point. *Last* is the network
+after the last epoch, which is the figure to compare; *best epoch* is the highest test accuracy of any evaluated epoch,
+which public code often reports and which is chosen on the test set. Many: more than 100 training images, few: fewer
+than 20; these, medium and the calibration error (ECE) are of the last epoch.
 
 To repeat a row, write the data once (`python results/prepare_data.py CIFAR DATA --download`), and give its command, or
 `python results/run.py --data-dir DATA --tables TABLE --rows ROW --again`, which puts the new files in place of the old.
@@ -56,9 +56,7 @@ FIGURES: dict[str, Callable[[Run], float | None]] = {
 ADJUSTED = {'last': 'top1', 'many': 'many', 'medium': 'medium', 'few': 'few', 'ECE': 'ece'}
 OF_ADJUSTED = (
     'The same networks with the log prior taken off their logits: `validate.py output/RUN --logit-adjust 1`, '
-    'nothing trained, nothing chosen. BKD, KRDistill, balanced softmax and LDAM-DRW have made up for the prior in '
-    'training: to do it twice costs them. KD, DKD and balanced softmax + KD compare with BKD and KRDistill in the '
-    'table above: about equal in all, ahead on many-shot classes, behind on few-shot ones.')
+    'nothing trained, nothing chosen.')
 
 
 def main() -> None:
@@ -91,13 +89,14 @@ def _read(folder: Path) -> Run:
         report, read_summary(folder / 'summary.csv'), by_fix.get(None, report['student']), by_fix.get('logit-adjust'))
 
 
-def grids(runs: dict[Row, list[Run]]) -> str:
-    """The table itself, and that of adjusted logits where there are any."""
+def grids(table: Table, runs: dict[Row, list[Run]]) -> str:
+    """The figures themselves, and those of adjusted logits where there are any."""
     adjusted = {row: [run.adjusted for run in each if run.adjusted] for row, each in runs.items()}
     lines = [
         [row.name, *(mean_and_deviation([report.get(key) for report in each]) for key in ADJUSTED.values()), len(each)]
         for row, each in adjusted.items() if each and len(each) == len(runs[row])]
-    more = f'\n\n{OF_ADJUSTED}\n\n{markdown_grid(Grid(["", *ADJUSTED, "seeds"], lines))}' if lines else ''
+    about = f'{OF_ADJUSTED} {table.of_adjusted}'.strip()
+    more = f'\n\n{about}\n\n{markdown_grid(Grid(["", *ADJUSTED, "seeds"], lines))}' if lines else ''
     return _grid(runs) + more
 
 
@@ -132,7 +131,7 @@ def _section(table: Table) -> str:
     runs = runs_of(table)
     missing = [row.name for row in table.rows if row not in runs]
     return '\n'.join([
-        f'## {table.title}', '', table.about, '', grids(runs), '', *_teacher(runs),
+        f'## {table.title}', '', table.about, '', grids(table, runs), '', *_teacher(runs),
         *([f'Not run yet: {", ".join(missing)}.', ''] if missing else []),
         f'![accuracy against training images of a class]({table.key}.png)', '',
         *(f'<img src="{table.key}-{row.key}.png" width="32%" alt="classes of {row.name} against its teacher">'

@@ -18,8 +18,7 @@ class Row(NamedTuple):
     name: str
     script: str  # `train.py` or `distill.py`
     options: str  # of the recipe and the method, with what stands in braces as it is
-    data: str  # folder below --data-dir
-    val_split: str
+    data: str  # options that name the data, likewise
     seeds: tuple[int, ...]
     weights: bool  # whether the network of the first seed is kept
     posthoc: bool  # whether it is also measured with the log prior taken off its logits
@@ -40,16 +39,17 @@ class Row(NamedTuple):
             run_of: Gives what stands for another row, by its table and key (`run_of` of below).
         """
         def fill(match: re.Match) -> str:
-            if match[1] == 'data':
-                return data_dir
             *table, key = match[1].split('/')
             return run_of(*(table or [self.table]), key)
-        options = [re.sub(r'\{(.+?)\}', fill, word) for word in self.options.split()]
+        options = re.sub(r'\{(.+?)\}', fill, self.options.replace('{data}', data_dir)).split()
         return [self.script, *options, *self.data_words(data_dir)]
 
     def data_words(self, data_dir: str) -> list[str]:
         """The options that name the data."""
-        return ['--dataset', 'lt/folder', '--data-dir', f'{data_dir}/{self.data}', '--val-split', self.val_split]
+        return self.data.replace('{data}', data_dir).split()
+
+    def wants_data(self) -> bool:
+        return '{data}' in self.options + self.data
 
 
 class Table(NamedTuple):
@@ -58,14 +58,17 @@ class Table(NamedTuple):
     title: str
     about: str
     headline: bool  # whether the project's README shows it
+    of_adjusted: str  # what is to be said of its figures with the log prior taken off
     rows: tuple[Row, ...]
 
 
 def read_tables() -> list[Table]:
     """All tables, in the order in which they are run."""
     content = yaml.safe_load((RESULTS / 'rows.yaml').read_text(encoding='utf-8'))['tables']
-    return [Table(key, table['title'], table['about'], table.get('headline', False), tuple(_rows(key, table)))
-            for key, table in content.items()]
+    return [
+        Table(key, table['title'], table['about'], table.get('headline', False), table.get('posthoc', ''),
+              tuple(_rows(key, table)))
+        for key, table in content.items()]
 
 
 def run_of(table: str, key: str, output: str = OUTPUT) -> str:
@@ -79,5 +82,4 @@ def _rows(key: str, table: dict) -> Iterator[Row]:
     for name, row in table['rows'].items():
         job = 'train' if 'train' in row else 'distill'
         yield Row(key, name, row['name'], f'{job}.py', f'{table[job]} {row[job]}'.strip(), table['data'],
-                  table.get('val_split', 'test'), tuple(table['seeds']), row.get('weights', False),
-                  table.get('posthoc', False), row.get('note', ''))
+                  tuple(table['seeds']), row.get('weights', False), 'posthoc' in table, row.get('note', ''))

@@ -2,11 +2,11 @@
 
     python results/run.py --data-dir DATA [--tables T ...] [--rows R ...]
 
-DATA is made by `prepare_data.py`; give it relative to the top of the project, from where this is called, since the
-options of a run are kept. A run that was stopped is resumed; one whose report is in `results/` is not run again, unless
-`--again` says so (and then from where `--output` has it, if it is there). Each run is a call of `train.py` or
-`distill.py` as it is, in bf16, all seeds of a row at once; on a GPU with `--cuda-graph`. Networks of a table with
-`posthoc` are then measured by `validate.py`.
+DATA is made by `prepare_data.py` (the table `digits` needs none); give it relative to the top of the project, from
+where this is called, since the options of a run are kept. A run that was stopped is resumed; one whose report is in
+`results/` is not run again, unless `--again` says so (and then from where `--output` has it, if it is there). Each run
+is a call of `train.py` or `distill.py` as it is, in bf16, all seeds of a row at once; on a GPU with `--cuda-graph`.
+Networks of a table with `posthoc` are then measured by `validate.py`.
 """
 import argparse
 import os
@@ -27,7 +27,7 @@ WEIGHTS = ('model.safetensors', 'config.json')
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog='run.py', description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add('--data-dir', metavar='DIR', required=True, help='of prepare_data.py, relative')
+    add('--data-dir', metavar='DIR', default='', help='of prepare_data.py, relative')
     add('--tables', metavar='TABLE', nargs='+', help='(default: all)')
     add('--rows', metavar='ROW', nargs='+', help='of these tables (default: all)')
     add('--seeds', metavar='N', type=int, nargs='+', help='of these rows (default: all)')
@@ -54,8 +54,11 @@ def _wanted(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[R
             ('--rows', args.rows, {row.key for table in tables for row in table.rows})):
         if unknown := set(given or ()) - known:
             parser.error(f'{option} {min(unknown)}: there are {", ".join(sorted(known))}')
-    return [row for table in tables if table.key in (args.tables or [table.key])
-            for row in table.rows if row.key in (args.rows or [row.key])]
+    wanted = [row for table in tables if table.key in (args.tables or [table.key])
+              for row in table.rows if row.key in (args.rows or [row.key])]
+    if lacking := [row.table for row in wanted if row.wants_data() and not args.data_dir]:
+        parser.error(f'{lacking[0]} wants --data-dir DATA, made by results/prepare_data.py')
+    return wanted
 
 
 def _run(row: Row, seeds: list[int], args: argparse.Namespace) -> bool:

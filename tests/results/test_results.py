@@ -14,6 +14,7 @@ from PIL import Image
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
 from timm_ltkd.cli.config import parse
 from timm_ltkd.data import long_tail_counts, long_tail_indices
+from timm_ltkd.distill import list_losses, list_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'results'
@@ -43,10 +44,22 @@ def test_every_row_is_a_command_of_ours(row, monkeypatch):
         named.append((table, key))
         return 'RUN'
     args = parsed(row.words('DATA', run_of))
-    assert args.data_dir == f'DATA/{row.data}'
-    assert args.epochs == {'cifar100_lt100_short': 20, 'cifar100_lt100_strong': 400}.get(row.table, 200)
+    assert args.dataset == 'lt/digits' or args.data_dir.startswith('DATA/lt')
+    assert args.epochs == {'cifar100_lt100_short': 20, 'cifar100_lt100_strong': 400, 'digits': 20}.get(row.table, 200)
     at = [(other.table, other.key) for other in ALL_ROWS]
     assert all(at.index(each) < at.index((row.table, row.key)) for each in named), 'teachers are trained before'
+
+
+def test_digits_have_every_method_and_loss_at_its_defaults():
+    digits = [row for row in ALL_ROWS if row.table == 'digits']
+    given = [parsed(row.words('', lambda table, key: 'RUN')) for row in digits]
+    assert {args.kd for args in given if 'kd' in args} == {*list_methods()}
+    assert {args.loss for args in given} == {*list_losses()} - {'logit_adjust'}, 'which is balanced softmax by default'
+    for row, args in zip(digits, given, strict=True):
+        default = vars(parsed([row.script, *row.data_words('')]))
+        chosen = {key for key, value in vars(args).items() if value != default[key]}
+        assert chosen <= {'kd', 'loss', 'model', 'student', 'teacher', 'teacher_checkpoint', 'teacher_tune'}
+        assert not row.wants_data()
 
 
 def test_both_readmes_are_up_to_date():
@@ -131,7 +144,8 @@ def test_files_of_a_run_agree(folder):
     assert [int(line['epoch']) for line in history] == [*range(args['epochs'])]
     assert np.mean(student['per_class']) == pytest.approx(student['balanced'])
     assert float(history[-1]['eval_top1']) == pytest.approx(student['top1'])
-    assert student['num_samples'] == 10_000 or 'left_out' in args['data_dir']
+    test_images = 300 if args['dataset'] == 'lt/digits' else 10_000
+    assert student['num_samples'] == test_images or 'left_out' in args['data_dir']
     assert report['run']['git_commit'] and report['run']['versions']['torch'] and report['run']['hardware']
     assert not [value for value in args.values() if isinstance(value, str) and value.startswith('/')], 'a path of here'
     row, = (row for row in ALL_ROWS if row.folder(seed) == folder)
@@ -148,9 +162,9 @@ tables:
   t:
     title: A table
     headline: true
-    posthoc: true
+    posthoc: It is about something.
     about: It is about nothing.
-    data: lt100
+    data: --dataset lt/folder --data-dir {data}/lt100 --val-split test
     seeds: [0, 1]
     train: --model resnet20
     distill: --student resnet20 --teacher-checkpoint {a}
@@ -250,7 +264,7 @@ def test_networks_are_measured_once_with_the_log_prior_taken_off(elsewhere):
     assert len(measured) == 4
     page = readme.page()
     assert '| first | 44.0 ± 1.4 | 55.0 ± 0.0 | 41.0 ± 0.0 | 30.0 ± 0.0 | 4.0 ± 0.0 | 2 |' in page
-    assert '`validate.py output/RUN --logit-adjust 1`' in page
+    assert '`validate.py output/RUN --logit-adjust 1`' in page and 'nothing chosen. It is about something.\n' in page
 
 
 def test_a_network_that_was_not_adjusted_leaves_a_gap(elsewhere, tmp_path):
@@ -281,7 +295,7 @@ def test_every_plot_is_there():
 
 @pytest.mark.parametrize('argv, said', [
     (['--data-dir', '/DATA'], 'relative'), (['--data-dir', 'D', '--tables', 'x'], '--tables x: there are t'),
-    (['--data-dir', 'D', '--rows', 'x'], '--rows x: there are a, b'),
+    (['--data-dir', 'D', '--rows', 'x'], '--rows x: there are a, b'), ([], 't wants --data-dir DATA'),
 ])
 def test_wrong_words(elsewhere, capsys, argv, said):
     with pytest.raises(SystemExit) as ended:
