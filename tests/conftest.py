@@ -3,6 +3,7 @@ import os
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
+os.environ.setdefault('ACCELERATE_USE_CPU', 'true')  # what is asserted of bits and devices is of a CPU; see `on_gpu`
 
 import copy  # noqa: E402
 import importlib  # noqa: E402
@@ -105,6 +106,16 @@ def _write_tar(path, images, labels):
                 member = tarfile.TarInfo(f'{path.stem}-{i:05d}.{ending}')
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """For the few tests that want the GPU of the machine, where it has one."""
+    from accelerate.state import AcceleratorState
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.delenv('ACCELERATE_USE_CPU', raising=False)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

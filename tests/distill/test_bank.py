@@ -342,6 +342,11 @@ class TestTeacherBank:
             words = bank().rows(Teacher(), images_of(views), views)
         assert words.dtype == torch.int32 and words.shape == (8, 5)
 
+    def test_a_teacher_on_another_device_is_told_at_the_first_batch(self, bank):
+        views = torch.arange(8)
+        with pytest.raises(UserError, match="for batches on 'cpu' and its teacher answers on 'meta': open it with dev"):
+            bank().ask(lambda *args: Output(torch.zeros(8, 5, device='meta')), images_of(views), views)
+
     def test_a_row_that_was_damaged_is_asked_again(self, bank, tmp_path):
         views, teacher = torch.arange(8), Teacher()
         first = bank()

@@ -244,9 +244,11 @@ def test_whole_runs(script, options, tmp_path, monkeypatch, more):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
-def test_on_a_gpu():
+def test_on_a_gpu(on_gpu, monkeypatch):
     """Run on a machine that has one: replayed steps against plain ones, in float32 rounding."""
     from timm_ltkd.engine.epoch.graph import record_cuda_graph
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
     task, other = make_task().to('cuda'), make_task().to('cuda')
     batches = [(torch.randn(4, 3, 8, 8, device='cuda'), torch.randint(5, (4,), device='cuda')) for _ in range(9)]
     args = Namespace(clip_grad=None, clip_mode='norm', channels_last=False, torchcompile=None)

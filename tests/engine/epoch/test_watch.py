@@ -113,16 +113,16 @@ def test_adding_is_in_place(accelerator):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
-def test_a_look_comes_late_on_cuda():
+def test_a_look_comes_late_on_cuda(on_gpu):
     watch = LossWatch(Accelerator())
     looks = []
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        for loss in (1., 2., 3.):
+    for loss in (1., 2., 3.):
+        torch.cuda.set_sync_debug_mode('error')
+        try:
             watch.add({'loss': torch.full((), loss, device='cuda')}, 4)
             looks.append(watch.check(1))
-            torch.cuda.current_stream().synchronize()
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+        torch.cuda.current_stream().synchronize()
     assert looks == [None, 1., 2.]
     assert watch.read(1) == {'loss': 2.}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ...devices import has_room, move
+from ...errors import UserError
 from ..output import Output
 from .layout import RowLayout
 from .rows import RowFile
@@ -79,6 +80,9 @@ class TeacherBank:
             input: The batch [B, channels, H, W] on `device`; or a pair, the student's and the teacher's; or what makes
                 it, called only if it is needed.
             views: Number of the view that each image shows, int64 [B] on the CPU; see `epoch_views`.
+
+        Raises:
+            UserError: The teacher answers on another device than `device`.
         """
         return self.unpack(self.rows(ask_teacher, input, views))
 
@@ -95,7 +99,11 @@ class TeacherBank:
             images = images[1] if isinstance(images, tuple) else images
             if which is not None:
                 images = images[self._on_device(which)].contiguous(memory_format=_memory_format(images))
-            return self.layout.pack(ask_teacher(images, self.layout.needs_features))
+            said = self.layout.pack(ask_teacher(images, self.layout.needs_features))
+            if said.device.type != self.device.type:
+                raise UserError(f"{self.name} is for batches on '{self.device}' and its teacher answers on "
+                                f"'{said.device}': open it with device='{said.device.type}'")
+            return said
 
         numbers = views.numpy()
         if len(numbers) % self.at_once:
