@@ -127,6 +127,35 @@ def confusion(predictions: Any, targets: Any, num_classes: int) -> np.ndarray:
     return confusion_matrix(targets, predictions, labels=np.arange(num_classes)).astype(np.int64, copy=False)
 
 
+def mistakes(predictions: Any, targets: Any, num_classes: int, most: int = 20) -> list[dict[str, int]]:
+    """Which class was taken for which other one most often: the largest entries of `confusion` off its diagonal.
+
+    Args:
+        predictions: Class indices `[N]`.
+        targets: Class indices `[N]`.
+        num_classes: C.
+        most: How many to give, at most.
+
+    Returns:
+        Of each such pair the `class`, the class that it was `taken_for`, the number of `images`, and `of` how many of
+        the class; most images first, of as many the larger share.
+
+    Raises:
+        UserError: As `confusion`.
+    """
+    targets = _classes(targets, num_classes, 'targets')
+    predictions = _classes(predictions, num_classes, 'predictions')
+    _check_length(predictions, targets, 'predictions')
+    wrong = predictions != targets
+    pairs, images = np.unique(targets[wrong] * num_classes + predictions[wrong], return_counts=True)
+    right, taken = pairs // num_classes, pairs % num_classes
+    of = np.bincount(targets, minlength=num_classes)[right]
+    order = np.lexsort((pairs, of, -images))[:most]
+    return [
+        {'class': c, 'taken_for': other, 'images': count, 'of': all_} for c, other, count, all_ in
+        zip(*(column[order].tolist() for column in (right, taken, images, of)), strict=True)]
+
+
 def group_confusion(predictions: Any, targets: Any, prior: ClassPrior) -> dict[str, dict[str, int]]:
     """How many images of each shot group were taken for a class of each shot group, the right class or another.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from timm_ltkd.errors import UserError
-from timm_ltkd.metrics import calibration, confusion, group_confusion, long_tail_report, per_sample
+from timm_ltkd.metrics import calibration, confusion, group_confusion, long_tail_report, mistakes, per_sample
 from timm_ltkd.prior import ClassPrior
 
 COUNTS = [500, 300, 101, 100, 60, 20, 19, 5, 1]
@@ -45,6 +45,22 @@ def test_group_confusion_refuses():
         group_confusion([2], [0], ClassPrior([5, 5]))
     with pytest.raises(UserError, match='2 targets'):
         group_confusion([0], [0, 1], ClassPrior([5, 5]))
+
+
+def test_mistakes_are_the_largest_entries_of_the_confusion_matrix():
+    prediction, target = predictions(200)
+    whole = confusion(prediction, target, 9)
+    found = mistakes(torch.from_numpy(prediction), target, 9, most=100)
+    assert {(pair['class'], pair['taken_for']): pair['images'] for pair in found} == {
+        (i, j): whole[i, j] for i in range(9) for j in range(9) if i != j and whole[i, j]}
+    assert all(pair['of'] == whole[pair['class']].sum() for pair in found)
+    keys = [(-pair['images'], pair['of']) for pair in found]
+    assert keys == sorted(keys) and mistakes(prediction, target, 9) == found[:20]
+    assert all(type(value) is int for pair in found for value in pair.values())
+    assert mistakes([1, 1, 0], [0, 0, 0], 2) == [{'class': 0, 'taken_for': 1, 'images': 2, 'of': 3}]
+    assert mistakes([0, 1], [0, 1], 2) == []
+    with pytest.raises(UserError, match='outside the 2 classes'):
+        mistakes([2], [0], 2)
 
 
 def test_calibration_by_hand():

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from timm_ltkd.metrics import calibration, group_confusion, long_tail_report
+from timm_ltkd.metrics import calibration, group_confusion, long_tail_report, mistakes
 from timm_ltkd.prior import ClassPrior
 from timm_ltkd.report import write as write_module
 from timm_ltkd.report import write_report
@@ -25,6 +25,7 @@ def random_report(prior, skill=0.5, seed=0, per_class=10, logits=True):
     columns = {'prediction': predictions} | ({'confidence': confidence, 'top5': right} if logits else {})
     report = long_tail_report(columns, targets, prior)
     report['group_confusion'] = group_confusion(predictions, targets, prior)
+    report['mistakes'] = mistakes(predictions, targets, prior.num_classes)
     return report | ({'calibration': calibration(confidence, predictions == targets)} if logits else {})
 
 

@@ -112,6 +112,19 @@ def test_markdown(no_figures, tmp_path):
     assert re.search(r'^!\[.+\]\(curves\.png\)$', page, re.M)
 
 
+def test_the_students_mistakes_are_told(no_figures, tmp_path):
+    told = [{'class': 3, 'taken_for': 0, 'images': 7, 'of': 10}, {'class': 1, 'taken_for': 2, 'images': 2, 'of': 9}]
+    write(tmp_path, student=STUDENT | {'mistakes': told}, teacher=TEACHER | {'mistakes': told[:1] * 2})
+    text, page = (tmp_path / 'report.md').read_text(), (tmp_path / 'report.html').read_text()
+    _, section = text.split('## Most frequent mistakes\n\n')
+    lines = section.split('\n\n')[0].splitlines()
+    assert len(lines) == 4 and lines[2].endswith('| a\\|b | 5 | 300 | 7 of 10 |')
+    assert 'Most frequent mistakes' in page and '7 of 10' in page and '2 of 9' in page
+    assert json.loads((tmp_path / 'report.json').read_text())['student']['mistakes'] == told
+    write(tmp_path / 'none', student=STUDENT | {'mistakes': []})
+    assert 'mistakes' not in (tmp_path / 'none/report.md').read_text()
+
+
 def test_without_teacher_best_and_history(tmp_path):
     paths = write(tmp_path, teacher=None, history=[], run={})
     assert 'curves.png' not in [path.name for path in paths] and not (tmp_path / 'curves.png').exists()

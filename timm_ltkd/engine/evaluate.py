@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..distill.output import classifiers
 from ..errors import UserError
-from ..metrics import calibration, group_confusion, long_tail_report, per_sample
+from ..metrics import calibration, group_confusion, long_tail_report, mistakes, per_sample
 from ..prior import ClassPrior
 
 TIMM_FIGURES = ('loss', 'top1', 'top5')
@@ -27,7 +27,7 @@ def evaluate(
         channels_last: bool = False,
         as_trained: bool = False,
 ) -> dict[str, Any]:
-    """`long_tail_report` of a network, its mean `loss` (cross-entropy), `group_confusion` and `calibration`.
+    """`long_tail_report` of a network, its mean `loss` (cross-entropy), `group_confusion`, `mistakes`, `calibration`.
 
     In float32, unless `as_trained` has a run in bf16 answer as it trains, which is faster; but its classifier stays in
     float32, for in bf16 one image in a hundred ties, and ties go to the larger class.
@@ -95,6 +95,7 @@ def figures(answered: Iterable[tuple], count: int, accelerator: Accelerator, pri
     return report | {
         'loss': float(columns['loss'].double().mean()),
         'group_confusion': group_confusion(columns['prediction'], columns['target'], prior),
+        'mistakes': mistakes(columns['prediction'], columns['target'], prior.num_classes),
         'calibration': calibration(columns['confidence'], columns['prediction'] == columns['target']),
     }
 

@@ -78,6 +78,21 @@ def per_class_grid(
     return Grid(['class', 'index', 'training images', 'group', *reports, *(['difference'] if pair else [])], lines)
 
 
+def mistakes_grid(report: Mapping[str, Any], prior: ClassPrior, class_names: Sequence[str]) -> Grid | None:
+    """Which class is taken for which other one most often; None where the report does not say, or there is none.
+
+    Args:
+        report: With `mistakes` of `timm_ltkd.metrics`, perhaps.
+        prior: Counts of the training set.
+        class_names: Names by class index, `[C]`.
+    """
+    images = prior.counts.long().tolist()
+    lines = [
+        [class_names[pair['class']], class_names[pair['taken_for']], images[pair['class']], images[pair['taken_for']],
+         f'{pair["images"]} of {pair["of"]}'] for pair in report.get('mistakes') or ()]
+    return Grid(['class', 'taken for', 'training images', 'training images of that', 'images'], lines) if lines else None
+
+
 def gain(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else after - before
 

@@ -3,7 +3,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..prior import ClassPrior
-from .content import difference_grid, flatten, legend, told_best
+from .content import difference_grid, flatten, legend, mistakes_grid, told_best
 from .profile import data_profile
 from .table import markdown_grid, markdown_table
 from .text import markdown_escape
@@ -34,6 +34,9 @@ def markdown_report(
         sections += ['## On the holdout', markdown_table(holdout_rows)]
     if len(rows) == 2:
         sections += ['## Student minus teacher', markdown_grid(difference_grid(*rows.values(), prior))]
+    *_, last = rows.values()
+    if mistakes := mistakes_grid(last, prior, class_names):
+        sections += ['## Most frequent mistakes', markdown_grid(mistakes)]
     sections += ['## Training data', bullets(data_profile(prior, class_names).splitlines())]
     told = {key: value for key, value in run.items() if key not in ('best', 'args', 'versions')}
     if told:

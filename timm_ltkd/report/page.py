@@ -5,7 +5,16 @@ from typing import Any
 
 from ..prior import ClassPrior
 from . import html
-from .content import difference_grid, flatten, legend, loading_code, per_class_grid, repeating_command, told_best
+from .content import (
+    difference_grid,
+    flatten,
+    legend,
+    loading_code,
+    mistakes_grid,
+    per_class_grid,
+    repeating_command,
+    told_best,
+)
 from .pictures import Picture
 from .profile import data_profile, in_short
 from .table import Grid, figures_grid
@@ -37,6 +46,7 @@ def html_report(
         figures_section(folder, pictures),
         per_class_section(per_class_grid(
             _columns(rows), prior, class_names, difference=('teacher', 'student') if len(rows) == 2 else None)),
+        _mistakes(mistakes_grid(list(rows.values())[-1], prior, class_names)),
         html.section('Training data', html.bullets(data_profile(prior, class_names).splitlines())),
         _use(folder, run),
         _run(run),
@@ -85,6 +95,13 @@ def _results(
     if len(rows) == 2:
         parts.append(html.table(difference_grid(*rows.values(), prior), 'Student minus teacher'))
     return html.section('Results', *parts)
+
+
+def _mistakes(grid: Grid | None) -> html.Html | None:
+    if grid is None:
+        return None
+    table = html.table(grid, 'Which class is taken for which other one most often', texts=2, sortable=True)
+    return html.section('Most frequent mistakes', table)
 
 
 def _title(run: Mapping[str, Any], taught: bool) -> str:

@@ -139,6 +139,7 @@ def test_a_checkpoint_has_the_same_figures_in_one_process(ranks, out, data, scri
     assert one.keys() == two.keys() >= {'top1', 'balanced', 'few', 'worst', 'ece', 'loss', 'per_class', 'num_samples'}
     confused = one.pop('group_confusion')
     assert confused == two['group_confusion'] and sum(sum(row.values()) for row in confused.values()) == 11
+    assert one.pop('mistakes') == two['mistakes']
     bins = one.pop('calibration')
     assert bins['images'] == two['calibration']['images'] and sum(bins['images']) == 11
     for key in one:
