@@ -27,8 +27,9 @@ class Terminated(KeyboardInterrupt):
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """The hint that ends a message about an unknown name, e.g. `; did you mean 'bkd'? Known: bkd, kd`."""
-    options = sorted(options)
-    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.4)
+    options, letters = sorted(options), sorted(str(name))
+    swapped = [each for each in options if sorted(each) == letters]
+    close = swapped or difflib.get_close_matches(str(name), options, n=1, cutoff=0.4)
     hint = f"; did you mean '{close[0]}'?" if close else '.'
     return f"{hint} Known: {', '.join(options)}" if 0 < len(options) <= 40 else hint
 

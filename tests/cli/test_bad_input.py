@@ -111,6 +111,7 @@ def refuse_on(refuse, data):
 
 @pytest.mark.parametrize('options, message', [
     (['--kd=bkdd'], "unknown distillation method 'bkdd'; did you mean 'bkd'?"),
+    (['--kd=bdk'], "unknown distillation method 'bdk'; did you mean 'bkd'?"),
     (['--teacher=resnet21'], "--teacher: unknown model 'resnet21'; did you mean 'resnet32'?"),
     (['--student=vit_tiny_patch15_224'], "unknown model 'vit_tiny_patch15_224'; did you mean 'vit_tiny_patch16_224'?"),
     (['--student=resnet18.a9_in1k'], "--student: timm knows no weights 'resnet18.a9_in1k'; did you mean 'resnet18.a"),

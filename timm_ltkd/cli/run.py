@@ -1,4 +1,5 @@
 """From the words on a command line to a job, and from a mistake to one line."""
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from .idle import tell_idle
 from .own_modules import import_modules
 from .stop import stoppable
 
-_GO_ON = '; the last checkpoint stands: the same command with --resume auto goes on'
+_GO_ON = '; the same command with --resume auto goes on from the last checkpoint, if there is one'
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -130,5 +131,5 @@ def _end(script: str, line: str, code: int, told: bool = True) -> NoReturn:
 
 
 def _rank() -> int:
-    from accelerate import PartialState
-    return PartialState().process_index if PartialState._shared_state else 0
+    """Of this process among several, as whatever launched them says."""
+    return int(os.environ.get('RANK') or 0) if int(os.environ.get('WORLD_SIZE') or 1) > 1 else 0

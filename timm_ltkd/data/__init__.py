@@ -1,5 +1,6 @@
 """What is trained on: any timm dataset, long-tailed, under one class map, with repeatable augmentation."""
 from .bad_images import count_skipped, skip_bad_images
+from .class_counts import read_class_counts
 from .class_map import match_class_names, read_class_map
 from .class_sampling import CLASS_SAMPLINGS, class_shares, epoch_order
 from .dataset import LongTailedDataset
@@ -15,7 +16,7 @@ from .plugin import register
 from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, machine_memory
 from .sampler import EpochBatchSampler, ShardSampler
 from .seeded import GENERATORS, SeededDataset, seeded_generators
-from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices, read_class_counts
+from .selection import IMBALANCE_TYPES, long_tail_counts, long_tail_indices
 from .splits import SkippedImage, Splits, create_splits, create_val_split, in_both
 from .streams import StreamDataset, is_stream_name
 from .transforms import CROP_MODES, ERASE_MODES, create_eval_transform, create_train_transform

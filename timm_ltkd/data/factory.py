@@ -6,12 +6,13 @@ from pathlib import PurePath
 import numpy as np
 
 from ..errors import UserError, first_few, nearest
+from .class_counts import given_class_counts
 from .class_map import load_class_map
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
 from .names import PREFIX, is_eval_split, is_long_tailed_name, is_train_split, plain_name
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
-from .selection import given_class_counts, long_tail_counts, long_tail_indices
+from .selection import long_tail_counts, long_tail_indices
 from .sources import create_whole, has_two_parts, torch_names
 from .streams import StreamDataset, check_no_selection, create_stream, is_stream_name, warn_if_sorted
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..prior import ClassPrior
+from .class_counts import read_class_counts
 from .names import is_long_tailed_name, plain_name
-from .selection import read_class_counts
 
 _IMAGENET_LT_COUNTS = Path(__file__).with_name('imagenet_lt_counts.json')
 BY_COUNTS = 'imagenet_by_counts'

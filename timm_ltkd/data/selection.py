@@ -1,7 +1,5 @@
 """How many images each class keeps, and which: the long-tailed selection, from labels to indices."""
-import json
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -100,7 +98,7 @@ def long_tail_indices(
         raise UserError(f'the imbalance seed must be an integer from 0 to 2**32 - 1, got {seed}')
     available = np.bincount(targets, minlength=counts.size)
     for c in np.flatnonzero((counts > available) | (counts < 0)).tolist():
-        raise UserError(f'{_called(c, class_names)} has {available[c]} images, but {counts[c]} are asked of it')
+        raise UserError(f'{called(c, class_names)} has {available[c]} images, but {counts[c]} are asked of it')
 
     rng = np.random.RandomState(seed)
     by_class = np.split(np.argsort(targets, kind='stable'), np.cumsum(available)[:-1])
@@ -111,7 +109,8 @@ def long_tail_indices(
     return np.concatenate(kept).astype(np.int64)
 
 
-def _called(c: int, class_names: Sequence[str] | None) -> str:
+def called(c: int, class_names: Sequence[str] | None) -> str:
+    """What messages call a class."""
     return f"class '{class_names[c]}' (index {c})" if class_names is not None else f'class {c}'
 
 
@@ -124,67 +123,3 @@ def int_vector(values, what: str) -> np.ndarray:
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise UserError(f'{what} must be a flat list of integers, got {array.dtype} of shape {array.shape}')
     return array.astype(np.int64)
-
-
-def given_class_counts(
-        given: Sequence[int] | np.ndarray | str | os.PathLike,
-        class_names: Sequence[str] | None,
-        what: str,
-) -> np.ndarray:
-    """Images per class as someone gives them, int64 [C]; a UserError if they are none, don't fit, or one is below 1.
-
-    Args:
-        given: Numbers, or a file of them (see `read_class_counts`).
-        class_names: Of the data they are for, [C]; None where these are not known.
-        what: What messages call the data.
-    """
-    counts = read_class_counts(given) if isinstance(given, str | os.PathLike) else int_vector(given, 'class counts')
-    if class_names is not None and len(counts) != len(class_names):
-        raise UserError(f'{len(counts)} class counts are given for the {len(class_names)} classes of {what}')
-    if not counts.size:
-        raise UserError(f'no class counts are given for {what}')
-    c = int(counts.argmin())
-    if counts[c] < 1:
-        raise UserError(f'{_called(c, class_names)} of {what} would have {counts[c]} images; 1 is the least')
-    return counts
-
-
-def read_class_counts(path: str | os.PathLike) -> np.ndarray:
-    """Read images per class from a file: a JSON list of integers, or one integer a line, in class order.
-
-    Returns:
-        int64 [C], every count at least 1.
-
-    Raises:
-        UserError: No such file, no counts in it, or an entry that is no positive integer.
-    """
-    try:
-        with open(path, encoding='utf-8-sig') as f:
-            text = f.read()
-    except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
-        raise UserError(f"cannot read class counts from '{path}': {getattr(e, 'strerror', None) or e}") from e
-
-    if text.lstrip().startswith('['):
-        try:
-            entries = list(enumerate(json.loads(text), 1))
-        except (ValueError, RecursionError) as e:
-            raise UserError(f"class counts in '{path}' are not a valid JSON list: {e}") from e
-        place = 'entry'
-    else:
-        entries = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        place = 'line'
-    if not entries:
-        raise UserError(f"class counts in '{path}': the file has none")
-    return np.array([_positive_int(value, f"class counts in '{path}', {place} {n}") for n, value in entries], np.int64)
-
-
-def _positive_int(value, where: str) -> int:
-    try:
-        if isinstance(value, bool | float):
-            raise ValueError
-        number = int(value)
-    except (TypeError, ValueError):
-        number = 0
-    if not 1 <= number < 2 ** 31:
-        raise UserError(f"{where}: '{value}' is not a positive integer, or too large a one")
-    return number

@@ -90,7 +90,8 @@ def mistakes_grid(report: Mapping[str, Any], prior: ClassPrior, class_names: Seq
     lines = [
         [class_names[pair['class']], class_names[pair['taken_for']], images[pair['class']], images[pair['taken_for']],
          f'{pair["images"]} of {pair["of"]}'] for pair in report.get('mistakes') or ()]
-    return Grid(['class', 'taken for', 'training images', 'training images of that', 'images'], lines) if lines else None
+    header = ['class', 'taken for', 'training images', 'training images of that', 'images']
+    return Grid(header, lines) if lines else None
 
 
 def gain(before: float | None, after: float | None) -> float | None:

@@ -2,7 +2,6 @@
 import threading
 from types import SimpleNamespace
 
-import accelerate
 import pytest
 import torch
 
@@ -14,8 +13,8 @@ from timm_ltkd.errors import UserError
 @pytest.mark.parametrize('rank, who', [(0, 'train.py'), (1, 'train.py, process 1')])
 def test_each_process_tells_its_own_mistake(monkeypatch, capsys, rank, who):
     """A corrupt image is met by one process only, and that one may not be the first."""
-    state = type('State', (), {'_shared_state': {'there': True}, 'process_index': rank, 'is_main_process': rank == 0})
-    monkeypatch.setattr(accelerate, 'PartialState', state)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', str(rank))
     with pytest.raises(SystemExit) as stopped, one_line_errors('train.py'):
         raise UserError('x.png cannot be read')
     assert stopped.value.code == 2

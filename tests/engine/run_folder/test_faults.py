@@ -26,7 +26,7 @@ def slowly(*args):
     return train_epoch(*args)
 EpochLoop.run = slowly
 '''
-GO_ON = '; the last checkpoint stands: the same command with --resume auto goes on'
+GO_ON = '; the same command with --resume auto goes on from the last checkpoint, if there is one'
 MOST = 240  # seconds; machines that are busy with other things are slow
 
 

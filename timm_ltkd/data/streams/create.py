@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...errors import UserError
+from ..class_counts import given_class_counts
 from ..names import plain_name
-from ..selection import given_class_counts
 from .counts import StreamCounts, kept_counts
 from .dataset import StreamDataset
 from .huggingface import HuggingFaceShards
