@@ -25,6 +25,13 @@ def test_types_are_marked_for_others():
     assert 'py.typed' in (ROOT / 'setup.cfg').read_text()
 
 
+def test_a_checkout_is_on_the_path_and_not_behind_a_finder():
+    """Else `import timm_ltkd` beside a checkout of that name, installed with -e, finds the checkout's folder."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    assert config['options']['package_dir'].split() == ['=', '.']
+
+
 def warn_from(module: str, category: type[Warning]) -> None:
     """Warn as code of that module would."""
     warnings.warn_explicit('old', category, f'{module}.py', 1, module=module, registry={})

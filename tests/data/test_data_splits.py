@@ -71,9 +71,22 @@ def test_images_of_either_split_are_neither_hidden_nor_passed_over_in_silence(im
 
 @pytest.mark.parametrize('name', ['lt/folder', 'lt/torch/folder'])
 def test_both_splits_may_not_be_the_same_images(image_root, name):
-    assert 'same images' in refusal(name, image_root / 'train')
+    assert refusal(name, image_root / 'train').endswith(f'same images would be in both; did you mean {image_root}?')
     shutil.rmtree(image_root / 'val')
     assert "no split 'validation'" in refusal(name, image_root)
+
+
+def test_folders_of_splits_in_capitals(image_root):
+    for name, other in ('train', 'Training'), ('val', 'Val'):
+        (image_root / name).rename(image_root / other)
+    assert refusal('folder', image_root).endswith("it has: Training, Val: rename them in small letters")
+
+
+def test_classes_that_differ_in_capitals_are_doubted(image_root, log):
+    first = sorted((image_root / 'train').iterdir())[0]
+    shutil.copytree(first, first.with_name(first.name.upper()))
+    create_splits('folder', image_root)
+    assert f"the classes '{first.name.upper()}' and '{first.name}', capitals apart: are they one?" in ' '.join(log)
 
 
 @pytest.mark.parametrize('splits, message', [

@@ -42,8 +42,8 @@ def test_images_that_fit_stay_in_memory_and_the_run_is_as_if_asked_for(trained, 
 
 
 RESIZED = (
-    '--train-crop-mode rrc is for --loader resident if it is asked for, with --color-jitter 0, without --aa, and with '
-    '--resident-size where sizes differ')
+    'with --train-crop-mode rrc they stay in memory only if asked to (--loader resident --color-jitter 0, no --aa, and '
+    '--resident-size N where sizes differ)')
 
 
 @pytest.mark.parametrize(('more', 'reason'), [

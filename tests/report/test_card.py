@@ -69,6 +69,8 @@ def test_what_it_says():
         left_out=['data_dir', 'train_list'], files=['args.yaml', 'accuracy_by_frequency.png']))
     for part in (
             'resnet20 distilled from resnet32 by bkd + feature on long-tailed cifar100', 'imbalance factor 100',
+            'of 600 images on average', '1 of 3 classes without a test image are in no figure: cat',
+            '| few | 0 of 1 | 3 |',
             '| teacher resnet32 | 71.23 |', '| medium | 1 | 50 | 50.00 | 60.00 | +10.00 |', 'Measured on 1,200 images',
             "smallest class: 2 'cat' (3 images)", 'Balanced (arXiv 2104.10510).', '--kd-kwargs alpha=0.5',
             'accelerate launch --mixed_precision bf16 --num_processes 2 distill.py -c args.yaml --data-dir … '

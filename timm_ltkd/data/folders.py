@@ -42,7 +42,11 @@ def find_split(root: str | os.PathLike, split: str) -> str:
                 return path
     present = [entry for entry in sorted(os.listdir(root)) if is_split_name(entry)]
     if present:
-        raise UserError(f"there is no split '{split}' in '{root}'; it has: {', '.join(present)}")
+        make = '; how to make one is in docs/own_data.md' if split in EVAL_SPLITS else ''
+        raise UserError(f"there is no split '{split}' in '{root}'; it has: {', '.join(present)}{make}")
+    if other := [entry for entry in sorted(os.listdir(root)) if is_split_name(entry.lower())]:
+        raise UserError(
+            f"there is no split '{split}' in '{root}'; it has: {', '.join(other)}: rename them in small letters")
     if not is_split_name(split):
         raise UserError(f"there is no folder '{split}' in '{root}'")
     return str(root)
@@ -160,12 +164,15 @@ def _check_names(class_folders: set[PurePosixPath], path: str, training: bool) -
     if PurePosixPath('.') in class_folders:
         raise UserError(f"there are images in '{path}' itself; every image must lie in the folder of its class")
     by_name: dict[str, PurePosixPath] = {}
+    alike: dict[str, str] = {}
     lists = '--train-list' if training else '--train-list and --val-list'
     for folder in sorted(class_folders):
         if training and (other := by_name.setdefault(folder.name, folder)) != folder:
             raise UserError(
                 f"'{other}' and '{folder}' in '{path}' would be one class, as a class is named after the last folder: "
                 f'rename them, or list the images ({lists})')
+        if training and (like := alike.setdefault(folder.name.casefold(), folder.name)) != folder.name:
+            _logger.warning(f"'{path}' has the classes '{like}' and '{folder.name}', capitals apart: are they one?")
         if outer := class_folders.intersection(folder.parents):
             raise UserError(
                 f"'{path}' has images in '{outer.pop()}' and in '{folder}' inside it, which would be another class: "

@@ -6,7 +6,7 @@ from contextlib import closing
 from tarfile import TarError
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data import ImageDataset
 from torch.utils.data import Dataset
 
@@ -64,7 +64,7 @@ def read_image(path: str, mode: str | None = None) -> Image.Image:
         with open(path, 'rb') as stream:
             return decode_image(stream, mode)
     except OSError as e:
-        raise UserError(f"cannot read image '{path}': {' '.join(str(e).split())}; repair or remove it") from e
+        raise UserError(f"cannot read image '{path}': {_why(e)}; repair or remove it") from e
 
 
 def decode_image(stream, mode: str | None) -> Image.Image:
@@ -122,7 +122,12 @@ def _broken_image(dataset: Dataset, index: int, error: Exception) -> UserError:
         hint = ' (between folders it wants slashes, and has backslashes)' if '\\' in name and os.sep == '/' else ''
         return UserError(f"there is no image '{name}'{hint}; put it there, or check the data folder and what lists it")
     what = f"image '{name}'" if name else f'image {index} of {called(dataset)}'
-    return UserError(f"cannot read {what}: {' '.join(str(error).split())}; repair or remove it")
+    return UserError(f"cannot read {what}: {_why(error)}; repair or remove it")
+
+
+def _why(error: Exception) -> str:
+    """On one line, and without Pillow's name for a stream."""
+    return 'it is no image' if isinstance(error, UnidentifiedImageError) else ' '.join(str(error).split())
 
 
 def sample_name(dataset: Dataset, index: int, basename: bool = False, absolute: bool = False) -> str | None:

@@ -12,7 +12,7 @@ from .dataset import LongTailedDataset
 from .factory import create_dataset, published_split
 from .folders import classes_come_from_folders, find_split, number_classes, split_folder
 from .lists import class_directories
-from .names import EVAL_SPLITS, TRAIN_SPLITS
+from .names import EVAL_SPLITS, TRAIN_SPLITS, is_split_name
 from .streams import StreamDataset, is_stream_name
 
 _logger = logging.getLogger(__name__)
@@ -176,8 +176,10 @@ def _check_apart(root, splits: Mapping[str, LongTailedDataset]) -> None:
         return
     one, other = sorted((os.path.realpath(folder) for folder in folders), key=len)
     if other == one or other.startswith(os.path.join(one, '')):
+        above, name = os.path.split(os.path.abspath(root))
+        hint = f'; did you mean {above}?' if is_split_name(name) else ''
         raise UserError(
-            f"'{root}' has no folders {' and '.join(splits)} beside each other: the same images would be in both")
+            f"'{root}' has no folders {' and '.join(splits)} beside each other: the same images would be in both{hint}")
 
 
 def _check_val_folder(root, val_split: str) -> None:

@@ -52,8 +52,8 @@ def why_not_resident(
     if getattr(args, 'teacher_resize', None) == 'host':  # no option of train.py
         return '--teacher-resize host makes them in two sizes'
     if args.train_crop_mode != 'pad' and not args.no_aug:
-        return (f'--train-crop-mode {args.train_crop_mode} is for --loader resident if it is asked for, with '
-                '--color-jitter 0, without --aa, and with --resident-size where sizes differ')
+        return (f'with --train-crop-mode {args.train_crop_mode} they stay in memory only if asked to '
+                '(--loader resident --color-jitter 0, no --aa, and --resident-size N where sizes differ)')
     try:
         kept = _resident_images(args, accelerator, data, _train_transform(args, input_config), input_config, Shared())
         needed = sum(images.layout.nbytes for images in kept)

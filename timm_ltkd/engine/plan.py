@@ -66,7 +66,10 @@ def _with_options(name: str, made_by: type, given: dict[str, Any]) -> str:
 def _log_machine(accelerator: Accelerator) -> None:
     """What of the machine is not made use of."""
     if accelerator.device.type == 'cpu' and torch.get_num_threads() == 1:
-        _logger.info('one CPU thread a process; accelerate launch --num_cpu_threads_per_process N gives it more')
+        more = (
+            'accelerate launch --num_cpu_threads_per_process N gives it more'
+            if 'ACCELERATE_MIXED_PRECISION' in os.environ else 'OMP_NUM_THREADS=N gives it more')  # accelerate's or not
+        _logger.info(f'one CPU thread a process; {more}')
     if accelerator.device.type == 'cuda':
         there, used = torch.cuda.device_count(), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         if there > used:

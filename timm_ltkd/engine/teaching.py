@@ -125,9 +125,9 @@ class Teaching:
             doubt = (
                 'was its training long enough, and its learning rate not too high (--teacher-config)?'
                 if self.args.teacher_tune in ('all', 'head') else
-                'is its label space that of the data (--teacher-class-map, --teacher-tune), and does it see what it '
-                'was trained on (--teacher-img-size)?')
-            _logger.warning(f'{name} is near chance ({100 / prior.num_classes:.2g} %): {doubt}')
+                'was it trained long enough, is its label space that of the data (--teacher-class-map, '
+                '--teacher-tune), and does it see what it was trained on (--teacher-img-size)?')
+            _logger.warning(f'{name} is near chance (guessing has {100 / prior.num_classes:.2g} %): {doubt}')
         return report
 
 

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..models import network_name
 from ..prior import ClassPrior
-from .content import difference_grid, legend, repeating_command, told_best
+from .content import difference_grid, legend, repeating_command, told_best, unmeasured
 from .markdown import bullets
 from .profile import data_profile, group_classes
 from .table import markdown_grid, markdown_table
@@ -64,7 +64,7 @@ def model_card(
     if report is not None:
         sections += ['## Training', _training(run, learnt_by or {}, left_out, files)]
     sections += ['## Network', _network(config, origin, run)]
-    sections += ['## Intended use and limits', _limits(measured, prior)]
+    sections += ['## Intended use and limits', _limits(measured, prior, config.get('label_names'))]
     front = _front(title, run, measured, prior, origin, license).to_yaml()
     return f'---\n{front}\n---\n\n' + '\n\n'.join(sections) + '\n'
 
@@ -242,14 +242,18 @@ def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[
     return '\n'.join(f'- {line}' for line in lines)
 
 
-def _limits(report: Mapping[str, Any] | None, prior: ClassPrior | None) -> str:
+def _limits(
+        report: Mapping[str, Any] | None, prior: ClassPrior | None, class_names: Sequence[str] | None) -> str:
     what = 'research on long-tailed recognition, on ' if _tailed(prior) else ''
     lines = [f'for {what}images like those it was trained on; not tested on others']
     if prior is not None and (few := len(group_classes(prior).get('few', ()))):
         lines.append(f'{few:,} of {prior.num_classes:,} classes had fewer than {prior.few} training images')
     if report is not None:
-        each = report['student']['num_samples'] / len(report['student']['per_class'])
+        student = report['student']
+        each = student['num_samples'] / sum(accuracy is not None for accuracy in student['per_class'])
         lines.append(f'figures of single classes are of {each:,.0f} images on average, and uncertain if these are few')
+        if lacking := unmeasured(student, class_names):
+            lines.append(lacking)
         lines.append(
             'overall accuracy goes with how often the test set shows each class; balanced accuracy counts each class '
             'alike')

@@ -3,6 +3,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..errors import first_few
 from ..prior import ClassPrior
 from .profile import group_classes
 from .table import Grid, figure
@@ -23,6 +24,20 @@ _CHOSEN = {
 _STEERED = (
     'That is the split of the figures above, which are of the last epoch; it steered the learning rate too '
     '(--sched plateau), so they are no fair estimate either.')
+
+
+def unmeasured(report: Mapping[str, Any], class_names: Sequence[str] | None) -> str:
+    """That classes without a test image are in no figure, and which; empty if there are none.
+
+    Args:
+        report: Of one network.
+        class_names: Names by class index, `[C]`; the index alone is told without them.
+    """
+    lacking = [c for c, accuracy in enumerate(report['per_class']) if accuracy is None]
+    if not lacking:
+        return ''
+    names = first_few([str(class_names[c]) if class_names else str(c) for c in lacking])
+    return f"{len(lacking)} of {len(report['per_class'])} classes without a test image are in no figure: {names}"
 
 
 def told_best(best: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> str:
@@ -48,7 +63,9 @@ def difference_grid(teacher: Mapping[str, Any], student: Mapping[str, Any], prio
     for name, classes in groups.items():
         before, after = teacher.get(name), student.get(name)
         figures = [figure(before), figure(after), figure(gain(before, after), sign=True)]
-        lines.append([name, len(classes), int(prior.counts[classes].sum()), *figures])
+        measured = len(classes) - sum(student['per_class'][c] is None for c in classes)
+        size = len(classes) if measured == len(classes) else f'{measured} of {len(classes)}'
+        lines.append([name, size, int(prior.counts[classes].sum()), *figures])
     return Grid(['', 'classes', 'training images', 'teacher', 'student', 'difference'], lines)
 
 

@@ -3,7 +3,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..prior import ClassPrior
-from .content import difference_grid, flatten, legend, mistakes_grid, told_best
+from .content import difference_grid, flatten, legend, mistakes_grid, told_best, unmeasured
 from .profile import data_profile
 from .table import markdown_grid, markdown_table
 from .text import markdown_escape
@@ -28,13 +28,15 @@ def markdown_report(
         holdout_rows: As `rows`, on held-out training images.
     """
     sections = ['# Results', f'{markdown_table(rows)}\n\n{markdown_escape(legend(prior))}']
+    *_, last = rows.values()
+    if lacking := unmeasured(last, class_names):
+        sections.append(markdown_escape(f'{lacking}.'))
     if run.get('best'):
         sections.append(markdown_escape(told_best(run['best'], run.get('args'))))
     if holdout_rows:
         sections += ['## On the holdout', markdown_table(holdout_rows)]
     if len(rows) == 2:
         sections += ['## Student minus teacher', markdown_grid(difference_grid(*rows.values(), prior))]
-    *_, last = rows.values()
     if mistakes := mistakes_grid(last, prior, class_names):
         sections += ['## Most frequent mistakes', markdown_grid(mistakes)]
     sections += ['## Training data', bullets(data_profile(prior, class_names).splitlines())]

@@ -14,6 +14,7 @@ from .content import (
     per_class_grid,
     repeating_command,
     told_best,
+    unmeasured,
 )
 from .pictures import Picture
 from .profile import data_profile, in_short
@@ -42,11 +43,11 @@ def html_report(
     """
     return html.page(_title(run, taught=len(rows) == 2), *filter(None, [
         html.note(in_short(prior)),
-        _results(rows, prior, run, holdout_rows),
+        _results(rows, prior, class_names, run, holdout_rows),
         figures_section(folder, pictures),
         per_class_section(per_class_grid(
             _columns(rows), prior, class_names, difference=('teacher', 'student') if len(rows) == 2 else None)),
-        _mistakes(mistakes_grid(list(rows.values())[-1], prior, class_names)),
+        _mistakes(mistakes_grid([*rows.values()][-1], prior, class_names)),
         html.section('Training data', html.bullets(data_profile(prior, class_names).splitlines())),
         _use(folder, run),
         _run(run),
@@ -84,10 +85,14 @@ def _columns(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, An
 def _results(
         rows: Mapping[str, Mapping[str, Any]],
         prior: ClassPrior,
+        class_names: Sequence[str],
         run: Mapping[str, Any],
         holdout_rows: Mapping[str, Mapping[str, Any]] | None,
 ) -> html.Html:
     parts = [html.table(figures_grid(rows), _measured_on(rows, 'images')), html.note(legend(prior))]
+    *_, last = rows.values()
+    if lacking := unmeasured(last, class_names):
+        parts.append(html.note(f'{lacking}.'))
     if run.get('best'):
         parts.append(html.note(told_best(run['best'], run.get('args'))))
     if holdout_rows:

@@ -32,6 +32,9 @@ def named_networks(args: Namespace) -> list[str]:
         raise UserError('name a checkpoint (a run\'s folder, weights, hf-hub:…), or --model with --pretrained')
     if sources and args.pretrained:
         raise UserError(f'--pretrained is for the weights that timm knows, and {sources[0]} is another; leave one out')
+    for source in sources:  # before any data are read
+        if not source.startswith(ELSEWHERE) and not Path(source).exists():
+            raise UserError(f'checkpoint: there is no file or folder {source}')
     folders = [source for source in sources if Path(source).is_dir()]
     if args.model_kwargs and sources and folders == sources:
         raise UserError(f'{folders[0]} says how its network is made; leave --model-kwargs out')
@@ -106,7 +109,8 @@ def load_network(
         if network.num_classes != data.prior.num_classes:
             raise UserError(
                 f'{what}: the head of {source} has {network.num_classes} classes and the data '
-                f'{data.prior.num_classes}; they must share one label space')
+                f'{data.prior.num_classes}; they must share one label space (validate.py measures on images of some of '
+                "its classes with --dataset folder --data-dir DIR --train-split '')")
         if not from_timm:
             _check_label_names(source, label_names(network), data, what)
     return network
