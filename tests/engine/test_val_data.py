@@ -74,6 +74,15 @@ def test_a_class_that_the_network_does_not_know(trained, new_images, script, cap
     assert "validation has classes that training does not have: 'dog'" in capsys.readouterr().err
 
 
+def test_a_run_whose_data_are_elsewhere_now(trained, images, script, capsys):
+    options = trained / 'args.yaml'
+    options.write_text(options.read_text().replace(str(images), 'birds'))
+    with pytest.raises(SystemExit):
+        script('validate', [str(trained), '--workers', '0'])
+    assert f"the data folder 'birds' of {trained} is not found from here; give it by" in capsys.readouterr().err
+    script('validate', [str(trained), '--workers', '0', '--data-dir', str(images)])
+
+
 def test_it_wants_data_of_its_own(trained, script, capsys):
     with pytest.raises(SystemExit):
         script('validate', [str(trained), '--train-split', '', '--val-split', 'test'])

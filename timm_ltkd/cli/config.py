@@ -102,11 +102,22 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
         parser.set_defaults(model=str(named))
 
 
-def use_data_of_run(parser: Parser, folder: str | Path) -> None:
-    """Make the data options of a finished run the defaults, if the folder is one with an args.yaml."""
+def use_data_of_run(parser: Parser, folder: str | Path, given: Namespace) -> None:
+    """Make the data options of a finished run the defaults, if the folder is one with an args.yaml.
+
+    Args:
+        given: What command line and file say.
+
+    Raises:
+        UserError: Its data folder is not found from here, and no other one is given.
+    """
     path = Path(folder) / 'args.yaml'
     if path.is_file():
-        parser.set_defaults(**read_config(parser, path, only=DATA))
+        options = read_config(parser, path, only=DATA)
+        where = options.get('data_dir')
+        if where and not (given.data_dir or given.dataset_download or Path(where).exists()):
+            raise UserError(f"the data folder '{where}' of {folder} is not found from here; give it by --data-dir")
+        parser.set_defaults(**options)
 
 
 def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) -> None:

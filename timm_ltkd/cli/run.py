@@ -58,7 +58,7 @@ def validate(argv: Sequence[str] | None = None) -> None:
         elif given.checkpoint and given.dataset is None:
             if not given.train_split:
                 raise UserError("--train-split '' is for other data than a run's: add their --dataset and --data-dir")
-            use_data_of_run(parser, given.checkpoint[0])
+            use_data_of_run(parser, given.checkpoint[0], given)
         args = parse(parser, argv, own)
         check_prediction_options(args, given, validate_parser())
         if args.predict:
