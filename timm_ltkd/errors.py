@@ -27,10 +27,13 @@ class Terminated(KeyboardInterrupt):
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """The hint that ends a message about an unknown name, e.g. `; did you mean 'bkd'? Known: bkd, kd`."""
-    options, letters = sorted(options), sorted(str(name))
-    swapped = [each for each in options if sorted(each) == letters]
-    close = swapped or difflib.get_close_matches(str(name), options, n=1, cutoff=0.4)
-    hint = f"; did you mean '{close[0]}'?" if close else '.'
+    def likeness(option: str) -> tuple[float, bool, str]:
+        alike = difflib.SequenceMatcher(None, option, str(name)).ratio()
+        return alike, sorted(option) == sorted(str(name)), option  # with letters swapped, of those as much alike
+
+    options = sorted(options)
+    alike, _, close = max(map(likeness, options), default=(0., False, ''))
+    hint = f"; did you mean '{close}'?" if alike >= 0.4 else '.'
     return f"{hint} Known: {', '.join(options)}" if 0 < len(options) <= 40 else hint
 
 

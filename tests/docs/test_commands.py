@@ -200,7 +200,7 @@ def test_files_of_the_checkout_exist():
 ELSEWHERE = {  # of timm's scripts, docker, pip, tensorboard, benchmarks/ and results/
     '--device-modules', '--shm-size', '--logdir', '--repeats', '--quick', '--parts', '--precision', '--most',
     '--download', '--methods', '--threads', '--kills', '--cases', '--show', '--tables', '--rows', '--again',
-    '--amp', '--amp-dtype', '--checkpoint-hist', '--lr-base', '--no-prefetcher', '--use-ema'}
+    '--amp', '--amp-dtype', '--checkpoint-hist', '--index-url', '--lr-base', '--no-prefetcher', '--use-ema'}
 
 
 def test_every_option_that_is_named_exists():

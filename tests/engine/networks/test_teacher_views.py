@@ -101,7 +101,7 @@ def test_it_is_measured_as_it_was_trained(script, argv, tmp_path, teacher):
     script('validate', [*data, '--workers', '0', str(teacher), '--results-file', str(tmp_path / 'own.json')])
     own, = json.loads((tmp_path / 'own.json').read_text()).values()
     found = report(tmp_path / 'run')['teacher']
-    assert found.keys() == own.keys() - {'loss'}
+    assert found.keys() == own.keys() - {'loss'} and found.pop('mistakes') == own['mistakes']
     for key, value in found.items():
         if isinstance(value, dict):  # of the calibration, which holds lists, and the group confusion
             assert value.keys() == own[key].keys()
