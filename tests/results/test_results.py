@@ -44,7 +44,10 @@ def test_every_row_is_a_command_of_ours(row, monkeypatch):
         named.append((table, key))
         return 'RUN'
     args = parsed(row.words('DATA', run_of))
-    assert args.dataset == 'lt/digits' or args.data_dir.startswith('DATA/lt')
+    folders = {'cifar100_lt50': 'lt50', 'cifar100_lt10': 'lt10', 'krdistill_ablation': 'lt100_left_out'}
+    expected = ('lt/digits', None) if row.table == 'digits' else (
+        'lt/folder', f'DATA/{folders.get(row.table, "lt100")}')
+    assert (args.dataset, args.data_dir) == expected
     assert args.epochs == {'cifar100_lt100_short': 20, 'cifar100_lt100_strong': 400, 'digits': 20}.get(row.table, 200)
     at = [(other.table, other.key) for other in ALL_ROWS]
     assert all(at.index(each) < at.index((row.table, row.key)) for each in named), 'teachers are trained before'
