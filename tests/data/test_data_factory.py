@@ -17,7 +17,7 @@ CLASSES = ['ant', 'bee', 'cat']
 
 
 def make_tar(image_root, tmp_path):
-    (tmp_path / 'tars').mkdir()
+    (tmp_path / 'tars').mkdir(parents=True)
     for split in ('train', 'val'):
         with tarfile.open(tmp_path / 'tars' / f'{split}.tar', 'w') as archive:
             archive.add(image_root / split, arcname='.')
@@ -156,7 +156,7 @@ def test_a_folder_without_images(tmp_path):
     assert str(tmp_path / 'train') in message and '.png' in message
 
 
-@pytest.mark.parametrize('content', [[], ['notes.txt'], ['deeper/notes.txt'], ['picture.tiff']])
+@pytest.mark.parametrize('content', [[], ['notes.txt'], ['deeper/notes.txt'], ['picture.gif']])
 @pytest.mark.parametrize('packed', [False, True])
 def test_a_training_class_without_images_is_named(image_root, tmp_path, content, packed):
     folder = image_root / 'train' / 'bat'
@@ -168,20 +168,35 @@ def test_a_training_class_without_images_is_named(image_root, tmp_path, content,
     assert "class 'bat'" in message and 'no image' in message
 
 
+@pytest.mark.parametrize('packed', [False, True])
+def test_images_of_more_endings_than_timms_are_read(image_root, tmp_path, packed, log):
+    root = make_tar(image_root, tmp_path) if packed else image_root
+    before = create_dataset('folder', root)
+    pixels = [before[i][0].tobytes() for i in range(36)]
+    for i, ending in enumerate(('.webp', '.BMP', '.tif', '.ppm')):
+        path = image_root / 'train' / 'bee' / f'00{i}.png'
+        Image.open(path).save(path.with_suffix(ending), lossless=True)
+        path.unlink()
+    root = make_tar(image_root, tmp_path / 'again') if packed else image_root
+    after = create_dataset('folder', root)
+    assert after.class_counts.tolist() == [12, 12, 12] and not log
+    assert [after[i][0].tobytes() for i in range(36)] == pixels
+
+
 def test_images_that_are_passed_over_are_counted(image_root, log):
-    for i, ending in enumerate(('.webp', '.TIF', '.webp', '.txt')):
+    for i, ending in enumerate(('.gif', '.JP2', '.gif', '.txt')):
         (image_root / 'train' / 'bee' / f'other{i}{ending}').write_text('')
     assert create_dataset('folder', image_root).class_counts.tolist() == [12, 12, 12]
-    assert '(1 .tif, 2 .webp); those that are have .png .jpg .jpeg' in '\n'.join(log)
+    assert '(2 .gif, 1 .jp2); those that are have .png .jpg .jpeg' in '\n'.join(log)
     log.clear()
     create_dataset('folder', image_root, split='validation')
     assert not '\n'.join(log)
 
 
 def test_those_inside_a_tar_file_are_counted_too(image_root, tmp_path, log):
-    (image_root / 'train' / 'bee' / 'other.webp').write_text('')
+    (image_root / 'train' / 'bee' / 'other.gif').write_text('')
     assert create_dataset('folder', make_tar(image_root, tmp_path)).class_counts.tolist() == [12, 12, 12]
-    assert '(1 .webp)' in '\n'.join(log)
+    assert '(1 .gif)' in '\n'.join(log)
 
 
 @pytest.mark.parametrize('packed', [False, True])

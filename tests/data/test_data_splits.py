@@ -22,7 +22,7 @@ def refusal(*args, **kwargs):
 
 def test_a_class_without_validation_images_keeps_its_index(image_root, log):
     shutil.rmtree(image_root / 'val' / 'ant')
-    (image_root / 'val/bee/other.webp').write_bytes(b'')
+    (image_root / 'val/bee/other.gif').write_bytes(b'')
     splits = create_splits('lt/folder', image_root, imbalance_factor=4)
     assert len(log) == 1, 'the folder is looked through once'
     assert splits.class_names == splits.train.class_names == splits.val.class_names == ['ant', 'bee', 'cat']
@@ -62,9 +62,9 @@ def test_a_folder_that_cannot_be_read_is_named(image_root, split, monkeypatch):
 
 
 def test_images_of_either_split_are_neither_hidden_nor_passed_over_in_silence(image_root, log):
-    (image_root / 'val/ant/other.webp').write_bytes(b'')
+    (image_root / 'val/ant/other.gif').write_bytes(b'')
     create_splits('lt/folder', image_root)
-    assert any('val' in line and 'not read for their endings (1 .webp)' in line for line in log)
+    assert any('val' in line and 'not read for their endings (1 .gif)' in line for line in log)
     shutil.copy(image_root / 'val/ant/000.png', image_root / 'val/ant/.000.png')
     assert 'has hidden images' in refusal('lt/folder', image_root)
 

@@ -16,6 +16,7 @@ from ..report.text import flag
 from .defaults import fill_defaults
 from .kinds import KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
+from .recipes import find_recipe
 
 _OPTIONS_OF = {'kd': 'kd_kwargs', 'loss': 'loss_kwargs', 'opt': 'opt_kwargs'}
 # of the student alone, in groups of options and single ones; its teacher's training has its own
@@ -146,13 +147,13 @@ def read_config(parser: Parser, path: str | Path, only: Collection[str] | None =
 
     Args:
         parser: Knows the options.
-        path: The file.
+        path: The file, see `find_recipe`.
         only: Read these and pass over all others, known or not.
 
     Raises:
         UserError: No such file, not YAML, an unknown key, a value of the wrong kind.
     """
-    content = read_yaml(path)
+    content = read_yaml(find_recipe(path))
     if content is None:
         return {}
     if not isinstance(content, dict):

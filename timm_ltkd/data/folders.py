@@ -19,7 +19,7 @@ from .labels import dataset_class_names
 from .names import EVAL_SPLITS, TRAIN_SPLITS, is_split_name
 
 _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
-_OTHER_ENDINGS = ('.webp', '.bmp', '.tif', '.tiff', '.gif', '.jfif', '.jp2', '.avif', '.heic', '.ppm', '.pgm')
+_OTHER_ENDINGS = ('.gif', '.jfif', '.jp2', '.avif', '.heic')
 _logger = logging.getLogger(__name__)
 Folders = Mapping[PurePosixPath, Counter[str]]
 

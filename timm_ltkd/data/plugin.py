@@ -1,9 +1,11 @@
-"""Long-tailed CIFAR under timm's own names, for scripts that know nothing of this package."""
+"""What importing this package adds to timm's data: long-tailed CIFAR under timm's own names, and image endings."""
 import warnings
 from functools import partial
 
 from timm.data import dataset_factory
+from timm.data.readers import add_img_extensions
 from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .dataset import LongTailedDataset
 from .selection import long_tail_counts, long_tail_indices
@@ -12,11 +14,13 @@ IMBALANCE_FACTORS = (10, 20, 50, 100, 200)
 
 
 def register() -> None:
-    """Let `timm.data.create_dataset` make `torch/cifar{10,100}_lt{10,20,50,100,200}`.
+    """Let `timm.data.create_dataset` make `torch/cifar{10,100}_lt{10,20,50,100,200}`, and read in folders and tar files
+    images of all the endings that torchvision reads, which are `.webp`, `.bmp`, `.tif` and more.
 
     timm looks a `torch/` name up in a table when it is called. A timm without that table gets nothing registered, and
     one warning that says so.
     """
+    add_img_extensions(IMG_EXTENSIONS)
     makers = {
         f'{name}_lt{factor}': partial(create_long_tailed, dataset_class, factor)
         for name, dataset_class in (('cifar10', CIFAR10), ('cifar100', CIFAR100))
