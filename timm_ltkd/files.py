@@ -40,6 +40,12 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file as `replace_file` does; characters that UTF-8 lacks are written as escapes."""
+    with replace_file(path) as aside:
+        aside.write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
+
+
 def is_aside(path: Path) -> bool:
     """Whether a path is what `replace_file` (or an export) writes to before it renames."""
     return path.match(ASIDE)

@@ -168,9 +168,10 @@ def test_what_makes_no_sense(weights, tmp_path, monkeypatch, capsys, words, mess
     assert not (tmp_path / 'new').exists() and not list(tmp_path.glob('*.onnx'))
 
 
-def test_images_that_the_network_does_not_take(tmp_path, capsys):
+@pytest.mark.parametrize('fix', [[], ['--tau-norm', '1']])
+def test_images_that_the_network_does_not_take(tmp_path, capsys, fix):
     torch.save(timm.create_model('test_vit', num_classes=3).state_dict(), tmp_path / 'vit.pt')
-    argv = [tmp_path / 'vit.pt', '--model', 'test_vit', '--img-size', '9', '--export-dir', tmp_path / 'new']
+    argv = [tmp_path / 'vit.pt', '--model', 'test_vit', '--img-size', '9', '--export-dir', tmp_path / 'new', *fix]
     assert 'takes no images of 9x9 pixels' in fails(capsys, argv) and not (tmp_path / 'new').exists()
 
 

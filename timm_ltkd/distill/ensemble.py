@@ -70,16 +70,17 @@ class TeacherEnsemble(nn.Module):
             teacher.expect_input(mean, std)
 
     @torch.no_grad()
-    def forward(self, input: torch.Tensor, needs_features: bool = False) -> Output:
-        """Mean logits `[B, C]`, in float32 at least, of a batch `[B, channels, H, W]`.
+    def forward(self, input: torch.Tensor, needs_features: bool = False, exact: bool = False) -> Output:
+        """Mean logits `[B, C]`, in float32 at least, of a batch `[B, channels, H, W]`; the options are a `Teacher`'s.
 
         Raises:
             UserError: Features are asked of several teachers.
         """
         if len(self.teachers) == 1:
-            return self.teachers[0](input, needs_features)
+            return self.teachers[0](input, needs_features, exact)
         if needs_features:
             raise UserError(
                 'the features of several teachers have nothing in common: give one teacher, or a method that needs '
                 'logits only')
-        return Output(torch.stack([full_precision(teacher(input).logits) for teacher in self.teachers]).mean(0))
+        return Output(torch.stack([
+            full_precision(teacher(input, exact=exact).logits) for teacher in self.teachers]).mean(0))

@@ -125,12 +125,12 @@ class Teacher(DistillationTeacher):
 
     @torch.no_grad()
     def forward(  # type: ignore[override]  # timm's gives logits alone
-            self, input: torch.Tensor, needs_features: bool = False) -> Output:
+            self, input: torch.Tensor, needs_features: bool = False, exact: bool = False) -> Output:
         """Logits, and pooled features if asked for, of a batch `[B, channels, H, W]`, normalised as `expect_input` was
-        told."""
+        told; `exact` ones are of the network itself, whatever is faster."""
         input, dtype = self.pixels(input), self.dtype
         input = input.to(dtype)
-        logits, features = model_output(self._network(input), input, needs_features)
+        logits, features = model_output(self.model if exact else self._network(input), input, needs_features)
         if dtype in _HALF:
             logits, features = logits.float(), None if features is None else features.float()
         if self.class_map is not None:

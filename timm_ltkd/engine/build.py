@@ -17,7 +17,7 @@ from .combinations import check_cuda_graph, check_loss, mixing_options
 from .doubts import warn_of_deferral, warn_of_recipe
 from .epoch.bank import check_views
 from .epoch.graph import check_graphable
-from .epoch.optimizer import create_optimizer, create_schedule
+from .epoch.optimizer import create_optimizer, run_epochs
 from .loaders import choose_loader, create_loaders
 from .networks.create import WEIGHTS_OF, check_takes_images, checkpoint_activations, create_network
 from .networks.input import resolve_input, set_input
@@ -76,7 +76,7 @@ def _check_recipe(args: Namespace, accelerator: Accelerator, data: Data, network
     check_views(args, train_loader, data)
     create_mixing(args, accelerator, data, network.pretrained_cfg)
     optimizer = create_optimizer(args, network, accelerator.mixed_precision)
-    _, epochs = create_schedule(args, optimizer)
+    epochs = run_epochs(args)
     if args.cuda_graph:
         check_graphable(optimizer, args.opt)
     if args.torchcompile_mode and not args.torchcompile:

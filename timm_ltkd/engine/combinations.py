@@ -206,7 +206,7 @@ def corrections(options: Mapping[str, Any]) -> list[str]:
         options: Of train.py or distill.py, as args.yaml has them; of anything else there are none.
     """
     found, methods, prior = [], listed(options.get('kd')), ClassPrior([3, 2, 1])
-    with suppress(UserError, TypeError):  # of a module that is not imported here
+    with suppress(UserError, TypeError, AttributeError):  # of a module not imported here, or written by another hand
         if methods and create_methods(
                 methods, options.get('kd_kwargs') or {}, prior=prior, student_features=2,
                 teacher_features=[2] * max(1, len(listed(options.get('teacher'))))).corrects_prior:
@@ -219,7 +219,7 @@ def corrections(options: Mapping[str, Any]) -> list[str]:
 
 
 def _loss_corrects(name: str, options: Mapping[str, Any]) -> bool:
-    with suppress(UserError, TypeError):  # of a module that is not imported here
+    with suppress(UserError, TypeError, AttributeError):
         return create_loss(name, prior=ClassPrior([2, 1]), **options).corrects_prior
     return False
 

@@ -148,9 +148,9 @@ def _load(args: Namespace, source: str) -> nn.Module:
     """The network, which knows how its images come."""
     network = load_named(args, source)
     set_input(network, resolve_input(args, network.pretrained_cfg))
+    check_takes_images(network, network.pretrained_cfg['input_size'], source)
     if (fix := _fix(args)) is not None:
         _build_in(network, source, *fix)
-    check_takes_images(network, network.pretrained_cfg['input_size'], source)
     return network
 
 

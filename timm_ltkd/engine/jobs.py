@@ -24,6 +24,7 @@ from ..report import format_table, spread
 from .build import refuse_given, trainable_network
 from .combinations import check_cuda_graph, check_method, check_names, check_teachers, warn_of_corrected_teachers
 from .doubts import told_once, warn_of_deferral, warn_of_zero_classifier
+from .epoch.optimizer import run_epochs
 from .fit import Result, Run, fit
 from .networks.create import check_model_name
 from .networks.described import architecture
@@ -199,7 +200,7 @@ def _create_method(
             feature_dim(network)  # which says why it has no features
         raise
     check_method(args, method)
-    warn_of_deferral(method, '--kd-kwargs', args.epochs)
+    warn_of_deferral(method, '--kd-kwargs', run_epochs(args))
     warn_of_zero_classifier(args, student, method)
     return method
 

@@ -181,11 +181,7 @@ def _is_ours_to_train(plan: PlannedTeacher, accelerator: Accelerator) -> bool:
 
 def create_teacher(
         args: Namespace, plans: Sequence[PlannedTeacher], student: nn.Module) -> Teacher | TeacherEnsemble:
-    """The teacher of a student, of trained networks; several as one.
-
-    Raises:
-        UserError: A network that takes no images of the size that it is to be shown.
-    """
+    """The teacher of a student, of trained networks; several as one."""
     teachers = [
         Teacher(
             plan.network, img_size=_shown_size(args, plan, student), dtype=getattr(torch, args.teacher_dtype),

@@ -1,8 +1,7 @@
 """The teacher's side of a distillation: its class means, its bank, and its figures."""
 import logging
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -115,10 +114,9 @@ class Teaching:
             self, teacher: Teacher | TeacherEnsemble, name: str, loader: DataLoader, where: str) -> dict[str, Any]:
         """Report of one, or of all together, of which the log tells."""
         prior = self.data.prior
-        with _exactly(teacher):
-            logits = (
-                (output.logits, *which) for output, *which in answers(teacher, loader, self.args.channels_last))
-            report = figures(logits, len(loader.dataset), self.accelerator, prior)
+        outputs = answers(teacher, loader, self.args.channels_last, exact=True)  # its figures are those of its report
+        logits = ((output.logits, *which) for output, *which in outputs)
+        report = figures(logits, len(loader.dataset), self.accelerator, prior)
         told = ', '.join(f'{key} {report[key]:.2f}' for key in ('top1', *OUR_FIGURES) if key in report)
         _logger.info(f'{name} on {where}: {told}')
         if near_chance(report, prior.num_classes):
@@ -129,19 +127,6 @@ class Teaching:
                 '--teacher-tune), and does it see what it was trained on (--teacher-img-size)?')
             _logger.warning(f'{name} is near chance (guessing has {100 / prior.num_classes:.2g} %): {doubt}')
         return report
-
-
-@contextmanager
-def _exactly(teacher: Teacher | TeacherEnsemble) -> Iterator[None]:
-    """Inside, it answers as its network does and no faster, so that its figures are those of its own report."""
-    fast = [member.fast for member in teacher.members]
-    try:
-        for member in teacher.members:
-            member.fast = False
-        yield
-    finally:
-        for member, was in zip(teacher.members, fast, strict=True):
-            member.fast = was
 
 
 @torch.no_grad()

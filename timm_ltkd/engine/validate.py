@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data import create_val_split, fingerprint, stop_workers
 from ..errors import UserError
-from ..files import replace_file
+from ..files import write_text
 from ..prior import ClassPrior
 from ..report import format_table
 from ..report.summary import write_csv
@@ -157,8 +157,7 @@ def _trained_prior(source: str, network: nn.Module, data: Data) -> ClassPrior:
 
 def _write_results(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     if path.suffix == '.json':
-        with replace_file(path) as aside:
-            aside.write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
+        write_text(path, json.dumps(rows, indent=2) + '\n')
     else:
         columns = list(dict.fromkeys(
             key for row in rows.values() for key, value in row.items() if not isinstance(value, list | dict)))

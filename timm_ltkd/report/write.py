@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import replace_file
+from ..files import write_text
 from ..prior import ClassPrior
 from .markdown import markdown_report
 from .page import html_report
@@ -76,12 +76,6 @@ def write_report(
 
 def _row_name(role: str, run: Mapping[str, Any]) -> str:
     return f'{role} {run[role]}' if isinstance(run.get(role), str) else role
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; characters that UTF-8 lacks are written as escapes."""
-    with replace_file(path) as aside:
-        aside.write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
 
 
 def _as_json(

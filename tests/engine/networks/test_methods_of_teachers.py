@@ -162,4 +162,6 @@ def test_what_the_log_warns_of(script, one, log, monkeypatch):
 
 def test_class_weights_that_come_in_in_time_are_not_warned_of(script, one, log):
     script('distill', [*one, '--epochs', '2', '--kd', 'bkd', '--kd-kwargs', 'deferred_epochs=1'])
+    script('distill', [*one, '--epochs', '1', '--cooldown-epochs', '1', '--kd', 'bkd', '--kd-kwargs',
+                       'deferred_epochs=1', '--loss', 'weighted_ce', '--loss-kwargs', 'deferred_epochs=1'])
     assert not any('never come in' in line or 'loader workers' in line for line in log)

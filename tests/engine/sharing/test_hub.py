@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from timm_ltkd.cli import run
 from timm_ltkd.engine import jobs
 from timm_ltkd.engine.sharing import hub as hub_module
 from timm_ltkd.engine.sharing.hub import open_repository, upload
+from timm_ltkd.engine.sharing.share import check_sharing
 from timm_ltkd.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -188,6 +190,16 @@ def test_names_of_repositories(logged_in):
     before = dict(logged_in.repos)
     assert open_repository('auto', False) is None, 'only the login is known'
     assert logged_in.repos == before and logged_in.repos['lab/net']['private'] and not before['me/net']['private']
+
+
+def test_a_folder_of_whose_name_nothing_is_left(logged_in):
+    with pytest.raises(UserError, match="the folder's name '实验' has no letter or digit"):
+        open_repository('auto', False, '实验')
+    for experiment in ('实验', 'sweep/实验'):
+        args = Namespace(push_to_hub='auto', hub_private=False, experiment=experiment)
+        with pytest.raises(UserError, match="'实验' has no letter"):
+            check_sharing([args], accelerator=None)
+    assert not logged_in.repos
 
 
 @pytest.mark.parametrize('wanted, private, message', [

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import UserError
-from ...files import replace_file
+from ...files import write_text
 from .shards import Shards
 from .shuffle import ClassesAtOnce
 
@@ -65,10 +65,9 @@ def kept_counts(shards: Shards) -> tuple[StreamCounts, Path | None]:
     for file in files:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with replace_file(file) as aside:
-                aside.write_text(json.dumps({
-                    'name': shards.name, 'split': shards.split, 'classes': counts.classes.tolist(),
-                    'shards': counts.shards.tolist(), 'at_once': counts.at_once}) + '\n', encoding='utf-8')
+            write_text(file, json.dumps({
+                'name': shards.name, 'split': shards.split, 'classes': counts.classes.tolist(),
+                'shards': counts.shards.tolist(), 'at_once': counts.at_once}) + '\n')
         except OSError:
             continue
         _logger.info(f'the counts are kept in {file}')

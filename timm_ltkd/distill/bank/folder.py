@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import UserError, last_line
-from ...files import is_aside, remove_asides, replace_file, try_lock
+from ...files import is_aside, remove_asides, try_lock, write_text
 from .bank import TeacherBank
 from .layout import RowLayout
 from .rows import RowFile
@@ -84,8 +84,8 @@ def _make(path: Path, entries: dict[str, Any]) -> None:
         if not (path / _KEY).is_file():
             remove_asides(path)  # of a process that was killed here
             RowFile.make(path, entries['count'], RowLayout.from_json(entries['layout']).words)
-            with replace_file(path / _KEY) as aside:  # last: now there is a bank
-                aside.write_text(json.dumps({'format': _FORMAT, **entries}, indent=2, sort_keys=True))
+            key = json.dumps({'format': _FORMAT, **entries}, indent=2, sort_keys=True)
+            write_text(path / _KEY, key)  # last: now there is a bank
     except OSError:
         for name in RowFile.FILES:
             (path / name).unlink(missing_ok=True)

@@ -71,6 +71,11 @@ def create_schedule(
             raise UserError(f"--sched '{args.sched}': {last_line(e)}") from e
 
 
+def run_epochs(args: Namespace) -> int:
+    """How many epochs the schedule makes of the options, warm-up and cooldown included; raises as `create_schedule`."""
+    return create_schedule(args, torch.optim.SGD([torch.zeros(1)]))[1]
+
+
 def _can_be_fused(name: str, precision: str | None, options: dict[str, Any]) -> bool:
     """Whether an optimizer is one of those of which torch has a fused update, itself and not as a part of another."""
     made_of = get_optimizer_class(name.removeprefix('lookahead_'), bind_defaults=False)

@@ -1,5 +1,4 @@
 """A network as a folder that timm loads."""
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -35,19 +34,11 @@ def export_network(
         config['class_counts'] = [int(count) for count in class_counts]
     if fix is not None:
         config['posthoc'] = fix
+    network.pretrained_cfg = {**network.pretrained_cfg, 'license': license}
     network.to(memory_format=torch.contiguous_format)  # safetensors takes no other
     model_args = {key: value for key, value in network.model_args.items() if value is not None}
     with tempfile.TemporaryDirectory(dir=folder, prefix='.export.tmp.') as aside, plain_classifier(network):
         save_for_hf(network, aside, model_config=config, model_args=model_args, safe_serialization=True)
-        _set_license(Path(aside) / 'config.json', license)
         for name in ('model.safetensors', 'config.json'):
             with replace_file(folder / name) as path:
                 shutil.copyfile(Path(aside) / name, path)  # its content alone: safetensors makes private files
-
-
-def _set_license(path: Path, license: str | None) -> None:
-    config = json.loads(path.read_text(encoding='utf-8'))
-    config['pretrained_cfg'].pop('license', None)
-    if license is not None:
-        config['pretrained_cfg']['license'] = license
-    path.write_text(json.dumps(config, indent=2), encoding='utf-8')

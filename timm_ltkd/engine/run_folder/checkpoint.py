@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.utils._pytree import tree_leaves
 
 from ...errors import UserError, last_line
 from ...files import replace_file
@@ -120,10 +121,6 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 def equal_rng_states(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether nothing was drawn between two `rng_state`s."""
-    def flat(value) -> list:
-        if isinstance(value, dict):
-            value = list(value.values())
-        return [part for item in value for part in flat(item)] if isinstance(value, list | tuple) else [value]
     return all(
         torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
-        for one, two in zip(flat(first), flat(second), strict=True))
+        for one, two in zip(tree_leaves(first), tree_leaves(second), strict=True))

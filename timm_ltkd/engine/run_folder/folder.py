@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ...errors import UserError, visible
-from ...files import is_aside, remove_asides, replace_file, try_lock
+from ...files import is_aside, remove_asides, try_lock, write_text
 from .checkpoint import checkpoint_files, remove_old
 from .differences import tell_differences
 
@@ -98,10 +98,8 @@ class RunFolder:
             for folder in (self.path, self.last):
                 remove_asides(folder)
             remove_old(self.last)
-            with replace_file(self.last / MARK) as aside:  # first: without it the folder would be a stranger's
-                aside.write_text(json.dumps({'key': self.key}))
-            with replace_file(self.path / 'args.yaml') as aside:
-                aside.write_text(config, encoding='utf-8')
+            write_text(self.last / MARK, json.dumps({'key': self.key}))  # first: without it it'd be a stranger's folder
+            write_text(self.path / 'args.yaml', config)
         return self.made, self.path
 
     def _find_free(self) -> None:

@@ -40,7 +40,7 @@ def open_repository(wanted: str, private: bool, name: str | None = None) -> str 
             hub is out of reach; or the repository is there, and public against `private`.
     """
     if wanted == AUTO:
-        wanted = name and re.sub(r'[^\w.]+|\.\.+', '-', name, flags=re.ASCII).strip('-.')[:96]
+        wanted = name and auto_name(name)
     if wanted:
         try:
             validate_repo_id(wanted)
@@ -65,6 +65,19 @@ def open_repository(wanted: str, private: bool, name: str | None = None) -> str 
     if public:
         raise UserError(f'{_OPTION} {repo} is there already, and public: name another, or leave out --hub-private')
     return repo
+
+
+def auto_name(name: str) -> str:
+    """The name of a repository for a run's folder.
+
+    Raises:
+        UserError: Nothing is left of the folder's name.
+    """
+    cleaned = re.sub(r'[^\w.]+|\.\.+', '-', name, flags=re.ASCII).strip('-.')[:96]
+    if not cleaned:
+        raise UserError(
+            f"{_OPTION}: the folder's name '{name}' has no letter or digit that a repository may have; give OWNER/NAME")
+    return cleaned
 
 
 def _log_in(api: HfApi) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ...options import listed
 from ...plain_yaml import dump_yaml, load_yaml
 from ...report.card import model_card, with_repository
 from ..processes.launch import on_main
-from .hub import open_repository, upload
+from .hub import AUTO, auto_name, open_repository, upload
 from .public import public_name, public_options
 
 _logger = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ def check_sharing(plans: Sequence[Namespace], accelerator: Accelerator) -> None:
     if plans[0].hub_private and not plans[0].push_to_hub:
         raise UserError('--hub-private goes with --push-to-hub')
     for args in plans if plans[0].push_to_hub else ():
+        if args.push_to_hub == AUTO and args.experiment:
+            auto_name(Path(args.experiment).name)
         on_main(accelerator, lambda args=args: open_repository(args.push_to_hub, args.hub_private))
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import UserError
+from ...files import write_text
 from ..content import legend, per_class_grid
 from ..figures import plot_difference, plot_groups
 from ..html import bullets, note, page, section, table
@@ -14,7 +15,6 @@ from ..pictures import Picture, by_frequency, plot_pictures, told_groups
 from ..profile import in_short
 from ..table import Grid, markdown_grid, text_grid
 from ..text import markdown_escape, printable, words
-from ..write import write_text
 from .comparison import Comparison
 
 _PANELS = 5  # differences that one figure shows
