@@ -1,6 +1,6 @@
 """Long-tailed knowledge distillation for timm: importing this registers its models and datasets with timm."""
 from . import data, distill, metrics, models, posthoc
-from .data import create_dataset
+from .data import create_dataset, register_dataset
 from .data.plugin import register as _register_datasets
 from .distill import DistillTask, Teacher, create_loss, create_method, create_methods, list_losses, list_methods
 from .errors import UserError
@@ -12,5 +12,5 @@ _register_datasets()
 __all__ = [
     'ClassPrior', 'DistillTask', 'Teacher', 'UserError', '__version__', 'create_dataset', 'create_loss',
     'create_method', 'create_methods', 'data', 'distill', 'list_losses', 'list_methods', 'metrics', 'models',
-    'posthoc',
+    'posthoc', 'register_dataset',
 ]

@@ -37,6 +37,9 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(options)}" if 0 < len(options) <= 40 else hint
 
 
+OF_ONES_OWN = ' (what is in a module of your own, --import makes known)'
+
+
 def unknown_keyword(error: BaseException) -> str | None:
     """The keyword that a call did not take, where that is what an error says."""
     said = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))

@@ -120,9 +120,7 @@ def confusion(predictions: Any, targets: Any, num_classes: int) -> np.ndarray:
     Raises:
         UserError: Nothing to count, lengths that differ, or a class outside [0, C).
     """
-    targets = _classes(targets, num_classes, 'targets')
-    predictions = _classes(predictions, num_classes, 'predictions')
-    _check_length(predictions, targets, 'predictions')
+    predictions, targets = _pair(predictions, targets, num_classes)
     from sklearn.metrics import confusion_matrix
     return confusion_matrix(targets, predictions, labels=np.arange(num_classes)).astype(np.int64, copy=False)
 
@@ -143,9 +141,7 @@ def mistakes(predictions: Any, targets: Any, num_classes: int, most: int = 20) -
     Raises:
         UserError: As `confusion`.
     """
-    targets = _classes(targets, num_classes, 'targets')
-    predictions = _classes(predictions, num_classes, 'predictions')
-    _check_length(predictions, targets, 'predictions')
+    predictions, targets = _pair(predictions, targets, num_classes)
     wrong = predictions != targets
     pairs, images = np.unique(targets[wrong] * num_classes + predictions[wrong], return_counts=True)
     right, taken = pairs // num_classes, pairs % num_classes
@@ -171,9 +167,7 @@ def group_confusion(predictions: Any, targets: Any, prior: ClassPrior) -> dict[s
     Raises:
         UserError: As `confusion`.
     """
-    targets = _classes(targets, prior.num_classes, 'targets')
-    predictions = _classes(predictions, prior.num_classes, 'predictions')
-    _check_length(predictions, targets, 'predictions')
+    predictions, targets = _pair(predictions, targets, prior.num_classes)
     masks = {name: mask.numpy() for name, mask in prior.shot_groups().items() if mask.any()}
     return {
         true: {taken: int((mask[targets] & other[predictions]).sum()) for taken, other in masks.items()}
@@ -250,6 +244,14 @@ def _classes(values: Any, num_classes: int, what: str) -> np.ndarray:
         raise UserError(f'{what}[{outside[0]}] is {values[outside[0]]}, outside the {num_classes} classes '
                         f'0..{num_classes - 1}; use the class map the model was trained with')
     return values.astype(np.int64)
+
+
+def _pair(predictions: Any, targets: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true class indices `[N]` of the same images."""
+    targets = _classes(targets, num_classes, 'targets')
+    predictions = _classes(predictions, num_classes, 'predictions')
+    _check_length(predictions, targets, 'predictions')
+    return predictions, targets
 
 
 def _check_length(values: Any, targets: np.ndarray, what: str) -> None:

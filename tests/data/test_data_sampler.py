@@ -67,6 +67,8 @@ def test_a_last_batch_of_one_is_not_left_alone():
     assert [len(list(sampler)[-1]) for sampler in ranks] == [2, 2]
     assert ranks[0].repeats == 3
     assert [len(keys) for keys in EpochBatchSampler(3, 1, seed=0)] == [1, 1, 1]
+    ranks = samplers(11, 2, 5)  # nor does the batch before it go down to one for its sake
+    assert [sampler.batch_sizes() for sampler in ranks] == [[2, 2]] * 5 and ranks[0].repeats == 9
 
 
 @pytest.mark.parametrize('n, batch, world, sizes', [

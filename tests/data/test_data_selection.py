@@ -22,6 +22,13 @@ def test_counts_are_those_of_cifar_lt(name, case):
     assert counts.tolist() == case['counts']
 
 
+@pytest.mark.parametrize('largest, factor', [(147, 49), (49, 49), (4980, 249), (500, 100), (90, 2.5)])
+def test_the_smallest_class_has_its_share_to_the_image(largest, factor):
+    """49 ** -1 is a little less than 1 / 49."""
+    for imbalance_type in ('exp', 'step'):
+        assert long_tail_counts(10, largest, factor, imbalance_type)[-1] == largest / factor
+
+
 @pytest.mark.parametrize('name, case', CASES, ids=IDS)
 def test_indices_are_those_of_cifar_lt(name, case, shared):
     labels = np.load(shared / 'golden' / 'cifar_train_labels.npz')

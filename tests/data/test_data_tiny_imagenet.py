@@ -71,5 +71,8 @@ def test_refusals(tiny, tmp_path):
     with (tiny / 'val' / 'val_annotations.txt').open('a') as f:
         f.write('val_9.JPEG\tn09\t0\t0\t7\t7\n')
     assert "val_annotations.txt', line 7: no class 'n09'" in refusal(tiny, split='val')
+    for content, message in ((b'val_0.JPEG\tn\xff\n', 'is no text'), (b'', 'lists no image')):
+        (tiny / 'val' / 'val_annotations.txt').write_bytes(content)
+        assert f"val_annotations.txt' {message}" in refusal(tiny, split='val')
     shutil.rmtree(tiny / 'train' / 'n02' / 'images')
     assert "no training image for class 'n02' (index 1)" in refusal(tiny)

@@ -110,8 +110,8 @@ def test_comes_back_after_an_error():
 @pytest.mark.parametrize('make, kind', [
     (lambda: timm.create_model('resnet20', num_classes=0), 'Identity'),
     (lambda: timm.create_model('dpn48b', num_classes=3), 'Conv2d'),
-    (lambda: timm.create_model('deit_tiny_distilled_patch16_224', num_classes=3, depth=1), 'tuple'),
-    (lambda: nn.Sequential(nn.Linear(3, 3)), 'one that timm does not find'),
+    (lambda: timm.create_model('deit_tiny_distilled_patch16_224', num_classes=3, depth=1), 'several layers'),
+    (lambda: nn.Sequential(nn.Linear(3, 3)), 'not found'),
 ])
 def test_other_classifiers_are_refused(make, kind):
     with pytest.raises(UserError, match=f'ldam normalises a linear classifier, and that of .* is {kind}; choose'):

@@ -68,7 +68,7 @@ def test_a_network_without_linear_classifier_is_told_before_the_teacher(script, 
         script('distill', [
             *options, *LDAM, '--student', 'deit_tiny_distilled_patch16_224',
             '--model-kwargs', 'depth=1', 'patch_size=4'])
-    assert stopped.value.code == 2 and 'that of VisionTransformerDistilled is tuple' in capsys.readouterr().err
+    assert stopped.value.code == 2 and 'that of VisionTransformerDistilled is several layers' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('more, message', [

@@ -155,7 +155,7 @@ def test_logits_that_the_classifier_does_not_give_are_refused(network):
 
 def test_a_classifier_that_is_not_linear_is_refused(network):
     network.get_classifier = lambda: (nn.Linear(2, 3), nn.Linear(2, 3))
-    with pytest.raises(UserError, match='--tau-norm needs a linear classifier, and that of Net is tuple'):
+    with pytest.raises(UserError, match='--tau-norm needs a linear classifier, and that of Net is several layers'):
         measure(network, {'tau-norm': [1.]}, holdout=None)
 
 

@@ -43,13 +43,15 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, fill: Sequence[str]
         raise UserError(f'-c is given {len(first.config)} times, and is one file: put the options of all into one')
     of_file = read_config(parser, first.config[0]) if first.config else {}
     parser.set_defaults(**of_file)
-    import_modules(vars(first)['import'] or parser.get_default('import'))  # before --list-kd, which ends the command
+    modules = [*dict.fromkeys([*(of_file.get('import') or ()), *(vars(first)['import'] or ())])] or None
+    import_modules(modules)  # before --list-kd, which ends the command
     args = parser.parse_args(argv)
     others = [its for what, its in _OPTIONS_OF.items() if what in of_file and getattr(args, what) != of_file[what]]
     follow = _follow(parser, of_file, args)
     if others or follow:  # those of the file are of what the file names, and the command line names another
         parser.set_defaults(**dict.fromkeys(others, {}), **dict.fromkeys(follow))
         args = parser.parse_args(argv)
+    vars(args)['import'] = modules
     fill_defaults(args, fill)
     return args
 

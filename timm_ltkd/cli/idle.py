@@ -59,7 +59,7 @@ def _idle(args: Namespace) -> Iterator[tuple[str, str]]:
     refused = ('scale', 'ratio') if args.train_crop_mode == 'pad' else ()  # anyway
     mixup, minmax = args.mixup > 0, args.cutmix_minmax is not None
     cutmix = args.cutmix > 0 or minmax
-    own_profile = args.dataset.lower() in ('digits', 'lt/digits') and args.class_counts is None
+    own_profile = args.dataset.lower() == 'lt/digits' and args.class_counts is None
     conditions = {
         'there is no --model-ema': (not args.model_ema, ('model_ema_decay', 'model_ema_warmup')),
         'images are not mixed': (not (mixup or cutmix), ('mixup_prob', 'mixup_mode', 'mixup_off_epoch')),

@@ -12,6 +12,7 @@ from .image_files import create_image_loader, find_images
 from .labels import dataset_class_names, dataset_targets
 from .loader import create_eval_loader, create_train_loader, epoch_plan, epoch_views, views_per_image
 from .mixing import SeededMixup, check_cutmix_minmax
+from .own import register_dataset
 from .plugin import register
 from .resident import ResidentEvalLoader, ResidentImages, ResidentTrainLoader, machine_memory
 from .sampler import EpochBatchSampler, ShardSampler
@@ -75,6 +76,7 @@ __all__ = [
     'read_class_counts',
     'read_class_map',
     'register',
+    'register_dataset',
     'seeded_generators',
     'skip_bad_images',
     'stop_workers',

@@ -15,7 +15,7 @@ def class_shares(
         sampling: str,
         *,
         epoch: int = 0,
-        epochs: int = 1,
+        epochs: int | None = None,
 ) -> torch.Tensor:
     """Probability of each class to be drawn.
 
@@ -26,25 +26,27 @@ def class_shares(
         class_counts: Images of each class, [C]; a class without one is never drawn.
         sampling: One of `CLASS_SAMPLINGS`.
         epoch: From 0; only `progressive` looks at it.
-        epochs: How many there will be; a later epoch is as the last.
+        epochs: How many there will be, for `progressive`; a later epoch is as the last.
 
     Returns:
         float64 [C], sum 1.
 
     Raises:
-        UserError: An unknown sampling, no image at all, or an epoch that does not exist.
+        UserError: An unknown sampling, no image at all, an epoch that does not exist, `progressive` without `epochs`.
     """
     if sampling not in CLASS_SAMPLINGS:
         raise UserError(f"unknown class sampling '{sampling}'{nearest(sampling, CLASS_SAMPLINGS)}")
-    if epoch < 0 or epochs < 1:
+    if epoch < 0 or epochs is not None and epochs < 1:
         raise UserError(f'class sampling needs an epoch from 0 on and at least one in all, got {epoch} of {epochs}')
+    if sampling == 'progressive' and epochs is None:
+        raise UserError('progressive class sampling needs epochs, how many there will be')
     counts = torch.as_tensor(class_counts).to(torch.float64)
     if not counts.any():
         raise UserError('class sampling needs at least one image')
     power = {'class': 0., 'sqrt': 0.5}.get(sampling, 1.)
     shares = _normalized(torch.where(counts > 0, counts ** power, 0.))
     if sampling == 'progressive':
-        balance = min(epoch / max(epochs - 1, 1), 1.)
+        balance = min(epoch / max((epochs or 1) - 1, 1), 1.)
         shares = (1 - balance) * shares + balance * _normalized((counts > 0).double())
     return shares
 
@@ -55,7 +57,7 @@ def epoch_order(
         epoch: int,
         *,
         seed: int,
-        epochs: int = 1,
+        epochs: int | None = None,
 ) -> torch.Tensor:
     """The images of an epoch in the order in which they are shown, a function of its arguments alone.
 

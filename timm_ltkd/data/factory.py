@@ -11,6 +11,7 @@ from .class_map import load_class_map
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
 from .names import PREFIX, is_eval_split, is_long_tailed_name, is_train_split, plain_name
+from .own import DATASETS
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import long_tail_counts, long_tail_indices
 from .sources import create_whole, has_two_parts, torch_names
@@ -45,7 +46,8 @@ def create_dataset(
     `lt/folder` or `lt/` for image folders and tar files at `root`), `lt/list` for a list file, or one of `lt/digits`,
     `lt/cifar10`, `lt/cifar100`, `lt/tinyimagenet` (the folder tiny-imagenet-200), `lt/imagenet`, `lt/places365`,
     `lt/inat2018` (ImageNet-LT, Places-LT, iNaturalist 2018 by their published lists) and `lt/imagenet_by_counts`
-    (ImageNet in class folders, as many images of each class as ImageNet-LT has). Without `lt/`, the whole set as timm
+    (ImageNet in class folders, as many images of each class as ImageNet-LT has); or `lt/` and what `register_dataset`
+    made known. Without `lt/`, the whole set as timm
     has it. A stream (`hfids/<repo or folder>`, `wds/<any>`) cannot be indexed, so nothing is selected from it; see
     `create_stream`.
 
@@ -143,8 +145,8 @@ def _check_list_file(name: str, list_file) -> None:
 
 
 def _resolve_name(name: str) -> str:
-    """What a name stands for, without `lt/`: 'digits', 'tinyimagenet', 'folder', 'list', 'torch/...' or 'hfds/...' (the
-    rest as it was)."""
+    """What a name stands for, without `lt/`: 'digits', 'tinyimagenet', 'folder', 'list', 'torch/...', 'hfds/...' or
+    'own/...' (the rest as it was)."""
     prefix, slash, rest = plain_name(name).partition('/')
     prefix = prefix.lower()
     if not slash:
@@ -154,14 +156,18 @@ def _resolve_name(name: str) -> str:
             return 'list'
         if is_long_tailed_name(name) and prefix in _SHORT_NAMES:
             return _SHORT_NAMES[prefix]
+        if is_long_tailed_name(name) and plain_name(name) in DATASETS:
+            return f'own/{plain_name(name)}'
     elif prefix == 'hfds' and rest:
         return f'{prefix}/{rest}'
     elif prefix == 'torch' and rest.lower() in torch_names():
         return f'{prefix}/{rest.lower()}'
     elif prefix == 'tfds':
         raise UserError(f"'{name}' is a stream that is not read here; use hfds/, hfids/, wds/ or image folders")
-    known = [f'torch/{known}' for known in torch_names()] if prefix == 'torch' else _KNOWN_NAMES
-    raise UserError(f"unknown dataset '{name}'{nearest(name, known)}")
+    known = [f'torch/{known}' for known in torch_names()] if prefix == 'torch' else [
+        *_KNOWN_NAMES, *(PREFIX + own for own in DATASETS)]
+    own = '' if slash and not is_long_tailed_name(name) else '; or one of your own, see timm_ltkd.register_dataset'
+    raise UserError(f"unknown dataset '{name}'{nearest(name, known)}{own}")
 
 
 def _check_every_class(dataset: LongTailedDataset | StreamDataset) -> None:

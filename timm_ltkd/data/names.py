@@ -20,7 +20,7 @@ def plain_name(name: str) -> str:
 def called(dataset: Dataset) -> str:
     """What messages call a data set: its split, where it is one of a Hugging Face data set, else what kind it is."""
     split = getattr(getattr(dataset, 'reader', None), 'split', None)
-    return f"split '{split}'" if isinstance(split, str) else type(dataset).__name__
+    return f"split '{split}'" if isinstance(split, str) else type(getattr(dataset, 'base', dataset)).__name__
 
 
 def is_train_split(split: str) -> bool:

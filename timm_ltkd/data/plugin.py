@@ -4,11 +4,11 @@ from functools import partial
 
 from timm.data import dataset_factory
 from timm.data.readers import add_img_extensions
-from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .dataset import LongTailedDataset
-from .selection import long_tail_counts, long_tail_indices
+from .factory import create_dataset
+from .names import PREFIX
 
 IMBALANCE_FACTORS = (10, 20, 50, 100, 200)
 
@@ -22,8 +22,8 @@ def register() -> None:
     """
     add_img_extensions(IMG_EXTENSIONS)
     makers = {
-        f'{name}_lt{factor}': partial(create_long_tailed, dataset_class, factor)
-        for name, dataset_class in (('cifar10', CIFAR10), ('cifar100', CIFAR100))
+        f'{name}_lt{factor}': partial(_long_tailed, name, factor)
+        for name in ('cifar10', 'cifar100')
         for factor in IMBALANCE_FACTORS
     }
     table = getattr(dataset_factory, '_TORCH_BASIC_DS', None)
@@ -37,23 +37,7 @@ def register() -> None:
             stacklevel=2)
 
 
-def create_long_tailed(
-        dataset_class: type,
-        imbalance_factor: float,
-        *,
-        train: bool = True,
-        **kwargs,
-) -> LongTailedDataset:
-    """A torchvision dataset, its training part long-tailed: exponential, seed 0, largest class as its smallest was.
-
-    Args:
-        dataset_class: Takes `train` and `kwargs`, as `torchvision.datasets.CIFAR10` does.
-        imbalance_factor: Largest class / smallest class.
-        train: Which part; the test part is whole.
-        **kwargs: `root`, `download`, `transform`, ...
-    """
-    dataset = LongTailedDataset(dataset_class(train=train, **kwargs))
-    if not train:
-        return dataset
-    counts = long_tail_counts(len(dataset.class_names), int(dataset.class_counts.min()), imbalance_factor)
-    return dataset.subset(long_tail_indices(dataset.targets, counts, class_names=dataset.class_names))
+def _long_tailed(name: str, factor: int, *, train: bool = True, **kwargs) -> LongTailedDataset:
+    """As timm's factory calls torchvision's classes."""
+    split = 'train' if train else 'test'
+    return create_dataset(PREFIX + name, split=split, imbalance_factor=factor, **kwargs)

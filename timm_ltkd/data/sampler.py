@@ -83,8 +83,8 @@ class EpochBatchSampler(Sampler):
 
         full_batches, rest = divmod(num_samples, world_size * batch_size)
         sizes, last = [batch_size] * full_batches, -(-rest // world_size)  # per rank
-        if share_end and full_batches and 0 < rest < world_size * batch_size / 8:
-            both = batch_size + last
+        both = batch_size + last
+        if share_end and full_batches and 0 < rest < world_size * batch_size / 8 and both // 2 >= min(batch_size, 2):
             sizes[-1:] = both - both // 2, both // 2
         elif rest:
             sizes.append(max(last, min(batch_size, 2)))
@@ -126,7 +126,7 @@ class EpochBatchSampler(Sampler):
         if self.order is not None:
             return self.order(self.epoch)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        return torch.randperm(self.num_samples, generator=generator, device='cpu')  # whatever the default device
+        return torch.randperm(self.num_samples, generator=generator)
 
 
 def _shown_before(order: torch.Tensor) -> torch.Tensor:

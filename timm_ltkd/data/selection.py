@@ -43,7 +43,7 @@ def long_tail_counts(
 
     if imbalance_type == 'exp':
         steps = max(num_classes - 1, 1)
-        counts = [int(max_count * factor ** (-c / steps)) for c in range(num_classes)]
+        counts = [int(max_count / factor ** (c / steps)) for c in range(num_classes)]
     else:
         half = num_classes // 2 if num_classes > 1 else 1
         counts = [max_count] * half + [int(max_count / factor)] * (num_classes - half)

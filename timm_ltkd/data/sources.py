@@ -18,6 +18,7 @@ from .folders import check_folders, check_members, find_split, list_folders, num
 from .labels import dataset_class_names, names_by_index
 from .lists import ImageList, ReaderImageList, read_list
 from .names import EVAL_SPLITS, TRAIN_SPLITS, is_train_split
+from .own import create_own
 from .reading import read_image
 from .tiny_imagenet import read_tiny_imagenet
 
@@ -33,7 +34,7 @@ def create_whole(name: str, root, split: str, training: bool, class_map, list_fi
     """A split with all its images.
 
     Args:
-        name: 'digits', 'tinyimagenet', 'folder', 'list', 'torch/...' or 'hfds/...'.
+        name: 'digits', 'tinyimagenet', 'folder', 'list', 'torch/...', 'hfds/...' or 'own/...'.
         root, split, training, class_map, list_file: As `create_dataset`.
         kwargs: For timm's factory and the dataset it makes.
 
@@ -44,6 +45,8 @@ def create_whole(name: str, root, split: str, training: bool, class_map, list_fi
     _check_options(name, kind, class_map, kwargs)
     if kind == 'digits':
         return _create_digits(split, **kwargs)
+    if kind == 'own':
+        return create_own(name.partition('/')[2], root, split, kwargs)
     if kind == 'torch':
         return _create_torch(name, root, split, kwargs)
     if kind == 'tinyimagenet':
@@ -60,7 +63,7 @@ def create_whole(name: str, root, split: str, training: bool, class_map, list_fi
 
 
 def _check_options(name: str, kind: str, class_map, kwargs: dict) -> None:
-    if class_map is not None and kind in ('digits', 'tinyimagenet', 'torch'):
+    if class_map is not None and kind in ('digits', 'own', 'tinyimagenet', 'torch'):
         raise UserError(f"'{name}' has its own classes; a class map is for folders, tar files, lists and hfds/")
     for key in ('input_key', 'target_key'):
         if key in kwargs and kind != 'hfds':

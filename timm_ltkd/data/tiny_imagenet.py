@@ -63,11 +63,17 @@ def _read_annotations(path: Path, class_names: list[str]) -> ImageList:
     """`val_annotations.txt`: on each line, parted by tabs, an image, its class, and the box that it shows it in."""
     index = {name: c for c, name in enumerate(class_names)}
     paths, targets = PackedPaths(), []
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except ValueError:
+        raise UserError(f"'{path}' is no text: fetch it again") from None
+    for number, line in enumerate(lines, 1):
         file, _, rest = line.partition('\t')
         name = rest.split('\t')[0]
         if name not in index:
             raise UserError(f"'{path}', line {number}: no class '{name}' is among the training images")
         paths.append(os.fsencode(Path('val', 'images', file)))
         targets.append(index[name])
+    if not paths:
+        raise UserError(f"'{path}' lists no image: fetch it again")
     return ImageList(paths, np.array(targets, np.int64), class_names)

@@ -2,7 +2,7 @@
 from .bank import DTYPES as BANK_DTYPES
 from .bank import RowLayout, TeacherBank, open_bank
 from .bkd import BKD, balanced_kd_loss
-from .classifier import linear_classifier
+from .classifier import classifier_names, linear_classifier
 from .dist import DIST, dist_loss
 from .dive import DiVE, dive_loss
 from .dkd import DKD, decoupled_kl, dkd_loss
@@ -68,11 +68,12 @@ __all__ = [
     'LogitAdjust', 'Output', 'PixelAdapter', 'RowLayout', 'SeveralMethods', 'StandardizedLogits', 'Teacher',
     'TeacherBank', 'TeacherEnsemble', 'WeightedCrossEntropy', 'align_prototypes', 'balanced_kd_loss',
     'balanced_prototypes', 'balanced_softmax_loss', 'check_logits', 'check_method_count', 'class_directions',
-    'class_thirds', 'cosine_classifier', 'create_loss', 'create_method', 'create_methods', 'cross_entropy_loss',
-    'decoupled_kl', 'describe_losses', 'describe_methods', 'dist_loss', 'dive_loss', 'dkd_loss', 'feature_dim',
-    'feature_loss', 'focal_loss', 'grouped_kl', 'kd_loss', 'ldam_loss', 'ldam_margins', 'linear_classifier',
-    'list_losses', 'list_methods', 'logit_adjusted_loss', 'loss_class', 'lrd_loss', 'ltkd_loss', 'method_class',
-    'method_options', 'model_output', 'normalisation', 'open_bank', 'plain_classifier', 'rectification_report',
-    'rectified_features', 'rectified_logits', 'register_loss', 'register_method', 'rrd_loss', 'share_options',
-    'share_teacher', 'soft_label_weights', 'standardize_logits', 'weighted_cross_entropy_loss', 'wsl_loss',
+    'class_thirds', 'classifier_names', 'cosine_classifier', 'create_loss', 'create_method', 'create_methods',
+    'cross_entropy_loss', 'decoupled_kl', 'describe_losses', 'describe_methods', 'dist_loss', 'dive_loss', 'dkd_loss',
+    'feature_dim', 'feature_loss', 'focal_loss', 'grouped_kl', 'kd_loss', 'ldam_loss', 'ldam_margins',
+    'linear_classifier', 'list_losses', 'list_methods', 'logit_adjusted_loss', 'loss_class', 'lrd_loss', 'ltkd_loss',
+    'method_class', 'method_options', 'model_output', 'normalisation', 'open_bank', 'plain_classifier',
+    'rectification_report', 'rectified_features', 'rectified_logits', 'register_loss', 'register_method', 'rrd_loss',
+    'share_options', 'share_teacher', 'soft_label_weights', 'standardize_logits', 'weighted_cross_entropy_loss',
+    'wsl_loss',
 ]

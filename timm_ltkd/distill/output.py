@@ -1,5 +1,4 @@
 """What a network says about a batch: its logits, and what it made of the images just before its classifier."""
-from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import UserError
+from .classifier import classifiers
 
 
 class Output(NamedTuple):
@@ -90,32 +90,6 @@ def feature_dim(model: nn.Module) -> int:
     raise UserError(
         f'{type(model).__name__} does not say how long its features are; choose another model, or a method that needs '
         'logits only')
-
-
-def classifiers(model: nn.Module) -> list[list[nn.Module]]:
-    """What turns features into logits: as timm finds it, else the one linear layer with an output for each class.
-
-    Returns:
-        The classifiers that judge an image, and of each the parts that judge a part of it; nearly always one of one.
-
-    Raises:
-        UserError: There is none.
-    """
-    model = unwrap_model(model)
-    found = cast(Any, model).get_classifier() if hasattr(model, 'get_classifier') else _layer_for_classes(model)
-    heads: list[list[Any]] = [list(head) if isinstance(head, nn.ModuleList) else [head] for head in
-             (found if isinstance(found, Sequence) else [found])]
-    if not heads or not all(isinstance(part, nn.Module) for head in heads for part in head):
-        raise UserError(
-            f'{type(model).__name__} has no get_classifier, nor one linear layer with an output for each class, so it '
-            'gives no features; choose another model, or a method that needs logits only')
-    return heads
-
-
-def _layer_for_classes(model: nn.Module) -> nn.Linear | None:
-    classes = getattr(model, 'num_classes', None)
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    return layers[0] if len(layers) == 1 else None
 
 
 class FeatureTap:

@@ -20,7 +20,7 @@ from ..distill import (
     method_options,
     share_options,
 )
-from ..errors import UserError, nearest
+from ..errors import OF_ONES_OWN, UserError, nearest
 from ..models import ELSEWHERE
 from ..options import listed
 from ..prior import ClassPrior
@@ -96,8 +96,13 @@ def check_names(args: Namespace) -> None:
     Raises:
         UserError: A name that nobody has registered, an option that a method has not; no such checkpoint.
     """
-    loss_class(args.loss)
     names = listed(args.kd)
+    try:
+        loss_class(args.loss)
+        for name in names:
+            method_options(name)
+    except UserError as e:
+        raise UserError(f'{e}{OF_ONES_OWN}') from None
     for name, own in zip(names, share_options(names, args.kd_kwargs), strict=True):
         if unknown := own.keys() - {*method_options(name), 'standardize'}:  # of which the method says more
             raise UserError(

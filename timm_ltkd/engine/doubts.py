@@ -9,7 +9,7 @@ from timm.layers import PatchEmbed
 from torch import nn
 
 from ..distill import DistillMethod
-from ..distill.output import classifiers
+from ..distill.classifier import classifiers
 from ..errors import UserError
 from ..options import listed, trained_network
 

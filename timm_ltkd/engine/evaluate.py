@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
-from ..distill.output import classifiers
+from ..distill.classifier import classifiers
 from ..errors import UserError
 from ..metrics import calibration, group_confusion, long_tail_report, mistakes, per_sample
 from ..prior import ClassPrior

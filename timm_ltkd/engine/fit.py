@@ -20,7 +20,7 @@ from .run_data import Data
 from .run_folder.checkpoint import check_same_epoch, load_checkpoint, save_checkpoint
 from .run_folder.differences import tell_changed
 from .run_folder.finished import finish, git_commit
-from .run_folder.folder import RunFolder
+from .run_folder.folder import RunFolder, check_shared
 from .shared import Shared
 from .training import Training
 
@@ -76,6 +76,7 @@ class Run:
                     _logger.warning(f'figures of the epochs before were measured otherwise: {changed}')
             folder.made, path = on_main(accelerator, lambda: folder.claim(dump_config(args)))
             folder.place(path)
+            check_shared(folder, accelerator)
             if state is None:
                 nothing = 'nothing to resume with these settings; ' if args.resume == 'auto' else ''
                 _logger.info(f'{nothing}a new run in {folder.path}')

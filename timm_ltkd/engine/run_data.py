@@ -1,7 +1,8 @@
 """The data of a run: loaded as the options say, the same on all processes."""
 import logging
 from argparse import Namespace
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from accelerate import Accelerator
@@ -72,11 +73,18 @@ def same_data(data: Data, args: Namespace) -> Data:
     return data
 
 
-def _first(args: Namespace, accelerator: Accelerator) -> AbstractContextManager:
-    """One process goes first where the others find what it has done: downloaded a set, or counted a stream."""
-    if args.dataset_download:
-        return accelerator.main_process_first()
-    return accelerator.local_main_process_first() if is_stream_name(args.dataset) else nullcontext()
+@contextmanager
+def _first(args: Namespace, accelerator: Accelerator) -> Iterator[None]:
+    """One process goes first where the others find what it has done: downloaded a set, or counted a stream.
+
+    After that of all machines, which may share a drive, comes one of each, which may not.
+    """
+    with ExitStack() as stack:
+        if args.dataset_download:
+            stack.enter_context(accelerator.main_process_first())
+        if args.dataset_download or is_stream_name(args.dataset):
+            stack.enter_context(accelerator.local_main_process_first())
+        yield
 
 
 def _skip_bad_images(splits: Splits, args: Namespace, accelerator: Accelerator) -> Splits:

@@ -1,4 +1,6 @@
 """What an epoch's losses add up to, and that nobody waits for it."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -54,6 +56,24 @@ def test_only_the_sum_of_the_parts_has_to_be_finite(accelerator):
     watch = LossWatch(accelerator)
     watch.add(step(1., part=float('inf')), 4)
     assert watch.read(1) == {'loss': 1., 'part': float('inf')}
+
+
+def test_terms_that_a_batch_decides_on_have_one_place_on_all_processes(accelerator, monkeypatch):
+    """Each process meets them in an order of its own, and not all of them."""
+    watches = [LossWatch(accelerator) for _ in range(2)]
+    first, second = watches
+    first.add(step(3., head=1.), 4)
+    second.add(step(9., tail=5.), 2)
+    second.add(step(3., rare=7., head=2.), 2)
+    names = [watch.names for watch in watches]
+    monkeypatch.setattr('timm_ltkd.engine.epoch.watch.gather_object', lambda own: names)
+    sums = []
+    for watch in watches:
+        watch.accelerator = SimpleNamespace(
+            num_processes=2, gather=lambda row: sums.append(row) or torch.cat([row, torch.zeros_like(row)]))
+        read = watch.read(1)
+    assert read == {'loss': 6., 'head': 1., 'tail': 2.5, 'rare': 3.5}
+    assert torch.cat(sums).tolist() == [[12., 4., 0., 0., 4., 1., 1.], [24., 4., 10., 14., 4., 2., 2.]]
 
 
 def test_a_look_tells_of_the_steps_since_the_last(accelerator):

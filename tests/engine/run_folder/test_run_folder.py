@@ -10,8 +10,9 @@ import pytest
 
 from timm_ltkd import files
 from timm_ltkd.engine.run_folder import finished
+from timm_ltkd.engine.run_folder import folder as folder_module
 from timm_ltkd.engine.run_folder.checkpoint import save_checkpoint
-from timm_ltkd.engine.run_folder.folder import RunFolder, check_key, find_folder
+from timm_ltkd.engine.run_folder.folder import RunFolder, check_key, check_shared, find_folder
 from timm_ltkd.errors import UserError
 
 ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
@@ -32,6 +33,25 @@ def make_run(path, key='k', epochs=1, seconds=None):
             os.utime(folder.last / f'checkpoint-{epoch:06d}.pt', (seconds, seconds))
     (path / 'summary.csv').write_text('epoch\n0\n')
     return path
+
+
+def test_a_folder_that_not_all_processes_see(tmp_path, monkeypatch):
+    """Told before anything is trained; the folder goes, as nothing is in it."""
+    two = SimpleNamespace(num_processes=2, is_main_process=True)
+    folder = RunFolder(tmp_path / 'run', 'k', resume=False)
+    folder.made, path = folder.claim('lr: 1\n')
+    elsewhere = RunFolder(tmp_path / 'other' / 'run', 'k', resume=False)
+    monkeypatch.setattr(folder_module, '_SEEN_WITHIN', 0.)
+    monkeypatch.setattr(folder_module, 'gather_object', lambda mine: [True, *mine])
+    check_shared(folder, two)
+    with pytest.raises(UserError, match='process 1 does not see .*other/run, which process 0 has made'):
+        check_shared(elsewhere, two)
+    monkeypatch.setattr(folder_module, 'gather_object', lambda mine: [*mine, False])
+    with pytest.raises(UserError, match='process 1 does not see'):
+        check_shared(folder, two)
+    assert not path.exists()
+    monkeypatch.setattr(folder_module, 'gather_object', pytest.fail)
+    check_shared(folder, ALONE)
 
 
 def tree(folder):

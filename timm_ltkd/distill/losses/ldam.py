@@ -6,7 +6,7 @@ from torch import nn
 from ...errors import UserError
 from ...prior import ClassPrior
 from ..checks import check_class_count, check_labels, check_number, full_precision
-from ..classifier import timm_classifier
+from ..classifier import find_classifiers
 from .class_weights import ClassWeights
 from .cosine import cosine_classifier
 from .loss import HardLabelLoss, register_loss
@@ -98,7 +98,7 @@ class LDAM(HardLabelLoss):
         cosine_classifier(network, self.scale)
 
     def check_prepared(self, network: nn.Module) -> None:
-        if isinstance(timm_classifier(network), nn.Linear):
+        if any(isinstance(part, nn.Linear) for head in find_classifiers(network) for part in head):
             raise UserError(
                 f'ldam trains a cosine classifier, and that of {type(network).__name__} is a linear one still: call '
                 "the loss's prepare(student) before the task and the optimizer are made")

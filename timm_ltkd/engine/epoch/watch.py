@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from ...errors import UserError
 
@@ -82,6 +83,7 @@ class LossWatch:
         Raises:
             UserError: A loss of any process was NaN or infinite: on all of them.
         """
+        self._agree()
         also = {name: tensor.detach() for name, tensor in self.also().items()}
         parts = [self.totals, *(tensor.to(self.totals).flatten() for tensor in also.values())]
         rows = self.accelerator.gather(torch.cat(parts)[None]).cpu()  # one of each process
@@ -109,6 +111,16 @@ class LossWatch:
 
     def _loss(self, totals: torch.Tensor | list[float]) -> torch.Tensor | float:
         return totals[self.names.index('loss')]
+
+    def _agree(self) -> None:
+        """Give each loss one place on all processes: where a batch decides which there are, they have met others."""
+        if self.accelerator.num_processes == 1:
+            return
+        names = [*dict.fromkeys(name for own in gather_object([self.names]) for name in own)]
+        self._make_room(name for name in names if name not in self.names)
+        order = [self.names.index(name) for name in names]
+        self.totals[:_IMAGES] = self.totals[:_IMAGES][order]
+        self.names = names
 
     def _make_room(self, names: Iterable[str]) -> None:
         new = list(names)

@@ -14,7 +14,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from ...distill import check_logits, normalisation
-from ...errors import UserError, last_line, nearest, unknown_keyword
+from ...errors import OF_ONES_OWN, UserError, last_line, nearest, unknown_keyword
 from ...models import ELSEWHERE, unknown_model
 from ..sharing.hub import why_out_of_reach
 
@@ -33,7 +33,7 @@ def check_model_name(name: str, option: str) -> None:
         if option in WEIGHTS_OF and os.path.exists(name):
             raise UserError(
                 f"{option}: '{name}' is a file or folder, and no name of a model: give it as {WEIGHTS_OF[option]}")
-        raise UserError(f'{option}: {unknown}')
+        raise UserError(f'{option}: {unknown}{OF_ONES_OWN}')
     architecture, dot, _ = name.partition('.')
     tagged = timm.list_pretrained(f'{architecture}.*')
     if dot and name not in tagged:
@@ -128,8 +128,8 @@ def _complete(network: nn.Module, name: str, num_classes: int | None) -> None:
         network.num_classes = num_classes
     if not hasattr(network, 'num_features'):
         network.num_features = None  # which timm writes into config.json, for information
-    cfg = getattr(network, 'pretrained_cfg', {'architecture': name, 'num_classes': num_classes})
-    usual = resolve_data_config(pretrained_cfg=cfg)
+    cfg = getattr(network, 'pretrained_cfg', {})
+    usual = {'architecture': name, 'num_classes': num_classes, **resolve_data_config(pretrained_cfg=cfg)}
     if lacking := {key: value for key, value in usual.items() if cfg.get(key) is None}:
         network.pretrained_cfg = network.default_cfg = {**cfg, **lacking}
 

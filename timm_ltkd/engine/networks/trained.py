@@ -8,6 +8,7 @@ from typing import Any
 from timm.models import is_model
 from torch import nn
 
+from ...distill import classifier_names
 from ...errors import UserError
 from ...models import ELSEWHERE, HUB
 from ...options import listed
@@ -124,8 +125,8 @@ def _classes_of_weights(path: str, name: str, what: str, options: dict[str, Any]
 
 
 def _classifiers(network: nn.Module) -> tuple[str, ...]:
-    """Names of the layers that give the logits, as the network's configuration has them."""
-    names = network.pretrained_cfg.get('classifier') or ()
+    """Names of the layers that give the logits, as the network's configuration has them, or as they are found."""
+    names = network.pretrained_cfg.get('classifier') or classifier_names(network)
     return (names,) if isinstance(names, str) else tuple(names)
 
 

@@ -12,6 +12,8 @@ from ...report.text import flag, words
 # which of the others count is for `recipe_key` to know
 _NEVER_COUNT = PLACE | MANNER | {'import'}
 _AT_MOST = 5
+OTHERWISE = 'the options are the same, but not the images, the weights of a teacher or to start from, the precision, ' \
+            'the processes, the version or the code of an --import'
 
 
 def tell_changed(args: Namespace, config: Path, keys: Sequence[str]) -> str:
@@ -32,8 +34,7 @@ def tell_differences(args: Namespace, config: Path) -> str:
         return f'{config} cannot be read, or holds no options'
     changed = _changes({key: value for key, value in before.items() if key not in _NEVER_COUNT}, now)
     if not changed:
-        return 'the options are the same, but not the images, the weights of a teacher or to start from, the ' \
-               'precision, the processes, the version or the code of an --import'
+        return OTHERWISE
     more = [f'{len(changed) - _AT_MOST} more'] if len(changed) > _AT_MOST else []
     return ', '.join(changed[:_AT_MOST] + more)
 

@@ -3,19 +3,24 @@ import json
 import os
 import shlex
 import shutil
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
 from ...errors import UserError, visible
 from ...files import is_aside, remove_asides, try_lock, write_text
 from .checkpoint import checkpoint_files, remove_old
-from .differences import tell_differences
+from .differences import OTHERWISE, tell_differences
 
 MARK = 'run.json'  # in last/; says which settings the folder belongs to
 LOCK = '.lock'  # in last/; held by the process that trains
+_SEEN_WITHIN = 10.  # seconds; a file system of several machines may remember for a while what was not there
 PATIENCE = 10.  # seconds; loader workers of a killed run, which hold what it held, end by then
 
 
@@ -178,10 +183,25 @@ def check_key(folder: RunFolder, args: Namespace) -> None:
     """Raise a UserError if the folder to resume belongs to other settings, and say which."""
     mark = _read_mark(folder.path)
     if folder.resume and mark is not None and mark != folder.key:
+        config = folder.path / 'args.yaml'
+        changed = tell_differences(args, config)
+        again = '' if changed == OTHERWISE else f'repeat them with -c {shlex.quote(str(config))}, or '
         raise UserError(
-            f'{folder.path} was started with other settings or data: '
-            f'{tell_differences(args, folder.path / "args.yaml")}; repeat them with '
-            f'-c {shlex.quote(str(folder.path / "args.yaml"))}, or choose another --experiment')
+            f'{folder.path} was started with other settings or data: {changed}; {again}choose another --experiment')
+
+
+def check_shared(folder: RunFolder, accelerator: Accelerator) -> None:
+    """Raise a UserError, in all processes, unless all see the folder that the first one has made."""
+    if accelerator.num_processes == 1:
+        return
+    until = time.monotonic() + _SEEN_WITHIN
+    while not (there := (folder.last / MARK).exists()) and time.monotonic() < until:
+        time.sleep(0.5)
+    if not all(seen := gather_object([there])):
+        folder.abandon()
+        raise UserError(
+            f'process {seen.index(False)} does not see {folder.path}, which process 0 has made: --output must be a '
+            'folder that all machines share')
 
 
 def short_name(model: str) -> str:
