@@ -123,9 +123,10 @@ def own_module(tmp_path, monkeypatch):
     """`own_module(name, code)`: a module in the working folder; what it registers is forgotten after the test."""
     from timm.models import _registry
 
+    from timm_ltkd.data import own
     from timm_ltkd.distill import method
     from timm_ltkd.distill.losses import loss
-    for registry in (method, loss, _registry):
+    for registry in (method, loss, own, _registry):
         for key, value in list(vars(registry).items()):
             if isinstance(value, dict | set) and key.startswith('_') and not key.startswith('__'):
                 monkeypatch.setattr(registry, key, copy.copy(value))

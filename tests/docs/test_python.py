@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from timm_ltkd.cli import run
 from timm_ltkd.cli.own_modules import import_modules
@@ -43,12 +44,25 @@ def test_loops_of_ones_own(code, capsys, tmp_path, monkeypatch):
 
 
 def test_a_network_names_the_class_of_an_image(workplace, monkeypatch, tmp_path, capsys):
-    code, = programs('models.md')
+    code = programs('models.md')[1]
     (tmp_path / 'output').symlink_to(workplace / 'output')
     shutil.copy(workplace / 'DATA/train/bee/00.png', tmp_path / 'image.png')
     monkeypatch.chdir(tmp_path)
     exec(compile(code, 'models.md', 'exec'), {})
     assert capsys.readouterr().out.strip() in ('ant', 'bee', 'cat')
+
+
+def test_the_network_of_the_page_is_used_as_timms_own(own_module, workplace, tmp_path, log):
+    own_module('my_network', programs('models.md')[0])
+    common = ['--import', 'my_network', '--dataset', 'folder', '--data-dir', str(workplace / 'DATA'), '--img-size', '8',
+              '--epochs', '1', '--warmup-epochs', '0', '-b', '8', '--workers', '0']
+    run.train([*common, '--model', 'my_network', '--model-kwargs', 'width=8', '--experiment', 'RUN'])
+    assert not [line for line in log if 'build_model_with_cfg' in line]
+    network = timm.create_model('local-dir:output/RUN', pretrained=True)
+    state = load_file(tmp_path / 'output/RUN/model.safetensors')
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert list(timm.data.resolve_data_config(model=network)['input_size']) == [3, 8, 8]
+    run.train([*common, '--stage', 'crt', '--initial-checkpoint', 'output/RUN'])
 
 
 def test_weights_that_need_no_hub_fit(monkeypatch, tmp_path):

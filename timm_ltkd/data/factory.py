@@ -11,7 +11,7 @@ from .class_map import load_class_map
 from .dataset import LongTailedDataset
 from .digits import DIGITS_IMBALANCE_FACTOR
 from .names import PREFIX, is_eval_split, is_long_tailed_name, is_train_split, plain_name
-from .own import DATASETS
+from .own import own_names
 from .published import BY_COUNTS, SETS, imagenet_lt_counts, needs_list
 from .selection import long_tail_counts, long_tail_indices
 from .sources import create_whole, has_two_parts, torch_names
@@ -75,6 +75,10 @@ def create_dataset(
         UserError: An unknown name, data that is missing or has no images, a split that is not there, a training
             class without an image, or a selection the data cannot give.
     """
+    if not isinstance(name, str):
+        raise UserError(
+            f'create_dataset takes the name of a data set, got a {type(name).__name__}; LongTailedDataset(dataset) is '
+            'one of your own with its labels at hand, and register_dataset gives it a name')
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     _check_list_file(name, list_file)
     if is_stream_name(name):
@@ -156,7 +160,7 @@ def _resolve_name(name: str) -> str:
             return 'list'
         if is_long_tailed_name(name) and prefix in _SHORT_NAMES:
             return _SHORT_NAMES[prefix]
-        if is_long_tailed_name(name) and plain_name(name) in DATASETS:
+        if is_long_tailed_name(name) and plain_name(name) in own_names():
             return f'own/{plain_name(name)}'
     elif prefix == 'hfds' and rest:
         return f'{prefix}/{rest}'
@@ -165,7 +169,7 @@ def _resolve_name(name: str) -> str:
     elif prefix == 'tfds':
         raise UserError(f"'{name}' is a stream that is not read here; use hfds/, hfids/, wds/ or image folders")
     known = [f'torch/{known}' for known in torch_names()] if prefix == 'torch' else [
-        *_KNOWN_NAMES, *(PREFIX + own for own in DATASETS)]
+        *_KNOWN_NAMES, *(PREFIX + own for own in own_names())]
     own = '' if slash and not is_long_tailed_name(name) else '; or one of your own, see timm_ltkd.register_dataset'
     raise UserError(f"unknown dataset '{name}'{nearest(name, known)}{own}")
 

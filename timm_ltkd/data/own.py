@@ -9,7 +9,7 @@ from .coloured import Coloured
 from .names import PREFIX
 
 Maker = TypeVar('Maker', bound=Callable[..., Dataset])
-DATASETS: dict[str, Callable[..., Dataset]] = {}
+_DATASETS: dict[str, Callable[..., Dataset]] = {}
 
 
 def register_dataset(name: str) -> Callable[[Maker], Maker]:
@@ -28,9 +28,14 @@ def register_dataset(name: str) -> Callable[[Maker], Maker]:
         raise UserError(f"a data set cannot be called '{name}': choose a name without a slash")
 
     def add(make: Maker) -> Maker:
-        DATASETS[name] = make
+        _DATASETS[name] = make
         return make
     return add
+
+
+def own_names() -> list[str]:
+    """Names of all registered data sets, sorted."""
+    return sorted(_DATASETS)
 
 
 def create_own(name: str, root: Any, split: str, options: dict[str, Any]) -> Dataset:
@@ -47,7 +52,7 @@ def create_own(name: str, root: Any, split: str, options: dict[str, Any]) -> Dat
     transforms = {key: value for key, value in options.items() if key in ('transform', 'target_transform')}
     others = {key: value for key, value in options.items() if key not in transforms and value is not False}
     try:
-        dataset = Coloured(DATASETS[name](root=root, split=split, **others))
+        dataset = Coloured(_DATASETS[name](root=root, split=split, **others))
     except UserError:
         raise
     except Exception as e:  # whatever the user's own code raises

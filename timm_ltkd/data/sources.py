@@ -140,7 +140,9 @@ def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: di
         if "column names don't match" in str(e):  # datasets before it took a missing column for one without images
             key = kwargs.get('input_key', 'image')
             raise UserError(f"'{name}' has no image column '{key}'; choose another (--input-key)") from e
-        raise UserError(f"cannot read split '{split}' of '{name}': {last_line(e)}") from e
+        place = name.partition('/')[2]
+        gone = ': there is no such folder' if place.startswith(('.', '/')) and not os.path.exists(place) else ''
+        raise UserError(f"cannot read split '{split}' of '{name}'{gone or f': {last_line(e)}'}") from e
     _check_image_column(dataset.reader, name)
     return dataset
 
@@ -176,8 +178,9 @@ def _create_folder(root, split: str, training: bool, class_map: dict | None, kwa
             raise UserError(
                 f"'{path}' has a folder or image with a digit in its name that timm cannot sort by, such as ² or ① "
                 f'({last_line(e)}): rename it') from e
+        of_map = '' if class_map is None else ' that the class map names'
         raise UserError(
-            f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}' ({last_line(e)})") from e
+            f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}'{of_map} ({last_line(e)})") from e
     except (OSError, EOFError, TarError) as e:
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
     if class_map is None:

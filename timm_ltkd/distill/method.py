@@ -121,7 +121,7 @@ _METHODS: dict[str, type[DistillMethod]] = {}
 
 def register_method(name: str):
     """Class decorator: make a `DistillMethod` known under `name`."""
-    return enter(_METHODS, 'distillation method', name)
+    return enter(_METHODS, 'distillation method', name, DistillMethod)
 
 
 def list_methods() -> list[str]:

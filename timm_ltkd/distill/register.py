@@ -14,16 +14,19 @@ CONTEXT = {  # what a class may ask for that is no option, and what to say where
 Class = TypeVar('Class', bound=type)
 
 
-def enter(register: dict[str, Class], what: str, name: str) -> Callable[[Class], Class]:
+def enter(register: dict[str, Class], what: str, name: str, base: type) -> Callable[[Class], Class]:
     """Class decorator: make a class known under a name, in the place of one that the same code made before.
 
     Raises:
-        UserError: Another class has the name; a dot in it, which parts the name of a method from that of an option.
+        UserError: Another class has the name; a dot in it, which parts the name of a method from that of an option;
+            something else than a subclass of `base`.
     """
     if '.' in name:
         raise UserError(f"a {what} cannot be called '{name}': choose a name without a dot")
 
     def add(cls: Class) -> Class:
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise UserError(f"the {what} '{name}' is no subclass of timm_ltkd.distill.{base.__name__}; make it one")
         known = register.get(name, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UserError(f"a {what} '{name}' is registered already, by {known.__module__}: choose another name")
@@ -34,7 +37,7 @@ def enter(register: dict[str, Class], what: str, name: str) -> Callable[[Class],
 
 def describe(register: dict[str, Class]) -> dict[str, str]:
     """The first line of each docstring, sorted by name."""
-    return {name: (inspect.getdoc(register[name]) or '').partition('\n')[0] for name in sorted(register)}
+    return {name: inspect.cleandoc(register[name].__doc__ or '').partition('\n')[0] for name in sorted(register)}
 
 
 def look_up(register: dict[str, Class], name: str, unknown: str) -> Class:
@@ -81,4 +84,7 @@ def make(
     for key, value in asked.items():
         if value is None and parameters[key].default is inspect.Parameter.empty:
             raise UserError(f'{what} {CONTEXT[key]}')
+    needed = [key for key in options_of(factory) if parameters[key].default is inspect.Parameter.empty]
+    if missing := [key for key in needed if key not in options]:
+        raise UserError(f"{what} needs the option '{missing[0]}'")
     return factory(**asked, **options)

@@ -1,4 +1,5 @@
 """What the options describe, made: network, loss, task; and all of it checked before anything is trained."""
+import logging
 from argparse import Namespace
 from functools import partial
 from typing import Any
@@ -19,11 +20,14 @@ from .epoch.bank import check_views
 from .epoch.graph import check_graphable
 from .epoch.optimizer import create_optimizer, run_epochs
 from .loaders import choose_loader, create_loaders
-from .networks.create import WEIGHTS_OF, check_takes_images, checkpoint_activations, create_network
+from .networks.create import WEIGHTS_OF, check_takes_images, checkpoint_activations, create_network, of_ones_own
+from .networks.export import why_not_loaded
 from .networks.input import resolve_input, set_input
 from .networks.trained import load_initial, warn_of_other_images
 from .run_data import Data
 from .stages import SecondStageTask, check_stage, prepare_stage
+
+_logger = logging.getLogger(__name__)
 
 
 def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accelerator, option: str) -> nn.Module:
@@ -45,6 +49,11 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
     if args.grad_checkpointing:
         checkpoint_activations(network, f"{option} '{name}'")
     set_input(network, resolve_input(args, network.pretrained_cfg))
+    if of_ones_own(name) and (reason := why_not_loaded(network)) is not None:
+        _logger.warning(
+            f"{option} '{name}': the commands of this package load what is trained here, and "
+            f"timm.create_model('local-dir:RUN', pretrained=True) does not ({reason}): build it by "
+            'timm.models.build_model_with_cfg, see docs/models.md')
     if stage and args.initial_checkpoint:
         warn_of_other_images(args.initial_checkpoint, network, network.pretrained_cfg, WEIGHTS_OF[option])
     check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")

@@ -54,7 +54,12 @@ def _log_learning(args: Namespace) -> None:
     methods = [
         _with_options(name, method_class(name), own)
         for name, own in zip(names, share_options(names, args.kd_kwargs), strict=True)]
-    _logger.info(f'learns from the teacher by {" and ".join(methods)}, and from the labels by {loss}')
+    teachers = listed(args.teacher)
+    if len(teachers) > 1 and len(methods) > 1:
+        taught = ', '.join(f'from {teacher} by {method}' for teacher, method in zip(teachers, methods, strict=True))
+    else:
+        taught = f'from the teacher{"s" if len(teachers) > 1 else ""} by {" and ".join(methods)}'
+    _logger.info(f'learns {taught}, and from the labels by {loss}')
 
 
 def _with_options(name: str, made_by: type, given: dict[str, Any]) -> str:

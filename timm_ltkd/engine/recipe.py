@@ -12,9 +12,9 @@ from timm.models import model_entrypoint
 
 from ..distill import loss_class, method_class
 from ..options import DATA, MANNER, PLACE, listed, trained_network
+from .networks.create import KNOWN
 from .run_data import Data
 
-_KNOWN = ('timm', 'timm_ltkd')  # whose versions are the user's affair
 # options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
 NO_PART = PLACE | MANNER | DATA | {
     'import', 'seeds', 'val_interval', 'eval_metric', 'crop_pct', 'interpolation', 'batch_size', 'grad_accum_steps',
@@ -66,7 +66,7 @@ def own_code(args: Namespace, methods: list[str]) -> dict[str, str]:
     for definition in _definitions(args, methods):
         module = definition.__module__
         file = getattr(sys.modules.get(module), '__file__', None)
-        if module.partition('.')[0] not in _KNOWN and file:
+        if module.partition('.')[0] not in KNOWN and file:
             found[module] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return found
 

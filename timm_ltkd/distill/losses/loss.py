@@ -43,7 +43,7 @@ _LOSSES: dict[str, type[HardLabelLoss]] = {}
 
 def register_loss(name: str):
     """Class decorator: make a `HardLabelLoss` known under `name`."""
-    return enter(_LOSSES, 'loss', name)
+    return enter(_LOSSES, 'loss', name, HardLabelLoss)
 
 
 def list_losses() -> list[str]:

@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 _NOT_KEPT = ('pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir')  # of timm.create_model: where weights come from
 WEIGHTS_OF = {  # which option takes the weights of a network that another names
     '--teacher': '--teacher-checkpoint', '--student': '--initial-checkpoint', '--model': '--initial-checkpoint'}
+KNOWN = ('timm', 'timm_ltkd')  # packages whose code goes by their version
 _WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
@@ -38,6 +39,13 @@ def check_model_name(name: str, option: str) -> None:
     tagged = timm.list_pretrained(f'{architecture}.*')
     if dot and name not in tagged:
         raise UserError(f"{option}: timm knows no weights '{name}'{nearest(name, tagged)}")
+
+
+def of_ones_own(name: str) -> bool:
+    """Whether a model is registered by neither timm nor this package."""
+    architecture = name.partition('.')[0]
+    return timm.is_model(architecture) and \
+        timm.models.model_entrypoint(architecture).__module__.partition('.')[0] not in KNOWN
 
 
 def create_network(
@@ -83,7 +91,8 @@ def create_network(
     if pretrained and cfg is None and not name.startswith(ELSEWHERE):
         _logger.warning(f"{option} '{name}': whether it has pretrained weights, nobody knows but its own code")
     elif pretrained and cfg is not None and not _names_weights(kwargs) and (reason := why_no_zoo_weights(name)):
-        raise UserError(f"{option}: no pretrained weights for '{name}' ({reason})")
+        file = f'; {WEIGHTS_OF[option]} takes a file of weights' if option in WEIGHTS_OF else ''
+        raise UserError(f"{option}: no pretrained weights for '{name}' ({reason}){file}")
     made_by = name
     if small_image_stem:
         made_by, kwargs['network'] = 'small_image_stem', name
@@ -128,8 +137,9 @@ def _complete(network: nn.Module, name: str, num_classes: int | None) -> None:
         network.num_classes = num_classes
     if not hasattr(network, 'num_features'):
         network.num_features = None  # which timm writes into config.json, for information
-    cfg = getattr(network, 'pretrained_cfg', {})
-    usual = {'architecture': name, 'num_classes': num_classes, **resolve_data_config(pretrained_cfg=cfg)}
+    named = {'architecture': name, 'num_classes': num_classes}
+    cfg = getattr(network, 'pretrained_cfg', named)
+    usual = named | resolve_data_config(pretrained_cfg=cfg)
     if lacking := {key: value for key, value in usual.items() if cfg.get(key) is None}:
         network.pretrained_cfg = network.default_cfg = {**cfg, **lacking}
 

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from timm.models import save_for_hf
 from torch import nn
 
+from ...data import seeded_generators
 from ...distill import plain_classifier
+from ...errors import last_line
 from ...files import replace_file
 
 
@@ -42,3 +45,23 @@ def export_network(
         for name in ('model.safetensors', 'config.json'):
             with replace_file(folder / name) as path:
                 shutil.copyfile(Path(aside) / name, path)  # its content alone: safetensors makes private files
+
+
+def why_not_loaded(network: nn.Module) -> str | None:
+    """Why `timm.create_model('local-dir:FOLDER', pretrained=True)` would give another network than `export_network`
+    writes, as timm leaves it to the network's own function to load weights; None if it gives this one."""
+    cfg = network.pretrained_cfg
+    with tempfile.TemporaryDirectory() as folder, seeded_generators(0):
+        try:
+            export_network(Path(folder), network)
+            again = timm.create_model(f'local-dir:{folder}', pretrained=True)
+        except Exception as e:  # whatever the user's own code raises
+            return last_line(e)
+        finally:
+            network.pretrained_cfg = cfg
+    weights = network.state_dict()
+    if any(not torch.equal(value, weights[name]) for name, value in again.state_dict().items()):
+        return 'its function does not load the weights'
+    known = getattr(again, 'pretrained_cfg', {})
+    lost = [key for key in ('input_size', 'mean', 'std') if list(known.get(key) or ()) != list(cfg[key])]
+    return f'its function does not keep {", ".join(lost)} of the images' if lost else None
