@@ -23,6 +23,7 @@ SMALL = {  # what stands for networks whose size is not the point
     'resnet18': 'test_resnet', 'resnet34': 'test_resnet', 'resnet50': 'test_resnet', 'resnet101': 'test_resnet',
     'resnet152': 'test_resnet', 'resnext50_32x4d': 'test_resnet', 'tf_efficientnet_lite0': 'test_efficientnet',
     'vit_small_patch16_224': 'test_vit'}
+MODULES = {'my_method': 'add_a_method.md', 'my_network': 'models.md', 'my_data': 'data.md'}  # first program there
 TINY = '--dataset folder --data-dir DATA --img-size 16 --workers 0 --epochs 1 -b 4 --warmup-epochs 0'.split()
 
 
@@ -41,6 +42,11 @@ def _fresh_accelerate():
 @pytest.fixture(scope='session')
 def small():
     return SMALL
+
+
+@pytest.fixture(scope='session')
+def modules():
+    return MODULES
 
 
 @pytest.fixture(scope='module')
@@ -74,9 +80,11 @@ def _write_data(folder, write_shards):
                 for listing in (('train.txt', 'ImageNet_LT_train.txt') if split == 'train' else ('val.txt',)):
                     with open(folder / listing, 'a') as file:
                         file.write(f'{split}/{name}/{i:02d}.png {label}\n')
+    labels, _, _, images = zip(*_images(), strict=True)
+    for split in ('train', 'validation'):
+        np.savez(folder / 'DATA' / f'{split}.npz', images=np.stack(images), labels=labels)
     for name in ('MY_IMAGES', 'BALANCED_IMAGES', 'IMAGENET', 'MORE_IMAGES', 'DIR'):
         os.symlink(folder / 'DATA', folder / name)
-    labels, _, _, images = zip(*_images(), strict=True)
     for kind, place, val in (('parquet', 'my_dataset', 'validation'), ('tar', 'MY_SHARDS', 'val')):
         write_shards(kind, folder / place, 'train', images, labels, [12, 11], list(CLASSES))
         write_shards(kind, folder / place, val, images, labels, [23], list(CLASSES))
@@ -84,7 +92,7 @@ def _write_data(folder, write_shards):
 
 @pytest.fixture(scope='module')
 def workplace(tmp_path_factory, write_shards, _patched):
-    """The folder, with what the commands name: data, lists, weights, YAML, a method, and runs below output/."""
+    """The folder, with what the commands name: data, lists, weights, YAML, modules, and runs below output/."""
     folder = tmp_path_factory.mktemp('workplace')
     _write_data(folder, write_shards)
     os.symlink(ROOT / 'hparams', folder / 'hparams')
@@ -95,8 +103,9 @@ def workplace(tmp_path_factory, write_shards, _patched):
     torch.save(timm.create_model('test_efficientnet').state_dict(), folder / 'lite0.pth')
     (folder / 'teacher.yaml').write_text('epochs: 1\nopt: adamw\nlr: 0.001\nbatch_size: 4\n')
     (folder / 'recipe.yaml').write_text('kd: bkd\nclip_grad: 1\n')
-    code = re.search(r'```python\n(.*?)```', (ROOT / 'docs' / 'add_a_method.md').read_text(encoding='utf-8'), re.S)[1]
-    (folder / 'my_method.py').write_text(code)
+    for name, page in MODULES.items():
+        code = re.search(r'```python\n(.*?)```', (ROOT / 'docs' / page).read_text(encoding='utf-8'), re.S)[1]
+        (folder / f'{name}.py').write_text(code)
     _train_runs(folder)
     return folder
 

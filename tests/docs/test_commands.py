@@ -53,6 +53,8 @@ FILLED = {  # what a page leaves open, or names without what it always needs
     'validate.py --tau-norm': 'validate.py output/RUN --tau-norm 0.5',
     'validate.py --tau-norm TAU …': 'validate.py output/RUN --tau-norm 0.5',
     'validate.py --logit-adjust TAU …': 'validate.py output/RUN --logit-adjust 0.5',
+    'python train.py --dataset lt/my_data --import my_data …':
+        'train.py --dataset lt/my_data --import my_data --data-dir DATA',
     'train.py --stage crt': 'train.py --stage crt --initial-checkpoint output/RUN',
     'train.py --stage head': 'train.py --stage head --initial-checkpoint output/RUN',
     'train.py --stage lws': 'train.py --stage lws --initial-checkpoint output/RUN',
@@ -143,8 +145,10 @@ def check_validation(words: list[str], capsys) -> None:
 
 
 @pytest.mark.parametrize('command', RUN)
-def test_command(command, workplace, small, monkeypatch, capsys, own_module):
+def test_command(command, workplace, modules, small, monkeypatch, capsys, own_module):
     monkeypatch.chdir(workplace)
+    for name in modules:  # what they registered for another command is forgotten
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delenv('HF_TOKEN', raising=False)
     launcher, program, words = take_apart(command)
     if '--onnx' in words and torch.__version__ < (2, 9):  # compares by its parts
