@@ -44,3 +44,9 @@ def dump_config(args: Namespace) -> str:
 def trained_network(args: Namespace) -> str:
     """The name of what a run trains: --model of train.py, --student of distill.py."""
     return args.model if 'model' in args else args.student
+
+
+def teacher_names(args: Namespace) -> list[str]:
+    """What the log calls the teachers: their networks, or where two are alike and have checkpoints, these."""
+    names, checkpoints = listed(args.teacher), listed(args.teacher_checkpoint)
+    return checkpoints if len({*names}) < len(names) == len(checkpoints) else names

@@ -38,6 +38,23 @@ def test_names_are_known_when_the_command_line_is_read(own_module, capsys):
         assert 'of my own.' in capsys.readouterr().out
 
 
+def test_modules_of_a_file_and_of_the_command_line_add_up(own_module, tmp_path):
+    own_module('mine', METHOD)
+    own_module('other', LOSS)
+    (tmp_path / 'run.yaml').write_text('import: [mine]\nkd: my_method\n')
+    args = parse(distill_parser(), ['-c', 'run.yaml', '--import', 'other', 'mine', '--loss', 'my_loss'])
+    assert vars(args)['import'] == ['mine', 'other']
+    assert 'my_method' in list_methods() and 'my_loss' in list_losses()
+
+
+@pytest.mark.parametrize('words', [
+    ['--kd', 'my_method'], ['--loss', 'my_loss'], ['--student', 'my_net'], ['--dataset', 'lt/my_data']])
+def test_what_no_module_was_imported_for_is_told(words, capsys):
+    with pytest.raises(SystemExit):
+        run.distill(words)
+    assert 'of your own, ' in capsys.readouterr().err
+
+
 def test_yaml_of_run_and_of_teacher(own_module, tmp_path):
     own_module('mine', METHOD)
     own_module('of_the_teacher', LOSS)

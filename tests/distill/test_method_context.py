@@ -22,8 +22,11 @@ from timm_ltkd.distill import (
     describe_methods,
     feature_dim,
     kd_loss,
+    list_losses,
     list_methods,
     rectified_logits,
+    register_loss,
+    register_method,
     soft_label_weights,
     standardize_logits,
 )
@@ -158,6 +161,25 @@ def test_bad_options_say_what_to_do(call, message):
     with pytest.raises(UserError, match=message) as error:
         call()
     assert '\n' not in str(error.value)
+
+
+def test_what_is_registered_is_a_method(own_module):
+    with pytest.raises(UserError, match="the distillation method 'none' is no subclass of timm_ltkd.distill.DistillM"):
+        register_method('none')(torch.nn.Module)
+    with pytest.raises(UserError, match="the loss 'none' is no subclass of timm_ltkd.distill.HardLabelLoss"):
+        register_loss('none')(lambda logits, target: 0.)
+    assert 'none' not in {*list_methods(), *list_losses()}
+
+
+def test_an_option_without_a_default_is_asked_for(own_module):
+    @register_method('wants')
+    class Wants(DistillMethod):
+        def __init__(self, *, gamma, delta=1.):
+            super().__init__()
+    with pytest.raises(UserError, match="method 'wants' needs the option 'gamma'"):
+        create_method('wants', delta=2.)
+    assert isinstance(create_method('wants', gamma=1.), Wants)
+    assert describe_methods()['wants'] == '', 'and not what a method is'
 
 
 def test_describe_methods_gives_a_line_with_the_paper():

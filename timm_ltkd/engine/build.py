@@ -49,7 +49,8 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
     if args.grad_checkpointing:
         checkpoint_activations(network, f"{option} '{name}'")
     set_input(network, resolve_input(args, network.pretrained_cfg))
-    if of_ones_own(name) and (reason := why_not_loaded(network)) is not None:
+    of_own = accelerator.is_main_process and of_ones_own(name)
+    if of_own and (reason := why_not_loaded(network)) is not None:
         _logger.warning(
             f"{option} '{name}': the commands of this package load what is trained here, and "
             f"timm.create_model('local-dir:RUN', pretrained=True) does not ({reason}): build it by "

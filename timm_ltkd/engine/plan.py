@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from ..data import class_shares, epoch_plan
 from ..distill import loss_class, method_class, share_options
 from ..distill.register import CONTEXT
-from ..options import listed, trained_network
+from ..options import listed, teacher_names, trained_network
 from ..report.text import words
 from .epoch.loop import eval_network
 from .loaders import describe_loading
@@ -54,7 +54,7 @@ def _log_learning(args: Namespace) -> None:
     methods = [
         _with_options(name, method_class(name), own)
         for name, own in zip(names, share_options(names, args.kd_kwargs), strict=True)]
-    teachers = listed(args.teacher)
+    teachers = teacher_names(args)
     if len(teachers) > 1 and len(methods) > 1:
         taught = ', '.join(f'from {teacher} by {method}' for teacher, method in zip(teachers, methods, strict=True))
     else:

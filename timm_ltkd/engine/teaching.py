@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data import ResidentTrainLoader, stop_workers
 from ..distill import DistillTask, Teacher, TeacherEnsemble, feature_dim
+from ..options import teacher_names
 from .epoch.bank import BankedTeacher, open_run_bank
 from .evaluate import OUR_FIGURES, answers, figures, near_chance
 from .loaders import create_full_loader
@@ -103,7 +104,7 @@ class Teaching:
         try:
             if not isinstance(teacher, TeacherEnsemble):
                 return self._tell(teacher, 'teacher', own, where)
-            for name, member in zip(self.args.teacher, teacher.teachers, strict=True):
+            for name, member in zip(teacher_names(self.args), teacher.teachers, strict=True):
                 self._tell(member, f'teacher {name}', own, where)
             return self._tell(teacher, 'all teachers together', own, where)
         finally:

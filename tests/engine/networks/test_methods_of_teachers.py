@@ -66,6 +66,8 @@ def test_each_teacher_by_its_own_method(script, two, tmp_path, log):
     assert found['run']['method'] == 'bkd + feature' and found['run']['teacher'] == 'resnet8x4 + wrn_16_2'
     assert found['run']['args']['kd'] == ['bkd', 'feature'] and 'rectification' not in found['run']
     assert any(line.startswith('all teachers together on this data: ') for line in log)
+    learns, = (line for line in log if line.startswith('learns from '))
+    assert learns.startswith('learns from resnet8x4 by bkd (') and ', from wrn_16_2 by feature' in learns
     assert method_state(tmp_path / 'run')['teacher2.projector.weight'].shape == (128, 64)
     assert not any('method' in key for key in load_file(tmp_path / 'run/model.safetensors'))
 

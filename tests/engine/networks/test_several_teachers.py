@@ -54,12 +54,14 @@ def test_the_row_of_the_report_is_all_of_them_and_the_log_tells_of_each(script, 
     assert '| teacher resnet20 + wrn_16_2 |' in (tmp_path / 'run/report.md').read_text().replace('\\', '')
 
 
-def test_two_of_the_same_weights_teach_as_one(script, argv, options, tmp_path):
+def test_two_of_the_same_weights_teach_as_one(script, argv, options, tmp_path, log):
     script('train', [*options, '--epochs', '1', '--model', 'resnet20', '--experiment', 'own'])
     own = str(tmp_path / 'own')
     script('distill', [*argv, '--experiment', 'once', '--teacher', 'resnet20', '--teacher-checkpoint', own])
     script('distill', [*argv, '--experiment', 'twice', '--teacher', 'resnet20', 'resnet20',
                        '--teacher-checkpoint', own, f'{own}/model.safetensors'])
+    for source in (own, f'{own}/model.safetensors'):  # what tells them apart
+        assert lines(log, f'teacher {source} on this data: ')
     assert weights(tmp_path / 'once') == weights(tmp_path / 'twice')
     assert report(tmp_path / 'once')['teacher'] == report(tmp_path / 'twice')['teacher']
     assert not (tmp_path / 'teachers').exists()
