@@ -109,3 +109,6 @@ def test_mistakes_in_it_are_one_line(own_module, make, message):
             timm_ltkd.create_dataset(name)
     with pytest.raises(UserError, match='choose a name without a slash'):
         register_dataset('a/b')
+    register_dataset('digits')(make)
+    with pytest.raises(UserError, match="'lt/digits' is the name of another data set"):
+        timm_ltkd.create_dataset('lt/digits')

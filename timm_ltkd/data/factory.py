@@ -47,9 +47,8 @@ def create_dataset(
     `lt/cifar10`, `lt/cifar100`, `lt/tinyimagenet` (the folder tiny-imagenet-200), `lt/imagenet`, `lt/places365`,
     `lt/inat2018` (ImageNet-LT, Places-LT, iNaturalist 2018 by their published lists) and `lt/imagenet_by_counts`
     (ImageNet in class folders, as many images of each class as ImageNet-LT has); or `lt/` and what `register_dataset`
-    made known. Without `lt/`, the whole set as timm
-    has it. A stream (`hfids/<repo or folder>`, `wds/<any>`) cannot be indexed, so nothing is selected from it; see
-    `create_stream`.
+    made known. Without `lt/`, the whole set as timm has it. A stream (`hfids/<repo or folder>`, `wds/<any>`) cannot be
+    indexed, so nothing is selected from it; see `create_stream`.
 
     Only the training split is ever selected from, and only if a factor or class counts are given or the set has its
     own (`lt/digits`: factor 50); evaluation splits are always whole.
@@ -154,6 +153,8 @@ def _resolve_name(name: str) -> str:
     prefix, slash, rest = plain_name(name).partition('/')
     prefix = prefix.lower()
     if not slash:
+        if plain_name(name) in own_names() and prefix in (*_FOLDER_NAMES, 'list', *_SHORT_NAMES):
+            raise UserError(f"'{PREFIX}{prefix}' is the name of another data set; register yours under one of its own")
         if prefix in _FOLDER_NAMES:
             return 'folder'
         if prefix == 'list':

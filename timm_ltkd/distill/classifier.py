@@ -36,7 +36,7 @@ def _layer_for_classes(model: nn.Module) -> nn.Module | None:
     classes = getattr(model, 'num_classes', None)
     layers = [  # or what stands in the place of one while it is trained
         m for m in model.modules()
-        if (isinstance(m, nn.Linear) or hasattr(m, 'to_linear')) and cast(Any, m).out_features == classes]
+        if (isinstance(m, nn.Linear) or hasattr(m, 'to_linear')) and getattr(m, 'out_features', None) == classes]
     return layers[0] if len(layers) == 1 else None
 
 

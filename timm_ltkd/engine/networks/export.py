@@ -59,8 +59,8 @@ def why_not_loaded(network: nn.Module) -> str | None:
             return last_line(e)
         finally:
             network.pretrained_cfg = cfg
-    weights = network.state_dict()
-    if any(not torch.equal(value, weights[name]) for name, value in again.state_dict().items()):
+    weights, loaded = network.state_dict(), again.state_dict()
+    if weights.keys() != loaded.keys() or any(not torch.equal(value, loaded[key]) for key, value in weights.items()):
         return 'its function does not load the weights'
     known = getattr(again, 'pretrained_cfg', {})
     lost = [key for key in ('input_size', 'mean', 'std') if list(known.get(key) or ()) != list(cfg[key])]
