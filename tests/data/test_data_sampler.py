@@ -4,6 +4,7 @@ import random
 import pytest
 
 from timm_ltkd.data import EpochBatchSampler, ShardSampler
+from timm_ltkd.data.sampler import epoch_batch_sizes
 from timm_ltkd.errors import UserError
 
 
@@ -83,8 +84,22 @@ def test_a_small_last_batch_shares_with_the_one_before(n, batch, world, sizes):
     assert ranks[0].batch_sizes() == [len(keys) for keys in ranks[-1]] == sizes
     assert {index for sampler in ranks for keys in sampler for _, index in keys} == set(range(n))
     assert ranks[0].repeats == sum(sizes) * world - n < world
-    apart = samplers(n, batch, world, share_end=False)[0].batch_sizes()
+    apart = epoch_batch_sizes(n, batch, world, share_end=False)
     assert len(apart) == len(sizes) and set(apart[:-1]) <= {batch}
+
+
+@pytest.mark.parametrize('n, batch, world, accumulated, sizes', [
+    (1290, 64, 1, 2, [64] * 18 + [35, 35, 34, 34]),  # updates of 70 and 68, not of 128 and 10
+    (1290, 128, 1, 1, [128] * 9 + [69, 69]), (1290, 16, 4, 2, [16] * 18 + [9, 9, 9, 8]),
+    (1344, 64, 1, 2, [64] * 21),  # half an update is left, which is enough
+    (1290, 8, 8, 2, [8] * 18 + [5, 5, 4, 4]), (100, 64, 1, 2, [64, 36]), (66, 32, 1, 4, [32, 17, 17]),
+    (17, 2, 1, 8, [2] * 8 + [2]),  # batches of one would be worse
+])
+def test_a_small_last_update_shares_with_the_one_before(n, batch, world, accumulated, sizes):
+    assert epoch_batch_sizes(n, batch, world, accumulated) == sizes
+    ranks = samplers(n, batch, world, batches_per_update=accumulated)
+    assert [len(keys) for keys in ranks[-1]] == sizes and ranks[0].repeats == sum(sizes) * world - n
+    assert {index for sampler in ranks for keys in sampler for _, index in keys} == set(range(n))
 
 
 @pytest.mark.parametrize('n, world', [(0, 1), (1, 3), (10, 3), (9, 3)])

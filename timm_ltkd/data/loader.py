@@ -32,6 +32,7 @@ def create_train_loader(
         epochs: int = 1,
         images: ResidentImages | None = None,
         stored_views: int | None = None,
+        batches_per_update: int = 1,
         device: torch.device | None = None,
 ) -> DataLoader | ResidentTrainLoader:
     """Shuffled, augmented batches whose pixels depend on (seed, epoch, sample) only.
@@ -56,6 +57,7 @@ def create_train_loader(
         images: Those of the data set, kept in memory and augmented alike, to make batches of; no workers then, and
             batches where `images` makes them.
         stored_views: V; any number of augmentations if None.
+        batches_per_update: More than 1 where gradients are accumulated; of a stream it does not matter.
         device: Batches that come from workers are put there; their pixels travel as bytes, and are normalised there.
             None leaves them on the CPU, as workers made them.
 
@@ -75,7 +77,8 @@ def create_train_loader(
     view = _view(dataset, transform)
     order = partial(epoch_order, view.targets, class_sampling, seed=seed, epochs=epochs)
     sampler = EpochBatchSampler(
-        len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order, stored_views=stored_views)
+        len(view), batch_size, seed=seed, rank=rank, world_size=world_size, order=order, stored_views=stored_views,
+        batches_per_update=batches_per_update)
     if images is not None:
         _check_same(images, view)
         return ResidentTrainLoader(images, sampler, seed=seed)

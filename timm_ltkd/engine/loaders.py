@@ -109,7 +109,7 @@ def create_loaders(
     train = create_train_loader(
         data.splits.train, transform, batch_size=args.batch_size, seed=args.seed, class_sampling=args.class_sampling,
         epochs=args.epochs, stored_views=getattr(args, 'bank_views', None), images=images,
-        **_common(args, accelerator))
+        batches_per_update=args.grad_accum_steps, **_common(args, accelerator))
     return train, create_full_loader(data.splits.watched, args, accelerator, input_config, images=seen)
 
 

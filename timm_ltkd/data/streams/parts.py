@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from ..sampler import EpochBatchSampler
+from ..sampler import epoch_batch_sizes
 from ..seeded import derive_seed, seeded_call
 from .dataset import StreamDataset, loader_worker
 from .shuffle import SHUFFLED_AT_ONCE, shuffled
@@ -24,7 +24,7 @@ class TrainStream(IterableDataset):
     ones (class counts were given, so that nobody counted) some are shown twice and as many not at all, others in
     another epoch.
 
-    Batches are sized as `EpochBatchSampler` has them without `share_end` (a loader of a stream knows one size), the
+    Batches are sized by `epoch_batch_sizes` without `share_end` (a loader of a stream knows one size), the
     same on every process; give the loader the same batch size.
 
     Args:
@@ -39,11 +39,9 @@ class TrainStream(IterableDataset):
     """
 
     def __init__(self, stream: StreamDataset, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1):
-        batches = EpochBatchSampler(
-            len(stream), batch_size, seed=seed, rank=rank, world_size=world_size, share_end=False)
         self.stream, self.seed, self.rank, self.world_size = stream, seed, rank, world_size
-        self.repeats = batches.repeats
-        self._batch_sizes = batches.batch_sizes()
+        self._batch_sizes = epoch_batch_sizes(len(stream), batch_size, world_size, share_end=False)
+        self.repeats = sum(self._batch_sizes) * world_size - len(stream)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # reaches workers that persist
 
     def set_epoch(self, epoch: int) -> None:
