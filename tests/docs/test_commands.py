@@ -201,9 +201,9 @@ def test_files_of_the_checkout_exist():
 
 # ---- options that are named anywhere ---------------------------------------------------------------------------------
 
-ELSEWHERE = {  # of timm's scripts, docker, pip, tensorboard, benchmarks/ and results/
+ELSEWHERE = {  # of timm's scripts, docker, pip, Slurm, tensorboard, benchmarks/ and results/
     '--device-modules', '--shm-size', '--logdir', '--repeats', '--quick', '--parts', '--precision', '--most',
-    '--download', '--methods', '--threads', '--kills', '--cases', '--show', '--tables', '--rows', '--again',
+    '--download', '--methods', '--signal', '--threads', '--kills', '--cases', '--show', '--tables', '--rows', '--again',
     '--amp', '--amp-dtype', '--checkpoint-hist', '--index-url', '--lr-base', '--no-prefetcher', '--use-ema'}
 
 
