@@ -157,6 +157,7 @@ def test_each_showing_of_an_image_is_augmented_anew():
     (lambda: class_shares([0, 0], 'class'), 'at least one image'),
     (lambda: class_shares(COUNTS, 'progressive', epoch=-1, epochs=4), 'got -1 of 4'),
     (lambda: class_shares(COUNTS, 'progressive', epochs=0), 'got 0 of 0'),
+    (lambda: epoch_order([0, 1, 1], 'progressive', 1, seed=0), 'progressive class sampling needs epochs'),
     (lambda: epoch_order([], 'sqrt', 0, seed=0), 'at least one image'),
 ])
 def test_refuses(wrong, message):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+import timm_ltkd
 from timm_ltkd.cli import run
 from timm_ltkd.cli.own_modules import import_modules
 from timm_ltkd.distill import Output, create_method, list_methods
@@ -50,6 +51,22 @@ def test_a_network_names_the_class_of_an_image(workplace, monkeypatch, tmp_path,
     monkeypatch.chdir(tmp_path)
     exec(compile(code, 'models.md', 'exec'), {})
     assert capsys.readouterr().out.strip() in ('ant', 'bee', 'cat')
+
+
+def test_krdistill_is_told_its_means():
+    call, means = programs('krdistill.md')
+    student, teacher = (timm.create_model(name, num_classes=3) for name in ('resnet20', 'resnet8x4'))
+    loader = [(torch.randn(4, 3, 32, 32), torch.tensor(target)) for target in ([0, 1, 2, 0], [1, 0, 0, 0])]
+    names = dict(torch=torch, timm_ltkd=timm_ltkd, student=student, teacher=teacher, loader=loader,
+                 prior=timm_ltkd.ClassPrior([5, 2, 1]))
+    exec(compile(means, 'krdistill.md', 'exec'), names)
+    assert names['means'].shape == (3, 256)
+    with torch.no_grad():
+        alone = teacher.forward_head(teacher.forward_features(loader[0][0][2:3]), pre_logits=True)
+    torch.testing.assert_close(names['means'][2], alone[0], rtol=1e-4, atol=1e-5)
+    exec(compile(call, 'krdistill.md', 'exec'), names)
+    task = timm_ltkd.DistillTask(student, teacher, names['method'])
+    assert torch.isfinite(task(*loader[0])['loss'])
 
 
 def test_the_network_of_the_page_is_used_as_timms_own(own_module, workplace, tmp_path, log):

@@ -38,15 +38,15 @@ def class_shares(
         raise UserError(f"unknown class sampling '{sampling}'{nearest(sampling, CLASS_SAMPLINGS)}")
     if epoch < 0 or epochs is not None and epochs < 1:
         raise UserError(f'class sampling needs an epoch from 0 on and at least one in all, got {epoch} of {epochs}')
-    if sampling == 'progressive' and epochs is None:
-        raise UserError('progressive class sampling needs epochs, how many there will be')
     counts = torch.as_tensor(class_counts).to(torch.float64)
     if not counts.any():
         raise UserError('class sampling needs at least one image')
     power = {'class': 0., 'sqrt': 0.5}.get(sampling, 1.)
     shares = _normalized(torch.where(counts > 0, counts ** power, 0.))
     if sampling == 'progressive':
-        balance = min(epoch / max((epochs or 1) - 1, 1), 1.)
+        if epochs is None:
+            raise UserError('progressive class sampling needs epochs, how many there will be')
+        balance = min(epoch / max(epochs - 1, 1), 1.)
         shares = (1 - balance) * shares + balance * _normalized((counts > 0).double())
     return shares
 

@@ -17,8 +17,8 @@ def register() -> None:
     """Let `timm.data.create_dataset` make `torch/cifar{10,100}_lt{10,20,50,100,200}`, and read in folders and tar files
     images of all the endings that torchvision reads, which are `.webp`, `.bmp`, `.tif` and more.
 
-    timm looks a `torch/` name up in a table when it is called. A timm without that table gets nothing registered, and
-    one warning that says so.
+    timm looks a `torch/` name up in a table when it is called. A timm without that table gets no such name, and one
+    warning that says so.
     """
     add_img_extensions(IMG_EXTENSIONS)
     makers = {
