@@ -107,6 +107,9 @@ def test_file_names(image_root):
     torchvision = LongTailedDataset(ImageFolder(image_root / 'train'), [12])
     assert torchvision.filename(0) == 'bee/000.png' and torchvision.filename(0, basename=True) == '000.png'
     assert torchvision.filename(0, absolute=True) == str(image_root / 'train' / 'bee' / '000.png')
+    own = TensorDataset(torch.zeros(2), torch.zeros(2))
+    own.targets, own.samples, own._image_files = [0, 1], 2, ['a.png', 'b.png']  # it may call anything `samples`
+    assert LongTailedDataset(own).filename(1) == 'b.png'
 
 
 @pytest.mark.parametrize('name', ['folder', 'torch/folder'])

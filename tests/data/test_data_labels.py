@@ -67,6 +67,8 @@ def test_iterable_and_unlabelled_datasets_are_refused():
 
 @pytest.mark.parametrize('attributes, names', [
     (dict(classes=['cat', 'dog', 'eel']), ['cat', 'dog', 'eel']),
+    (dict(classes=np.array(['cat', 'dog', 'eel'])), ['cat', 'dog', 'eel']),
+    (dict(classes=3), ['0', '1', '2']),
     (dict(class_to_idx={'dog': 1, 'cat': 0, 'eel': 2}), ['cat', 'dog', 'eel']),
     (dict(class_to_idx={'cat': 0, 'kitten': 0, 'eel': 2}), ['cat', '1', 'eel']),
     (dict(wnids=['n1', 'n2', 'n3'], classes=[('crane',), ('crane',), ('eel',)]), ['n1', 'n2', 'n3']),

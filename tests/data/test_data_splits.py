@@ -217,6 +217,17 @@ def test_fingerprint_tells_a_copy_of_another_resolution(image_root, tmp_path):
     assert len({fingerprint(create_splits('lt/folder', root)) for root in (image_root, tmp_path / 'small')}) == 2
 
 
+def test_fingerprint_of_a_tar_file_with_names_that_the_locale_lacks(image_root, monkeypatch):
+    for split in ('train', 'val'):
+        (image_root / split / 'ant').rename(image_root / split / 'ä')
+        shutil.make_archive(str(image_root / split), 'tar', image_root / split)
+        shutil.rmtree(image_root / split)
+    first = fingerprint(create_splits('lt/folder', image_root))
+    monkeypatch.setattr(os, 'fsencode', lambda name: os.fspath(name).encode('ascii', 'surrogateescape'))
+    splits = create_splits('lt/folder', image_root)
+    assert splits.class_names == ['bee', 'cat', 'ä'] and fingerprint(splits) == first
+
+
 def test_fingerprint_of_data_without_files():
     first, again = (fingerprint(create_splits('lt/digits')) for _ in range(2))
     assert first == again != fingerprint(create_splits('lt/digits', seed=1))

@@ -1,4 +1,5 @@
 """Sets whose images are not what timm's readers give: grey ones, arrays, without a transform."""
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,11 @@ class Coloured(Dataset):
             target if self.target_transform is None else self.target_transform(target))
 
     def _as_image(self, image: Any) -> Image.Image:
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-            return Image.fromarray(image)
         if isinstance(image, Image.Image):
             return image
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+            with suppress(TypeError):  # no mode of Pillow's has so many channels, as of [3, H, W]
+                return Image.fromarray(image)
         got = f'an array of {image.dtype}' if isinstance(image, np.ndarray) else f'a {type(image).__name__}'
         raise UserError(
             f'{type(self.base).__name__} gives {got} for an image; let it give a Pillow image, or uint8 [H, W, 3], '

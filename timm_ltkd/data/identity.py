@@ -8,6 +8,7 @@ import numpy as np
 
 from .dataset import LongTailedDataset
 from .folders import classes_come_from_folders
+from .labels import as_utf8
 from .lists import ReaderImageList
 from .splits import Splits
 from .streams import StreamDataset
@@ -63,5 +64,5 @@ def _file_names(dataset: LongTailedDataset) -> bytes:
         return b''
     digest = hashlib.sha256()
     for i in range(len(dataset)):
-        digest.update(os.fsencode(dataset.filename(i)) + b'\0')
+        digest.update(as_utf8(dataset.filename(i)).encode('utf-8', 'surrogateescape') + b'\0')
     return digest.digest()

@@ -52,13 +52,14 @@ def dataset_class_names(dataset: Dataset) -> list[str]:
     else:
         names = _stored_names(source)
     if names:
-        return [_as_utf8(name) for name in names]
+        return [as_utf8(name) for name in names]
     targets = dataset_targets(dataset)
     return [str(c) for c in range(targets.max() + 1)] if targets.size else []
 
 
-def _as_utf8(name: str) -> str:
-    """A name that may be a folder's, as it is written on disk, whatever characters the locale takes the bytes for."""
+def as_utf8(name: str) -> str:
+    """A name that may be a file's or folder's, as it is written on disk, whatever characters the locale takes the bytes
+    for; one from inside a tar file, which may have characters that the locale lacks, as it is."""
     try:
         return os.fsencode(name).decode('utf-8')
     except UnicodeError:
@@ -69,20 +70,21 @@ def _stored_labels(source, length: int) -> Iterable | None:
     """Labels kept as a list: `targets` and its synonyms, or (file, label) pairs as timm and torchvision keep them."""
     for attribute in ('targets', 'labels', '_labels', 'y'):
         values = getattr(source, attribute, None)
-        if _is_of_length(values, length):
+        if is_of_length(values, length):
             if getattr(values, 'ndim', 1) == 2 and getattr(source, 'compat', False):
                 values = values[:, 0]  # QMNIST keeps the writer and more beside the class
             return values
     for attribute in ('samples', '_samples', 'imgs'):
         pairs = getattr(source, attribute, None)
-        if _is_of_length(pairs, length) and all(len(pair) == 2 for pair in pairs[:1]):
+        if is_of_length(pairs, length) and all(len(pair) == 2 for pair in pairs[:1]):
             return [pair[1] for pair in pairs]
     if hasattr(source, 'categories_map') and hasattr(source, 'index'):
         return _inaturalist_labels(source)
     return None
 
 
-def _is_of_length(values: Any, length: int) -> bool:
+def is_of_length(values: Any, length: int) -> bool:
+    """Whether an attribute that a dataset may have, or use for something else, is a list of something of each image."""
     return not callable(values) and hasattr(values, '__len__') and len(values) == length
 
 
@@ -117,7 +119,8 @@ def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
 def _stored_names(source) -> list[str] | None:
     for attribute in ('class_names', 'wnids', 'classes', 'all_categories'):
         names = getattr(source, attribute, None)
-        if names and not (attribute == 'all_categories' and source.target_type != ['full']):
+        if hasattr(names, '__len__') and len(names) and not (
+                attribute == 'all_categories' and source.target_type != ['full']):
             return [str(name) for name in names]
     for attribute in ('class_to_idx', 'class_name_to_idx'):
         class_to_idx = getattr(source, attribute, None)

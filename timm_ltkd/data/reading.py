@@ -11,6 +11,7 @@ from timm.data import ImageDataset
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from .labels import is_of_length
 from .names import called
 
 _BROKEN_FILE = (  # what PIL and archives raise
@@ -150,7 +151,7 @@ def _stored_path(dataset: Dataset, index: int) -> str | None:
     """The path torchvision keeps, either in (path, label) pairs or in a list of files."""
     for attribute in ('samples', '_samples', 'imgs', '_image_files', '_images'):
         files = getattr(dataset, attribute, None)
-        if files is not None and len(files) == len(dataset):
+        if is_of_length(files, len(dataset)):
             entry = files[index]
             path = entry[0] if isinstance(entry, tuple | list) else entry
             return os.fspath(path) if isinstance(path, str | os.PathLike) else None
