@@ -83,6 +83,8 @@ def decode_image(stream, mode: str | None) -> Image.Image:
             raise OSError('it is PostScript, which is a program and no image')
         image.load()
         return convert(image, mode) if mode else image
+    except UnidentifiedImageError as e:
+        raise OSError(_why(e)) from e
     except (OSError, MemoryError):
         raise
     except Exception as e:  # each of Pillow's formats raises its own
