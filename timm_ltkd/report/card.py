@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..models import network_name
 from ..prior import ClassPrior
-from .content import difference_grid, legend, repeating_command, told_best, unmeasured
+from .content import difference_grid, legend, repeating_command, row_name, told_best, unmeasured
 from .markdown import bullets
 from .profile import data_profile, group_classes
 from .table import markdown_grid, markdown_table
@@ -149,10 +149,8 @@ def _tailed(prior: ClassPrior | None) -> bool:
 
 
 def _figures(report: Mapping[str, Any], prior: ClassPrior, files: Sequence[str]) -> list[str]:
-    run, rows = report.get('run') or {}, {}
-    for role in ('teacher', 'student'):
-        if report.get(role):
-            rows[f'{role} {run[role]}' if run.get(role) else role] = report[role]
+    run = report.get('run') or {}
+    rows = {row_name(role, run): report[role] for role in ('teacher', 'student') if report.get(role)}
     sections = ['## Figures', markdown_table(rows), markdown_escape(
         f'{legend(prior)} Measured on {report["student"]["num_samples"]:,} images of the split '
         f'{_split(run) or "validation"}.')]

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import first_few
 from ..prior import ClassPrior
-from .profile import group_classes
+from .profile import by_images, group_classes, group_of
 from .table import Grid, figure
 
 
@@ -83,12 +83,11 @@ def per_class_grid(
         class_names: Names by class index, `[C]`.
         difference: Two of the reports: a last column says how much the second is above the first.
     """
-    group_of = {index: group for group, classes in group_classes(prior).items() for index in classes}
-    images = prior.counts.long().tolist()
+    groups, images = group_of(prior), prior.counts.long().tolist()
     pair = [reports[name]['per_class'] for name in difference or ()]
     lines = []
-    for index in sorted(range(prior.num_classes), key=lambda index: -images[index]):
-        line = [class_names[index], index, images[index], group_of[index]]
+    for index in by_images(prior).tolist():
+        line = [class_names[index], index, images[index], groups[index]]
         line += [figure(report['per_class'][index]) for report in reports.values()]
         line += [figure(gain(pair[0][index], pair[1][index]), sign=True)] if pair else []
         lines.append(line)
@@ -109,6 +108,11 @@ def mistakes_grid(report: Mapping[str, Any], prior: ClassPrior, class_names: Seq
          f'{pair["images"]} of {pair["of"]}'] for pair in report.get('mistakes') or ()]
     header = ['class', 'taken for', 'training images', 'training images of that', 'images']
     return Grid(header, lines) if lines else None
+
+
+def row_name(role: str, run: Mapping[str, Any]) -> str:
+    """What the rows of a role, `student` or `teacher`, are called."""
+    return f'{role} {run[role]}' if isinstance(run.get(role), str) else role
 
 
 def gain(before: float | None, after: float | None) -> float | None:

@@ -2,6 +2,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
 from ..prior import ClassPrior
 from .text import printable
@@ -40,6 +42,16 @@ def group_classes(prior: ClassPrior) -> dict[str, list[int]]:
     """The class indices of each shot group that has any."""
     masks = prior.shot_groups()
     return {name: mask.nonzero()[:, 0].tolist() for name, mask in masks.items() if mask.any()}
+
+
+def group_of(prior: ClassPrior) -> dict[int, str]:
+    """The shot group of each class index."""
+    return {index: group for group, classes in group_classes(prior).items() for index in classes}
+
+
+def by_images(prior: ClassPrior) -> np.ndarray:
+    """Class indices by training images, most first, `[C]`."""
+    return np.argsort(-prior.counts.numpy(), kind='stable')
 
 
 def check_names(prior: ClassPrior, class_names: Sequence[str] | None) -> None:

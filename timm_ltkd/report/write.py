@@ -8,10 +8,11 @@ from typing import Any
 
 from ..files import write_text
 from ..prior import ClassPrior
+from .content import row_name
 from .markdown import markdown_report
 from .page import html_report
 from .pictures import plot_pictures, run_pictures
-from .profile import check_names, check_report, group_classes
+from .profile import check_names, check_report, group_classes, group_of
 from .summary import write_csv
 
 FILES = {
@@ -58,9 +59,8 @@ def write_report(
         check_report(prior, report, f"the {role}'s report")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {_row_name(role, run): report for role, report in reports.items()}
-    holdout_rows = {_row_name(role, run): holdout[role] for role in reports if role in (holdout or {})}
-    groups = group_classes(prior)
+    rows = {row_name(role, run): report for role, report in reports.items()}
+    holdout_rows = {row_name(role, run): holdout[role] for role in reports if role in (holdout or {})}
     pictures = run_pictures(rows, prior, history, on_holdout=bool(holdout))
     files = FILES | {name: picture.holds for name, picture in pictures.items()}
 
@@ -68,21 +68,16 @@ def write_report(
     write_text(folder / 'report.md', markdown_report(rows, prior, class_names, run, files, holdout_rows))
     write_text(folder / 'report.html', html_report(
         folder, rows, prior, class_names, run, pictures, files, holdout_rows))
-    _write_per_class(folder / 'per_class.csv', reports, prior, class_names, groups)
+    _write_per_class(folder / 'per_class.csv', reports, prior, class_names)
     write_text(folder / 'report.json', _as_json(
-        reports | ({'holdout': holdout} if holdout else {}), prior, class_names, groups, run))  # last of the report
+        reports | ({'holdout': holdout} if holdout else {}), prior, class_names, run))  # last of the report
     return [folder / name for name in ('report.md', *files)]
-
-
-def _row_name(role: str, run: Mapping[str, Any]) -> str:
-    return f'{role} {run[role]}' if isinstance(run.get(role), str) else role
 
 
 def _as_json(
         reports: Mapping[str, Mapping[str, Any]],
         prior: ClassPrior,
         class_names: Sequence[str],
-        groups: Mapping[str, list[int]],
         run: Mapping[str, Any],
 ) -> str:
     """Strict JSON with sorted keys: equal runs give equal text, and any parser reads it."""
@@ -92,9 +87,9 @@ def _as_json(
             'num_classes': prior.num_classes,
             'num_train': prior.num_samples,
             'imbalance_factor': prior.imbalance_factor,
-            'class_counts': [int(count) for count in prior.counts],
+            'class_counts': prior.counts.long().tolist(),
             'class_names': [str(name) for name in class_names],
-            'groups': groups,
+            'groups': group_classes(prior),
             'many_shot': prior.many,
             'few_shot': prior.few,
         },
@@ -123,11 +118,8 @@ def _write_per_class(
         reports: Mapping[str, Mapping[str, Any]],
         prior: ClassPrior,
         class_names: Sequence[str],
-        groups: Mapping[str, list[int]],
 ) -> None:
-    group_of = {index: group for group, classes in groups.items() for index in classes}
-    roles = [role for role in ('student', 'teacher') if role in reports]
+    roles, groups = [role for role in ('student', 'teacher') if role in reports], group_of(prior)
     write_csv(path, ['class', 'name', 'train_images', 'group', *roles], (
-        [index, class_names[index], int(prior.counts[index]), group_of[index],
-         *(reports[role]['per_class'][index] for role in roles)]
-        for index in range(prior.num_classes)))
+        [index, class_names[index], images, groups[index], *(reports[role]['per_class'][index] for role in roles)]
+        for index, images in enumerate(prior.counts.long().tolist())))

@@ -64,11 +64,6 @@ def accuracies(row: Mapping, prior: ClassPrior, name: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in row['per_class']], dtype=np.float64)
 
 
-def by_images(prior: ClassPrior) -> np.ndarray:
-    """Class indices by training images, most first, `[C]`."""
-    return np.argsort(-prior.counts.numpy(), kind='stable')
-
-
 def group_spans(prior: ClassPrior) -> dict[str, slice]:
     """Where the classes of each shot group are `by_images`: sorted so, they are neighbours."""
     groups = group_classes(prior)

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...prior import ClassPrior
-from ..profile import in_short
+from ..profile import by_images, in_short
 from ..text import figure_text
 from .canvas import (
     GROUP_COLOURS,
     SMOOTH_ABOVE,
     accuracies,
-    by_images,
     class_edges,
     group_spans,
     label_classes,
