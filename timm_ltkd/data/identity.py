@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def _stream_parts(splits: Splits) -> Iterator[bytes]:
         for counts in (stream.class_counts, stream.shard_lengths):
             yield b'' if counts is None else np.ascontiguousarray(counts, dtype='<i8').tobytes()
         yield json.dumps([os.path.basename(file) for file in stream.shards.files]).encode()
-    for image in splits.train.first_images(_IMAGES_READ):
+    for image, _ in islice(splits.train.with_transform(None), _IMAGES_READ):
         yield np.asarray(image).tobytes()
 
 

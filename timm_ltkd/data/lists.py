@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from timm.data.readers.reader import Reader
 
-from ..errors import UserError
+from ..errors import UserError, visible
 
 _LONGEST_LABEL = 7  # digits; ten million classes are a mistake
 
@@ -82,7 +82,7 @@ def read_list(path: str | os.PathLike, class_names: Sequence[str] | None = None)
                     hint = '; between them is a blank, and no comma' if b',' in line else ''
                     raise UserError(
                         f"'{path}', line {number}: expected the path of an image and the index of its class, got "
-                        f"'{_shown(line)}'{hint}")
+                        f"'{visible(line.decode(errors='replace').strip(), 60)}'{hint}")
     except OSError as e:
         raise UserError(f"cannot read the list '{path}': {e.strerror or e}") from e
     if not paths:
@@ -96,11 +96,6 @@ def read_list(path: str | os.PathLike, class_names: Sequence[str] | None = None)
             f"'{path}': image '{paths[at]}' is of class {targets[at]}, but there are {len(class_names)} classes "
             f'(0 to {len(class_names) - 1})')
     return ImageList(paths, targets, list(class_names))
-
-
-def _shown(line: bytes) -> str:
-    text = line.decode(errors='replace').strip()
-    return ''.join(c if c.isprintable() else '?' for c in (text if len(text) <= 60 else f'{text[:60]}…'))
 
 
 def class_directories(paths: Sequence[str], targets: np.ndarray) -> dict[int, str]:

@@ -200,15 +200,15 @@ def _of_workers(
         read: From the images under a transform to what workers read of them.
     """
     of_image, of_batch = (transform, None) if device is None else split_normalisation(transform)
-    images = dataset.with_transform(of_image) if isinstance(dataset, StreamDataset) else _view(dataset, of_image)
+    images = read(_view(dataset, of_image))
     if device is None:
-        return DataLoader(read(images), **options)
-    return DeviceLoader(read(images), device, of_batch, **options)
+        return DataLoader(images, **options)
+    return DeviceLoader(images, device, of_batch, **options)
 
 
-def _view(dataset: Dataset, transform) -> LongTailedDataset:
+def _view(dataset: Dataset, transform) -> LongTailedDataset | StreamDataset:
     """The dataset with this transform, while the one given, which others may read, keeps its own."""
-    labelled = dataset if isinstance(dataset, LongTailedDataset) else LongTailedDataset(dataset)
+    labelled = dataset if isinstance(dataset, LongTailedDataset | StreamDataset) else LongTailedDataset(dataset)
     return labelled.with_transform(transform)
 
 

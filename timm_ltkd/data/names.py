@@ -5,6 +5,7 @@ from torch.utils.data import Dataset
 PREFIX = 'lt/'
 TRAIN_SPLITS = ('train', 'training')  # as timm's factory has them
 EVAL_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation')
+SPLITS = (*TRAIN_SPLITS, *EVAL_SPLITS, 'test')
 
 
 def is_long_tailed_name(name: str) -> bool:
@@ -39,4 +40,4 @@ def _last_name(split: str) -> str:
 
 def is_split_name(name: str) -> bool:
     """Whether a folder or tar file of this name is that of a split."""
-    return name.removesuffix('.tar') in (*TRAIN_SPLITS, *EVAL_SPLITS, 'test')
+    return name.removesuffix('.tar') in SPLITS

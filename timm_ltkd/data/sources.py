@@ -17,7 +17,7 @@ from .digits import DigitsDataset
 from .folders import check_folders, check_members, find_split, list_folders, number_classes
 from .labels import dataset_class_names, names_by_index
 from .lists import ImageList, ReaderImageList, read_list
-from .names import EVAL_SPLITS, TRAIN_SPLITS, is_train_split
+from .names import SPLITS, is_train_split
 from .own import create_own
 from .reading import read_image
 from .tiny_imagenet import read_tiny_imagenet
@@ -97,9 +97,8 @@ def has_two_parts(name: str) -> bool:
 
 
 def _check_two_parts(name: str, split: str) -> None:
-    known = (*TRAIN_SPLITS, *EVAL_SPLITS, 'test')
-    if split not in known:
-        raise UserError(f"'{name}' has no split '{split}'{nearest(split, known)}")
+    if split not in SPLITS:
+        raise UserError(f"'{name}' has no split '{split}'{nearest(split, SPLITS)}")
 
 
 def _create_torch(name: str, root, split: str, kwargs: dict):

@@ -30,17 +30,11 @@ def read_tiny_imagenet(root: str | os.PathLike, split: str) -> ImageList:
         raise UserError(f"there is no folder train in '{root}'; give the folder tiny-imagenet-200 (--data-dir)")
     class_names = sorted(entry.name for entry in os.scandir(root / 'train') if entry.is_dir())
     annotations = root / 'val' / 'val_annotations.txt'
-    if split in TRAIN_SPLITS or not annotations.is_file() or not _has_images(root / 'val' / 'images'):
+    # who sorts the validation images into class folders may leave the list, and the folder that they were in
+    listed = annotations.is_file() and any(path.is_file() for path in root.glob('val/images/*'))
+    if split in TRAIN_SPLITS or not listed:
         return _read_class_folders(root, 'train' if split in TRAIN_SPLITS else 'val', class_names)
     return _read_annotations(annotations, class_names)
-
-
-def _has_images(folder: Path) -> bool:
-    """Whether there are files in it: who sorts the validation images into class folders may leave it, and the list."""
-    if not folder.is_dir():
-        return False
-    with os.scandir(folder) as entries:
-        return any(entry.is_file() for entry in entries)
 
 
 def _read_class_folders(root: Path, split: str, class_names: list[str]) -> ImageList:

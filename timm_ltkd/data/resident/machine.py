@@ -22,18 +22,15 @@ def _limits() -> list[int]:
     for line in lines:
         _, controllers, path = line.split(':', 2)
         if not controllers:  # version 2
-            files = [_CGROUPS / folder / 'memory.max' for folder in _with_parents(path)]
+            top, name = _CGROUPS, 'memory.max'
         elif 'memory' in controllers.split(','):
-            files = [_CGROUPS / 'memory' / folder / 'memory.limit_in_bytes' for folder in _with_parents(path)]
+            top, name = _CGROUPS / 'memory', 'memory.limit_in_bytes'
         else:
             continue
-        limits += [int(text) for text in map(_read, files) if text.isdecimal()]  # it may be 'max'
+        group = top / path.lstrip('/')
+        texts = [_read(folder / name) for folder in (group, *group.parents)]
+        limits += [int(text) for text in texts if text.isdecimal()]  # it may be 'max'
     return limits
-
-
-def _with_parents(path: str) -> list[str]:
-    parts = [part for part in path.split('/') if part]
-    return ['/'.join(parts[:end]) for end in range(len(parts) + 1)]
 
 
 def _read(file: Path) -> str:

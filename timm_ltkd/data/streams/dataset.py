@@ -68,11 +68,6 @@ class StreamDataset(IterableDataset):
         self.kept_in = kept_in
         self.left_out = {}
 
-    @property
-    def class_to_idx(self) -> dict[str, int]:
-        """The class index of every name."""
-        return {name: index for index, name in enumerate(self.class_names)}
-
     def __len__(self) -> int:
         return int(self.class_counts.sum())
 
@@ -143,12 +138,6 @@ class StreamDataset(IterableDataset):
             with _opened(sample.image) as file:
                 image = decode_image(file, self.image_mode)
         return image if self.transform is None else self.transform(image), sample.target
-
-    def first_images(self, number: int) -> Iterator[Any]:
-        """The first images of the stream, decoded and not transformed."""
-        raw = self.with_transform(None)
-        for sample in islice(self.read(np.arange(len(self.shards)), 0, range(len(self))), number):
-            yield raw.load(sample)[0]
 
     def _from(self, order: np.ndarray, place: int) -> Iterator[StreamSample]:
         """All samples from the start of a shard on, without end."""
