@@ -88,7 +88,7 @@ class Bad:
 
 @pytest.mark.parametrize('image, got', [
     (np.zeros((4, 4, 3)), 'an array of float64'), ('a.png', 'a str'), (np.zeros(4, np.uint8), 'an array of uint8'),
-    (np.zeros((3, 4, 4), np.uint8), 'an array of uint8')])
+    (np.zeros((3, 8, 8), np.uint8), 'an array of uint8')])
 def test_images_that_are_none(own_module, image, got):
     register_dataset('bad')(lambda root, split: Bad(image))
     with pytest.raises(UserError, match=f'Bad gives {got} for an image'):
