@@ -172,6 +172,17 @@ def test_compiles_in_one_graph(name):
     torch.testing.assert_close(torch.compile(model, backend='aot_eager', fullgraph=True)(x), model(x))
 
 
+@pytest.mark.parametrize('name', ONE_OF_EACH)
+@pytest.mark.parametrize('training', [False, True])
+def test_scripts_as_timms_networks_do(name, training):
+    model = random_model(name, num_classes=5, drop_path_rate=0.1 if training else 0.)
+    x, scripted = images(2, 3, 32, 32), torch.jit.script(model)
+    if training:
+        scripted.train()(x).sum().backward()
+    else:
+        torch.testing.assert_close(scripted(x), model(x))
+
+
 @pytest.mark.parametrize('name', ALL)
 def test_local_dir_round_trip(name, tmp_path):
     model = random_model(name, num_classes=6).float()

@@ -174,11 +174,10 @@ class CifarNet(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] to the last feature map [B, num_features, ceil(H / 4), ceil(W / 4)]."""
         x = self._forward_stem(x)
-        if self.grad_checkpointing:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self._stages(), x, flatten=True)
         else:
-            for stage in self._stages():
-                x = stage(x)
+            x = self.layer3(self.layer2(self.layer1(x)))
         return self._forward_norm(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
