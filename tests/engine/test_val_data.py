@@ -87,3 +87,16 @@ def test_it_wants_data_of_its_own(trained, script, capsys):
     with pytest.raises(SystemExit):
         script('validate', [str(trained), '--train-split', '', '--val-split', 'test'])
     assert "is for other data than a run's: add their --dataset and --data-dir" in capsys.readouterr().err
+
+
+def test_lists_are_other_data_than_those_of_a_run_without(trained, images, script, tmp_path, capsys):
+    for split in ('train', 'val'):
+        (tmp_path / f'{split}.txt').write_text(''.join(
+            f'{path.relative_to(images)} {c}\n' for c, name in enumerate(('ant', 'bee', 'cat'))
+            for path in sorted((images / split / name).iterdir())))
+    lists = [word for split in ('train', 'val') for word in (f'--{split}-list', str(tmp_path / f'{split}.txt'))]
+    tables = []
+    for words in ([], lists, ['--dataset', 'lt/list', *lists]):
+        script('validate', [str(trained), '--data-dir', str(images), '--workers', '0', *words])
+        tables.append(capsys.readouterr().out)
+    assert tables[0] != tables[1] == tables[2]

@@ -106,7 +106,8 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
 
 
 def use_data_of_run(parser: Parser, folder: str | Path, given: Namespace) -> None:
-    """Make the data options of a finished run the defaults, if the folder is one with an args.yaml.
+    """Make the data options of a finished run the defaults, if the folder is one with an args.yaml; not beside a list of
+    training images for a run that had none: these are other data.
 
     Args:
         given: What command line and file say.
@@ -117,6 +118,8 @@ def use_data_of_run(parser: Parser, folder: str | Path, given: Namespace) -> Non
     path = Path(folder) / 'args.yaml'
     if path.is_file():
         options = read_config(parser, path, only=DATA)
+        if given.train_list and not options.get('train_list'):
+            return
         where = options.get('data_dir')
         if where and not (given.data_dir or given.dataset_download or Path(where).exists()):
             raise UserError(f"the data folder '{where}' of {folder} is not found from here; give it by --data-dir")

@@ -48,7 +48,6 @@ def validate(argv: Sequence[str] | None = None) -> None:
     with one_line_errors('validate.py'):
         own = ('workers',)  # pixels as each checkpoint was trained with, not as the data set would have them
         parser, finder = validate_parser(), validate_parser()
-        finder.set_defaults(dataset=None)
         given = finder.parse_args(argv)
         if given.config:
             finder.set_defaults(**read_config(finder, given.config))
