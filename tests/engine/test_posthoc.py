@@ -242,6 +242,7 @@ def test_a_second_stage_has_seen_what_its_first_has_seen(first, certain, runs, t
             holdout.check_holdout_is_unseen(str(again), args, data)
     assert told(initial_checkpoint=str(again)) is None  # a run that began with the one that it took the place of
     holdout.check_holdout_is_unseen(str(again), args, data)
+    holdout.warn_of_seen_holdout(f'local-dir:{again}', args, data)
     assert not log
     (again / 'args.yaml').write_text(yaml.safe_dump(options | {'teacher_checkpoint': str(runs / 'whole')}))
     holdout.check_holdout_is_unseen(str(again), args, data)

@@ -1,11 +1,10 @@
 """Whether a trained network has seen the images that are now held out."""
 import logging
 from argparse import Namespace
-from pathlib import Path
 
 from ..errors import UserError
 from ..options import listed
-from .networks.described import read_config_json, run_options
+from .networks.described import place_of, read_config_json, run_options
 from .run_data import Data
 
 _logger = logging.getLogger(__name__)
@@ -30,7 +29,8 @@ def seen_by(source: str, args: Namespace, data: Data) -> tuple[str, bool] | None
     looked_at = set()
     while source and source not in looked_at:
         looked_at.add(source)
-        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        place = place_of(source)
+        folder = place if place.is_dir() else place.parent
         try:
             counts = read_config_json(folder, source)['class_counts']
         except (UserError, KeyError):
@@ -38,7 +38,7 @@ def seen_by(source: str, args: Namespace, data: Data) -> tuple[str, bool] | None
         options = run_options(str(folder))
         if 'initial_checkpoint' not in options:  # no run, or an export, which names no files
             return source, False
-        if counts != [int(count) for count in data.prior.counts] or any(
+        if counts != data.prior.counts.tolist() or any(
                 options.get(key) != getattr(args, key) for key in _SELECTION):
             return source, True
         source = options['initial_checkpoint']

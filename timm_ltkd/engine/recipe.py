@@ -13,6 +13,7 @@ from timm.models import model_entrypoint
 from ..distill import loss_class, method_class
 from ..options import DATA, MANNER, PLACE, listed, trained_network
 from .networks.create import KNOWN
+from .networks.described import place_of
 from .run_data import Data
 
 # options that do not change the weights that come out, but by data and teachers (whose fingerprint and keys count)
@@ -89,7 +90,7 @@ def _by_content(name: str | list[str]) -> str | list[str]:
 
 def file_key(source: str) -> str:
     """SHA-256 of a file of weights, or of those in a run's folder; the name itself of weights on the hub."""
-    path = Path(source.removeprefix('local-dir:'))
+    path = place_of(source)
     path = path / 'model.safetensors' if path.is_dir() else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
 

@@ -12,6 +12,11 @@ from ...plain_yaml import read_yaml
 _WRITTEN_AT_THE_END = ('config.json', 'model.safetensors')  # of a run
 
 
+def place_of(source: str) -> Path:
+    """The file or folder that a source of weights names, also by `local-dir:`."""
+    return Path(source.removeprefix('local-dir:'))
+
+
 def read_config_json(folder: Path, what: str) -> dict[str, Any]:
     """config.json of a run's folder, or of any that timm wrote."""
     if (folder / 'args.yaml').is_file() and not any((folder / name).is_file() for name in _WRITTEN_AT_THE_END):
@@ -63,7 +68,7 @@ def built_in_fix(network: nn.Module) -> str | None:
 
 def architecture(source: str, what: str) -> str | None:
     """Which network a source of weights holds, of the hub its address; None for a file, which does not say."""
-    folder = Path(source.removeprefix('local-dir:'))
+    folder = place_of(source)
     if folder.is_dir():
         return network_name(read_config_json(folder, what))
     return source if source.startswith(ELSEWHERE) else None
@@ -85,6 +90,6 @@ def network_options(source: str, what: str) -> dict[str, Any]:
 
 def run_options(source: str) -> dict[str, Any]:
     """What args.yaml in a run's folder holds; nothing for other sources of weights."""
-    file = Path(source.removeprefix('local-dir:')) / 'args.yaml'
+    file = place_of(source) / 'args.yaml'
     kept = read_yaml(file) if file.is_file() else None
     return kept if isinstance(kept, dict) else {}

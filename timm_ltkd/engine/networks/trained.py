@@ -15,7 +15,7 @@ from ...options import listed
 from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
 from .create import create_network
-from .described import architecture, config_of, label_names, read_config_json
+from .described import architecture, config_of, label_names, place_of, read_config_json
 from .input import set_normalisation
 from .weights import load_weights, read_weights
 
@@ -83,7 +83,7 @@ def load_network(
     known = True  # how its images come
     if from_timm or source.startswith(ELSEWHERE):
         network = create_network(source, None, option=what, pretrained=True, **options)
-        config = None if from_timm else config_of(Path(source.removeprefix('local-dir:')), network, what)
+        config = None if from_timm else config_of(place_of(source), network, what)
     elif path.is_dir():
         config = read_config_json(path, what)
         network = _network_of_folder(path, config, what)
