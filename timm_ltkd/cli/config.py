@@ -106,8 +106,8 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
 
 
 def use_data_of_run(parser: Parser, folder: str | Path, given: Namespace) -> None:
-    """Make the data options of a finished run the defaults, if the folder is one with an args.yaml; not beside a list of
-    training images for a run that had none: these are other data.
+    """Make the data options of a finished run the defaults, if the folder is one with an args.yaml; unless a list of
+    training images is given and the run had none, for these are other data.
 
     Args:
         given: What command line and file say.

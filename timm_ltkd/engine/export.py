@@ -13,10 +13,8 @@ from torch import nn
 from ..errors import UserError
 from ..prior import ClassPrior
 from .combinations import corrections
-from .networks.create import check_takes_images
 from .networks.described import built_in_fix, label_names, read_config_json, run_options, trained_counts
 from .networks.export import export_network
-from .networks.input import resolve_input, set_input
 from .networks.trained import load_named, named_networks
 from .posthoc import OPTIONS, build_in
 from .processes.launch import set_up_logging
@@ -145,10 +143,8 @@ def _build_in(network: nn.Module, source: str, fix: str, tau: float) -> None:
 
 
 def _load(args: Namespace, source: str) -> nn.Module:
-    """The network, which knows how its images come."""
+    """The network, with the fix that is to be built in."""
     network = load_named(args, source)
-    set_input(network, resolve_input(args, network.pretrained_cfg))
-    check_takes_images(network, network.pretrained_cfg['input_size'], source)
     if (fix := _fix(args)) is not None:
         _build_in(network, source, *fix)
     return network

@@ -20,6 +20,7 @@ from ..data import (
 )
 from ..distill import Teacher
 from ..errors import UserError
+from .networks.input import INPUT
 from .processes.launch import exchange, loader_workers, on_main, pins_memory
 from .run_data import Data
 from .shared import Shared
@@ -122,7 +123,7 @@ def _resident_images(
         progress=accelerator.is_main_process, exchange=exchange(accelerator))
     return (
         shared.once('training images', partial(keep, data.splits.train, transform, side=args.resident_size)),
-        shared.once('watched images', partial(keep, data.splits.watched, _eval_transform(input_config))))
+        shared.once('watched images', partial(keep, data.splits.watched, eval_transform(input_config))))
 
 
 def create_full_loader(
@@ -139,7 +140,7 @@ def create_full_loader(
         images: They, if they stay in memory since they come often.
     """
     return create_eval_loader(
-        dataset, _eval_transform(input_config), batch_size=args.validation_batch_size or args.batch_size,
+        dataset, eval_transform(input_config), batch_size=args.validation_batch_size or args.batch_size,
         images=images, **_common(args, accelerator))
 
 
@@ -167,9 +168,9 @@ def _train_transform(args: Namespace, input_config: dict[str, Any], **options):
         **options)
 
 
-def _eval_transform(input_config: dict[str, Any]):
-    keys = ('input_size', 'mean', 'std', 'crop_pct', 'crop_mode', 'interpolation')
-    return create_eval_transform(**{key: input_config[key] for key in keys})
+def eval_transform(input_config: dict[str, Any]):
+    """What makes an image's pixels for evaluation."""
+    return create_eval_transform(**{key: input_config[key] for key in INPUT})
 
 
 def _common(args: Namespace, accelerator: Accelerator) -> dict[str, Any]:

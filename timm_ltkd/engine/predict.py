@@ -14,13 +14,12 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import create_eval_transform, create_image_loader, find_images, stop_workers
+from ..data import create_image_loader, find_images, stop_workers
 from ..errors import UserError
 from ..report.summary import write_csv, write_rows
 from .evaluate import answers, place
-from .networks.create import check_takes_images
+from .loaders import eval_transform
 from .networks.described import label_names
-from .networks.input import resolve_input
 from .networks.trained import load_named, named_networks
 from .processes.launch import job, loader_workers, pins_memory
 
@@ -57,7 +56,10 @@ def predict(args: Namespace) -> int:
         network = load_named(args, source)
         names = label_names(network) or [str(index) for index in range(network.num_classes)]
         files = find_images(args.predict)
-        loader = _create_loader(args, accelerator, source, network, files)
+        loader = create_image_loader(
+            files, eval_transform(network.pretrained_cfg), batch_size=args.validation_batch_size or args.batch_size,
+            rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
+            pin_memory=pins_memory(args, accelerator))
         place(network, accelerator.device, args.channels_last)
         try:
             found = predict_images(network, loader, accelerator, args.topk or TOPK, args.channels_last)
@@ -124,18 +126,6 @@ def _checked_source(args: Namespace) -> str:
             what = 'this is a folder, name a file in it' if file.is_dir() else 'there is no such folder'
             raise UserError(f'--predictions-file {args.predictions_file}: {what}')
     return source
-
-
-def _create_loader(
-        args: Namespace, accelerator: Accelerator, source: str, network: nn.Module, files: Sequence[str]) -> DataLoader:
-    """The images, as the network was evaluated."""
-    pixels = resolve_input(args, network.pretrained_cfg)
-    check_takes_images(network, pixels['input_size'], source)
-    transform = create_eval_transform(**pixels)
-    return create_image_loader(
-        files, transform, batch_size=args.validation_batch_size or args.batch_size,
-        rank=accelerator.process_index, world_size=accelerator.num_processes, workers=loader_workers(args.workers),
-        pin_memory=pins_memory(args, accelerator))
 
 
 def _shown_name(file: str, root: str) -> str:

@@ -17,9 +17,7 @@ from ..report.summary import write_csv
 from .evaluate import evaluate, place
 from .holdout import check_holdout_is_unseen
 from .loaders import create_full_loader
-from .networks.create import check_takes_images
 from .networks.described import built_in_fix, label_names, trained_counts
-from .networks.input import resolve_input
 from .networks.trained import load_named, named_networks
 from .posthoc import measure_fixes, wanted_fixes
 from .processes.launch import job
@@ -115,12 +113,10 @@ def _measure(
         _logger.warning(f'{source} has {before} built in: a fix on top of it corrects twice')
     if 'logit-adjust' not in fixes:  # which says so of its own
         _warn_of_other_counts(source, network, data)
-    pixels = resolve_input(args, network.pretrained_cfg)
-    check_takes_images(network, pixels['input_size'], source)
-    loader, holdout_loader = create_full_loader(data.splits.val, args, accelerator, pixels), None
+    loader, holdout_loader = create_full_loader(data.splits.val, args, accelerator, network.pretrained_cfg), None
     if any(len(taus) > 1 for taus in fixes.values()):
         check_holdout_is_unseen(source, args, data)
-        holdout_loader = create_full_loader(data.splits.holdout, args, accelerator, pixels)
+        holdout_loader = create_full_loader(data.splits.holdout, args, accelerator, network.pretrained_cfg)
     place(network, accelerator.device, args.channels_last)
     try:
         if not fixes:

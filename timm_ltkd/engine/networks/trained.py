@@ -14,9 +14,9 @@ from ...models import ELSEWHERE, HUB
 from ...options import listed
 from ..holdout import warn_of_seen_holdout
 from ..run_data import Data
-from .create import create_network
+from .create import check_takes_images, create_network
 from .described import architecture, config_of, label_names, place_of, read_config_json
-from .input import set_normalisation
+from .input import resolve_input, set_input, set_normalisation
 from .weights import load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
@@ -47,9 +47,12 @@ def named_networks(args: Namespace) -> list[str]:
 
 
 def load_named(args: Namespace, source: str, data: Data | None = None) -> nn.Module:
-    """`load_network` of one of `named_networks`."""
-    return load_network(
+    """`load_network` of one of `named_networks`, which knows how its images come and was seen to take such."""
+    network = load_network(
         source, args.model, data, 'checkpoint', pretrained=args.pretrained, model_kwargs=args.model_kwargs)
+    set_input(network, resolve_input(args, network.pretrained_cfg))
+    check_takes_images(network, network.pretrained_cfg['input_size'], source)
+    return network
 
 
 def load_network(
