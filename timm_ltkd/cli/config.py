@@ -144,7 +144,7 @@ def check_prediction_options(args: Namespace, given: Namespace, parser: Parser) 
         return
     for dest in sorted(DATA):
         if getattr(given, dest) not in (None, parser.get_default(dest)):
-            raise UserError(f'--predict needs no data set; leave out --{dest.replace("_", "-")}')
+            raise UserError(f'--predict needs no data set; leave out {flag(dest)}')
 
 
 def read_config(parser: Parser, path: str | Path, only: Collection[str] | None = None) -> dict[str, Any]:

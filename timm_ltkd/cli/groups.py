@@ -209,8 +209,7 @@ def add_augmentation(parser: Parser) -> None:
     add('--reprob', metavar='P', type=SHARE, default=0., help='random erasing (default: %(default)s)')
     add('--remode', choices=ERASE_MODES, default='pixel', help='(default: %(default)s)')
     add('--recount', metavar='N', type=NATURAL, default=1, help='(default: %(default)s)')
-    add('--smoothing', metavar='S', type=number(float, least=0, most=1), default=0.,
-        help='label smoothing (default: %(default)s)')
+    add('--smoothing', metavar='S', type=SHARE, default=0., help='label smoothing (default: %(default)s)')
 
 
 def add_mixing(parser: Parser) -> None:

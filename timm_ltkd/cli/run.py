@@ -36,9 +36,9 @@ def train(argv: Sequence[str] | None = None) -> None:
 def distill(argv: Sequence[str] | None = None) -> None:
     """distill.py"""
     with one_line_errors('distill.py', _GO_ON):
-        args = parse(distill_parser(), argv)
-        teachers = all_teacher_args(args, train_parser())
-        idle = tell_idle(args, distill_parser(), teachers, passed_over(args, teachers, train_parser()))
+        args, of_teachers = parse(distill_parser(), argv), train_parser()
+        teachers = all_teacher_args(args, of_teachers)
+        idle = tell_idle(args, distill_parser(), teachers, passed_over(args, teachers, of_teachers))
         from ..engine import jobs
         jobs.distill(args, teachers, idle)
 

@@ -49,14 +49,13 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
     if args.grad_checkpointing:
         checkpoint_activations(network, f"{option} '{name}'")
     set_input(network, resolve_input(args, network.pretrained_cfg))
-    of_own = accelerator.is_main_process and of_ones_own(name)
-    if of_own and (reason := why_not_loaded(network)) is not None:
+    if accelerator.is_main_process and of_ones_own(name) and (reason := why_not_loaded(network)) is not None:
         _logger.warning(
             f"{option} '{name}': the commands of this package load what is trained here, and "
             f"timm.create_model('local-dir:RUN', pretrained=True) does not ({reason}): build it by "
             'timm.models.build_model_with_cfg, see docs/models.md')
     if stage and args.initial_checkpoint:
-        warn_of_other_images(args.initial_checkpoint, network, network.pretrained_cfg, WEIGHTS_OF[option])
+        warn_of_other_images(args.initial_checkpoint, network, WEIGHTS_OF[option])
     check_takes_images(network, network.pretrained_cfg['input_size'], f"{option} '{name}'")
     create_criterion(args, data).prepare(network)
     if stage:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..prior import ClassPrior
+from ..report.text import flag
 from .combinations import corrections
 from .networks.described import built_in_fix, label_names, read_config_json, run_options, trained_counts
 from .networks.export import export_network
@@ -69,7 +70,7 @@ def _check(args: Namespace) -> None:
         for option in ('img_size', 'mean', 'std', 'interpolation', 'crop_pct'):
             if getattr(args, option) is not None:
                 raise UserError(
-                    f'--{option.replace("_", "-")}: the config.json in {args.checkpoint} says how its images come; '
+                    f'{flag(option)}: the config.json in {args.checkpoint} says how its images come; '
                     f'leave it out{", or write the ONNX file alone" if args.onnx else ""}')
     if args.export_dir:
         check_target(Path(args.export_dir))

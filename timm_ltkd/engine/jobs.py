@@ -35,7 +35,7 @@ from .run_folder.folder import RunFolder, check_key, find_folder, short_name
 from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, warn_of_one_seed
 from .shared import Shared
 from .sharing.share import check_sharing, share_runs
-from .teachers import check_teacher_sizes, create_teacher, plan_teachers, teacher_corrections, train_teachers
+from .teachers import create_teacher, plan_teachers, teacher_corrections, train_teachers
 from .together import SomeFailed, Together
 
 Plan = tuple[Namespace, nn.Module, RunFolder]
@@ -101,7 +101,6 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], idle: str = '') 
                 students.append((own, trainable_network(own, own.student, data, accelerator, '--student')))
         check_loader_of_seeds(args, students[0][0].loader)
         teachers = plan_teachers(args, teacher_args, accelerator, data, students[0][1])
-        check_teacher_sizes(args, teachers)
         keys, networks = [teacher.key for teacher in teachers], [teacher.network for teacher in teachers]
         methods = []
         for own, student in students:

@@ -64,7 +64,8 @@ def plan_teachers(
         student: What they teach, whose images they are trained on where they are trained whole.
 
     Raises:
-        UserError: Weights that are not there or don't fit, or another label space than that of the data.
+        UserError: Weights that are not there or don't fit, another label space than that of the data, or images of a
+            size that a teacher does not take.
     """
     sources = listed(args.teacher_checkpoint) or [None] * len(recipes)
     maps = listed(args.teacher_class_map) or [None]
@@ -76,7 +77,7 @@ def plan_teachers(
 
 def _as_it_is(
         args: Namespace, recipe: Namespace, source: str | None, map_file: str | None, data: Data) -> PlannedTeacher:
-    """A teacher with the head that it has."""
+    """A teacher with the head that it has, which takes images of the size that the options ask for."""
     options = dict(small_image_stem=recipe.small_image_stem, model_kwargs=recipe.model_kwargs,
                    normalised=(args.teacher_mean, args.teacher_std))
     if source is None:
@@ -92,6 +93,10 @@ def _as_it_is(
     for told in (class_map, [args.teacher_mean, args.teacher_std]):
         if told not in (None, [None, None]):
             key += ':' + hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    channels, *size = network.pretrained_cfg['input_size']
+    if args.teacher_img_size:
+        size = [args.teacher_img_size] * 2
+    check_takes_images(network, (channels, *size), f"--teacher '{recipe.model}'")
     return PlannedTeacher(recipe, network, key, class_map=class_map)
 
 
@@ -188,20 +193,6 @@ def create_teacher(
             class_map=plan.class_map, fast=True)
         for plan in plans]
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
-
-
-def check_teacher_sizes(args: Namespace, plans: Sequence[PlannedTeacher]) -> None:
-    """Whether teachers that are taken as they are can be shown images of the size that the options ask for.
-
-    Raises:
-        UserError: Names the one that can't.
-    """
-    for plan in plans:
-        if plan.folder is None:
-            channels, *size = plan.network.pretrained_cfg['input_size']
-            side = args.teacher_img_size
-            check_takes_images(
-                plan.network, (channels, *((side, side) if side else size)), f"--teacher '{plan.recipe.model}'")
 
 
 def _shown_size(args: Namespace, plan: PlannedTeacher, student: nn.Module) -> tuple[int, int] | None:

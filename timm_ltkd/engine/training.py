@@ -133,7 +133,7 @@ class Training:
             'model': unwrap_model(task.trainable_module).state_dict(),
             'ema': task.get_trainable_module(ema=True).module.state_dict() if task.has_ema() else None,
             'optimizer': self.optimizer.state_dict(),
-            'scheduler': self.scheduler.state_dict() if self.scheduler is not None else None,
+            'scheduler': self.scheduler.state_dict(),
             'plateau': self._plateau().state_dict() if self._plateau() is not None else None,
             'scaler': scaler.state_dict() if scaler is not None else None,
             'updates': self.loop.updates,
@@ -151,8 +151,7 @@ class Training:
             if self.task.has_ema():
                 self.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
             self.optimizer.load_state_dict(state['optimizer'])
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state['scheduler'])
+            self.scheduler.load_state_dict(state['scheduler'])
             if self._plateau() is not None:
                 self._plateau().load_state_dict(state['plateau'])
             if self.accelerator.scaler is not None and state['scaler'] is not None:
@@ -204,8 +203,7 @@ class Training:
         row |= self._method_figures()
         self.record.history.append(row)
         self.epoch = epoch + 1
-        if self.scheduler is not None:
-            self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
+        self.scheduler.step(self.epoch, None if report is None else report.get(args.eval_metric))
         images = sum(epoch_plan(self.train_loader).batch_sizes()) * self.accelerator.num_processes
         if self.teaching and self.teaching.bank and self.epoch == self.epochs:
             self.teaching.bank.tell()

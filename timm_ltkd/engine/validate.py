@@ -133,7 +133,7 @@ def _measure(
 def _warn_of_other_counts(source: str, network: nn.Module, data: Data) -> None:
     """Say so if a network was trained on other numbers of images than those by which classes are grouped here."""
     counts = trained_counts(network)
-    if counts not in (None, [int(count) for count in data.prior.counts]):
+    if counts not in (None, data.prior.counts.tolist()):
         _logger.warning(
             f'{source} was trained on {sum(counts)} images, and not on the {data.prior.num_samples} of this training '
             'split: many, medium and few are groups of the classes here')
@@ -141,7 +141,7 @@ def _warn_of_other_counts(source: str, network: nn.Module, data: Data) -> None:
 
 def _trained_prior(source: str, network: nn.Module, data: Data) -> ClassPrior:
     """Of what a network was trained on, which need not be the data that it is measured with."""
-    counts, known = trained_counts(network), [int(count) for count in data.prior.counts]
+    counts, known = trained_counts(network), data.prior.counts.tolist()
     if counts is None:
         _logger.warning(
             f'{source} does not say how many images of each class it was trained on; --logit-adjust takes the '

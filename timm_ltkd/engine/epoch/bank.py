@@ -119,14 +119,13 @@ def open_run_bank(
     Args:
         task: With the teacher, on its device.
         said: What the teacher says of any images, in the run's precision.
-        loader: What is trained on.
+        loader: What is trained on; `check_views` has passed it.
         input_config: How the student's images are made.
         teacher_config: How the teacher's are, where they are made of the image itself.
 
     Raises:
         UserError: The bank was filled with something else, or cannot be made.
     """
-    check_views(args, loader, data)
     views, device = views_per_image(loader), accelerator.device
     key = {
         'teacher': [_architecture(teacher) for teacher in task.teacher.members],

@@ -53,7 +53,7 @@ def create_optimizer(args: Namespace, module: nn.Module, precision: str | None =
 
 
 def create_schedule(
-        args: Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int = 1) -> tuple[Scheduler | None, int]:
+        args: Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int = 1) -> tuple[Scheduler, int]:
     """The schedule that the options name, and how many epochs it makes of them.
 
     Args:

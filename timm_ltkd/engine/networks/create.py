@@ -43,9 +43,7 @@ def check_model_name(name: str, option: str) -> None:
 
 def of_ones_own(name: str) -> bool:
     """Whether a model is registered by neither timm nor this package."""
-    architecture = name.partition('.')[0]
-    return timm.is_model(architecture) and \
-        timm.models.model_entrypoint(architecture).__module__.partition('.')[0] not in KNOWN
+    return timm.is_model(name) and timm.models.model_entrypoint(name).__module__.partition('.')[0] not in KNOWN
 
 
 def create_network(
@@ -147,9 +145,9 @@ def _complete(network: nn.Module, name: str, num_classes: int | None) -> None:
 def _model_options(name: str, error: Exception) -> list[str]:
     """Options of the class that refused one; the error names the class, which lives where the model is defined."""
     said = re.search(r'(\w+)\.__init__\(\)', str(error))
-    if said is None or not timm.is_model(name.split('.')[0]):
+    if said is None or not timm.is_model(name):
         return []
-    module = sys.modules[timm.models.model_entrypoint(name.split('.')[0]).__module__]
+    module = sys.modules[timm.models.model_entrypoint(name).__module__]
     return [key for key in inspect.signature(getattr(module, said[1], object)).parameters if key != 'self']
 
 

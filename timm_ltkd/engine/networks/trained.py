@@ -189,21 +189,20 @@ def load_initial(args: Namespace, network: nn.Module, data: Data, what: str) -> 
     load_weights(network, path, what, keep=_classifiers(network) if new_head else ())
 
 
-def warn_of_other_images(source: str, network: nn.Module, pixels: dict[str, Any], what: str) -> None:
+def warn_of_other_images(source: str, network: nn.Module, what: str) -> None:
     """Say in the log that weights which stay as they are see other images than they were trained on.
 
     Args:
         source: A run's folder, or a file of weights.
-        network: That they are loaded into.
-        pixels: How its images are made, see `resolve_input`.
+        network: That they are loaded into, and that knows how its images come.
         what: Which option gave the weights, for messages.
     """
     config = config_of(Path(source), network, what) or {}
-    before = config.get('pretrained_cfg') or {}
+    before, now = config.get('pretrained_cfg') or {}, network.pretrained_cfg
     others = [key for key in ('input_size', 'mean', 'std')
-              if before.get(key) is not None and list(before[key]) != list(pixels[key])]
+              if before.get(key) is not None and list(before[key]) != list(now[key])]
     if others:
-        told = '; '.join(f'{key} {list(before[key])} there, {list(pixels[key])} here' for key in others)
+        told = '; '.join(f'{key} {list(before[key])} there, {list(now[key])} here' for key in others)
         _logger.warning(
             f'{what} {source} was trained on images made in another way ({told}): give this stage the same size, mean '
             'and standard deviation')
