@@ -39,7 +39,9 @@ def export(args: Namespace) -> None:
     if main:
         source, = named_networks(args)
         _check(args)
-        network = None if _goes_as_it_is(args) and not args.onnx else _load(args, source)
+        network = None if _goes_as_it_is(args) and not args.onnx else load_named(args, source)
+        if (fix := _fix(args)) is not None:
+            _build_in(network, source, *fix)
         if args.export_dir or args.push_to_hub:
             with _folder(args, source, network) as folder:
                 if args.export_dir:
@@ -141,14 +143,6 @@ def _build_in(network: nn.Module, source: str, fix: str, tau: float) -> None:
             f'{source} was trained with {" and ".join(already)}, to make up for the class frequencies already: '
             f'--{fix} may correct them twice; validate.py {source} --{fix} {tau:g} tells what it gains or loses')
     build_in(network, fix, tau, counts and ClassPrior(counts).log_prior())
-
-
-def _load(args: Namespace, source: str) -> nn.Module:
-    """The network, with the fix that is to be built in."""
-    network = load_named(args, source)
-    if (fix := _fix(args)) is not None:
-        _build_in(network, source, *fix)
-    return network
 
 
 def _write_onnx(args: Namespace, network: nn.Module) -> None:
