@@ -80,7 +80,11 @@ def test_a_run_whose_data_are_elsewhere_now(trained, images, script, capsys):
     with pytest.raises(SystemExit):
         script('validate', [str(trained), '--workers', '0'])
     assert f"the data folder 'birds' of {trained} is not found from here; give it by" in capsys.readouterr().err
-    script('validate', [str(trained), '--workers', '0', '--data-dir', str(images)])
+    tables = []
+    for source in (str(trained), f'local-dir:{trained}'):
+        script('validate', [source, '--workers', '0', '--data-dir', str(images)])
+        tables.append(capsys.readouterr().out.splitlines()[-1].partition(str(trained))[2])
+    assert tables[0] and tables[0].split() == tables[1].split()
 
 
 def test_it_wants_data_of_its_own(trained, script, capsys):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..engine.networks.described import run_options
+from ..engine.networks.described import place_of, run_options
 from ..errors import UserError
 from ..models import ELSEWHERE
 from ..options import DATA, DEPENDENT, MANNER, VIEW, listed
@@ -105,7 +105,7 @@ def use_run_of_stage(parser: Parser, argv: Sequence[str] | None) -> None:
         parser.set_defaults(model=str(named))
 
 
-def use_data_of_run(parser: Parser, folder: str | Path, given: Namespace) -> None:
+def use_data_of_run(parser: Parser, folder: str, given: Namespace) -> None:
     """Make the data options of a finished run the defaults, if the folder is one with an args.yaml; unless a list of
     training images is given and the run had none, for these are other data.
 
@@ -115,7 +115,7 @@ def use_data_of_run(parser: Parser, folder: str | Path, given: Namespace) -> Non
     Raises:
         UserError: Its data folder is not found from here, and no other one is given.
     """
-    path = Path(folder) / 'args.yaml'
+    path = place_of(folder) / 'args.yaml'
     if path.is_file():
         options = read_config(parser, path, only=DATA)
         if given.train_list and not options.get('train_list'):
