@@ -156,6 +156,13 @@ def test_a_folder_without_images(tmp_path):
     assert str(tmp_path / 'train') in message and '.png' in message
 
 
+@pytest.mark.parametrize('name', ['lt/digits', 'lt/cifar10', 'lt/folder'])
+def test_an_unknown_option_is_told_with_the_nearest(name, image_root, cifar_root):
+    root = cifar_root if name == 'lt/cifar10' else image_root
+    message = refusal(name, root, imbalance_factr=2)
+    assert message.startswith(f"'{name}' has no option 'imbalance_factr'; did you mean 'imbalance_factor'?")
+
+
 @pytest.mark.parametrize('content', [[], ['notes.txt'], ['deeper/notes.txt'], ['picture.gif']])
 @pytest.mark.parametrize('packed', [False, True])
 def test_a_training_class_without_images_is_named(image_root, tmp_path, content, packed):

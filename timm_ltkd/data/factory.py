@@ -1,11 +1,12 @@
 """`create_dataset`: timm's dataset factory, made long-tailed."""
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import PurePath
 
 import numpy as np
 
-from ..errors import UserError, first_few, nearest
+from ..errors import UserError, first_few, nearest, unknown_keyword
 from .class_counts import given_class_counts
 from .class_map import load_class_map
 from .dataset import LongTailedDataset
@@ -71,7 +72,7 @@ def create_dataset(
         **kwargs: For timm's factory and the dataset it makes (`download`, `input_key`, `transform`, ...).
 
     Raises:
-        UserError: An unknown name, data that is missing or has no images, a split that is not there, a training
+        UserError: An unknown name or option, data that is missing or has no images, a split that is not there, a training
             class without an image, or a selection the data cannot give.
     """
     if not isinstance(name, str):
@@ -107,7 +108,13 @@ def create_dataset(
             raise UserError(
                 f"the name '{split}' does not tell whether it is to train on, and only such splits are made "
                 'long-tailed: say training=True, or training=False')
-    base = create_whole(base_name, root, split, training, class_map, list_file, kwargs)
+    try:
+        base = create_whole(base_name, root, split, training, class_map, list_file, kwargs)
+    except TypeError as e:
+        if (keyword := unknown_keyword(e)) not in kwargs:
+            raise
+        own = [key for key in inspect.signature(create_dataset).parameters if key not in ('name', 'kwargs')]
+        raise UserError(f"'{name}' has no option '{keyword}'{nearest(keyword, own)}") from e
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
     if not training:
         return dataset
