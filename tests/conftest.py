@@ -34,8 +34,12 @@ def _interruptible():
 
 @pytest.fixture(autouse=True, scope='module')
 def no_plots():
-    """The figures that a report ends with take most of the time of a small run; tests of figures override this."""
+    """Figures take most of the time of a small run: that at its start is empty, those of its report are left out.
+
+    Tests of figures override this.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('timm_ltkd.engine.fit.plot_class_profile', lambda path, prior: path.touch())
         patch.setattr('timm_ltkd.report.write.plot_pictures', lambda *args: None)
         yield
 

@@ -15,7 +15,6 @@ from timm.models import _registry
 
 import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
-from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {'ant': 13, 'bee': 7, 'cat': 3}
@@ -51,10 +50,9 @@ def modules():
 
 @pytest.fixture(scope='module')
 def _patched(tmp_path_factory):
-    """No figures, which take most of the time of a tiny run; and timm "knows" weights of the tiny networks."""
+    """timm "knows" weights of the tiny networks."""
     folder = tmp_path_factory.mktemp('zoo')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, 'plot_pictures', lambda *args: None)
         for name in set(SMALL.values()):
             torch.manual_seed(0)
             torch.save(timm.create_model(name).state_dict(), folder / f'{name}.pth')

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from timm.models import save_for_hf
 from torch import nn
 
+from timm_ltkd.cli import run
 from timm_ltkd.data import create_eval_loader
 from timm_ltkd.engine import holdout, posthoc
 from timm_ltkd.engine.evaluate import evaluate
@@ -21,7 +22,6 @@ from timm_ltkd.errors import UserError
 from timm_ltkd.metrics import long_tail_report
 from timm_ltkd.posthoc import adjust_logits, tau_normalise
 from timm_ltkd.prior import ClassPrior
-from timm_ltkd.report import write
 
 PRIOR = ClassPrior([900, 90, 10])
 
@@ -165,13 +165,10 @@ def test_a_classifier_that_is_not_linear_is_refused(network):
 def runs(tmp_path_factory, images):
     """Runs on the same images: with a holdout, with another, without one."""
     root = tmp_path_factory.mktemp('runs')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, 'plot_pictures', lambda *args: None)
-        from timm_ltkd.cli import run
-        for name, more in (('held', ['--holdout', '0.3']), ('other', ['--holdout', '0.2']), ('whole', [])):
-            run.train([
-                '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '1', '-b',
-                '4', '--lr', '0.05', '--model', 'resnet20', '--output', str(root), '--experiment', name, *more])
+    for name, more in (('held', ['--holdout', '0.3']), ('other', ['--holdout', '0.2']), ('whole', [])):
+        run.train([
+            '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '1', '-b', '4',
+            '--lr', '0.05', '--model', 'resnet20', '--output', str(root), '--experiment', name, *more])
     return root
 
 

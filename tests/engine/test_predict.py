@@ -18,11 +18,10 @@ from safetensors.torch import save_file
 
 from timm_ltkd.cli import run
 from timm_ltkd.data import create_eval_transform, create_image_loader, find_images
-from timm_ltkd.engine import fit, run_data
 from timm_ltkd.engine import predict as engine_predict
+from timm_ltkd.engine import run_data
 from timm_ltkd.engine.networks.described import label_names
 from timm_ltkd.engine.networks.trained import load_network
-from timm_ltkd.report import write
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ['ant', 'bee', 'cat']
@@ -33,15 +32,11 @@ PIXELS = dict(input_size=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), 
 def trained(images, tmp_path_factory):
     """The folder of a run on three classes, its normalisation not the usual one."""
     output = tmp_path_factory.mktemp('trained')
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (fit, write):
-            for name in (name for name in dir(module) if name.startswith('plot_')):
-                patch.setattr(module, name, lambda *args, **kwargs: None)
-        run.train([
-            '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '2', '-b', '4',
-            '--lr', '0.002', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--crop-pct',
-            '1', '--model', 'resnet20', '--mean', '0.4', '0.5', '0.6', '--std', '0.2', '0.25', '0.3', '--interpolation',
-            'bilinear', '--output', str(output), '--experiment', 'run'])
+    run.train([
+        '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '2', '-b', '4',
+        '--lr', '0.002', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--crop-pct', '1',
+        '--model', 'resnet20', '--mean', '0.4', '0.5', '0.6', '--std', '0.2', '0.25', '0.3', '--interpolation',
+        'bilinear', '--output', str(output), '--experiment', 'run'])
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return output / 'run'

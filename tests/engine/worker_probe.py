@@ -113,7 +113,7 @@ def main(jobs, out):
     probe = Probe()
     destroy_group = PartialState.destroy_process_group
     PartialState.destroy_process_group = lambda *args: probe.note_end()  # not yet: the jobs share one
-    write.plot_pictures = lambda *args: None  # seconds, and not looked at here
+    write.plot_pictures = fit.plot_class_profile = lambda *args: None  # seconds, and not looked at here
     for name, (script, argv) in json.loads(Path(jobs).read_text()).items():
         probe.begin(name)
         try:
