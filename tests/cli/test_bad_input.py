@@ -576,13 +576,3 @@ def test_fp16_under_the_launcher(tmp_path):
     ours = [line for line in done.stderr.splitlines() if line.startswith('distill.py')]
     assert len(ours) == 1 and 'fp16 needs a GPU' in ours[0]
     assert not (tmp_path / 'out').exists()
-
-
-def test_a_broken_image_in_a_loader_process_of_the_script_itself(tmp_path, data):
-    path = write_data(tmp_path / 'images') / 'train' / 'cat' / '3.png'
-    path.write_bytes(path.read_bytes()[:60])
-    done = python(ROOT / 'distill.py', *SMALL, '--dataset=folder', '--data-dir', tmp_path / 'images', '--workers=2',
-                  '--output', tmp_path / 'out')
-    assert done.returncode == 2 and 'Traceback' not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"distill.py: error: cannot read image '{path}': ")
-    assert not tree(tmp_path / 'out')
