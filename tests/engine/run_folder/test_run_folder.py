@@ -1,8 +1,9 @@
 """Where a run goes: fresh, resumed, replaced, and never into files of others."""
 import errno
+import multiprocessing
 import os
+import signal
 import subprocess
-import sys
 from argparse import Namespace
 from types import SimpleNamespace
 
@@ -268,17 +269,22 @@ def test_of_two_that_chose_a_new_folder_the_second_is_refused(tmp_path):
     assert (tmp_path / 'run' / 'args.yaml').read_text() == 'one'
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the other process is forked, as it need not import anything then')
 def test_a_lock_ends_with_its_process(tmp_path):
     folder = RunFolder(tmp_path / 'run', 'k', resume=False)
-    code = (
-        'import os, signal, pathlib\nfrom timm_ltkd.engine.run_folder.folder import RunFolder\n'
-        f'folder = RunFolder(pathlib.Path({str(folder.path)!r}), "k", False)\nfolder.claim("")\n'
-        'print("claimed", flush=True)\nos.read(0, 1)')
-    with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b'claimed\n'
-        assert not folder.hold(patience=0)
-        other.kill()
-        other.wait()
+    here, there = multiprocessing.Pipe()
+
+    def claim():
+        other = RunFolder(folder.path, 'k', resume=False)
+        other.claim('')
+        there.send('claimed')
+        signal.pause()
+    process = multiprocessing.get_context('fork').Process(target=claim)
+    process.start()
+    assert here.recv() == 'claimed'
+    assert not folder.hold(patience=0)
+    process.kill()
+    process.join()
     assert folder.hold(patience=0)
 
 
