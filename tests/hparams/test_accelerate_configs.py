@@ -1,4 +1,4 @@
-"""hparams/accelerate: Accelerate reads each file as it is meant; those for the CPU really start what they say."""
+"""hparams/accelerate: Accelerate reads each file as it is meant; that of two processes on the CPU really starts two."""
 import os
 import socket
 import subprocess
@@ -64,25 +64,28 @@ def test_what_the_launcher_makes_of_those_for_gpus(name, words, expected, monkey
     assert {key: getattr(args, key) for key in expected} == expected
 
 
-def test_one_gpu_is_one_process_on_the_first():
-    args = launch_command_parser().parse_args(['--config_file', str(FOLDER / 'one_gpu.yaml'), 'distill.py'])
+@pytest.mark.parametrize('name, wanted', [
+    ('one_gpu', {'CUDA_VISIBLE_DEVICES': '0', 'ACCELERATE_MIXED_PRECISION': 'bf16', 'ACCELERATE_USE_CPU': 'False'}),
+    ('cpu', {'ACCELERATE_MIXED_PRECISION': 'no', 'ACCELERATE_USE_CPU': 'True'})])
+def test_what_one_process_is_told(name, wanted, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')  # else the launcher sets it
+    args = launch_command_parser().parse_args(['--config_file', str(FOLDER / f'{name}.yaml'), 'distill.py'])
     args, _, _ = _validate_launch_command(args)
-    assert not args.multi_gpu
-    _, environment = prepare_simple_launcher_cmd_env(args)
-    wanted = {'CUDA_VISIBLE_DEVICES': '0', 'ACCELERATE_MIXED_PRECISION': 'bf16', 'ACCELERATE_USE_CPU': 'False'}
+    assert not args.multi_gpu and args.num_processes == 1
+    command, environment = prepare_simple_launcher_cmd_env(args)
+    assert command == [sys.executable, 'distill.py']
     assert {key: environment[key] for key in wanted} == wanted
 
 
-@pytest.mark.parametrize('name', ['cpu', 'cpu_two_processes'])
-def test_those_for_the_cpu_start_what_they_say(name, tmp_path):
+def test_two_processes_on_the_cpu_are_two(tmp_path):
     (tmp_path / 'told.py').write_text(
         'from timm_ltkd.engine.processes.launch import create_accelerator\nhere = create_accelerator()\n'
         'print(here.process_index, here.num_processes, here.device.type, here.mixed_precision)')
     done = subprocess.run(
-        launch(name, str(tmp_path / 'told.py')), env=environment(), capture_output=True, text=True, timeout=300)
+        launch('cpu_two_processes', str(tmp_path / 'told.py')), env=environment(), capture_output=True, text=True,
+        timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    world = MEANT[name][0]
-    assert sorted(done.stdout.splitlines()) == [f'{rank} {world} cpu no' for rank in range(world)]
+    assert sorted(done.stdout.splitlines()) == ['0 2 cpu no', '1 2 cpu no']
 
 
 @pytest.mark.slow
