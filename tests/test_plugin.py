@@ -54,14 +54,19 @@ def run_python(*command, **environment):
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
 
 
-def test_the_import_registers_and_stays_light():
+def test_the_import_registers_and_stays_light_and_pyplot_is_never_loaded(tmp_path):
     done = run_python('-c', '''
-import sys, timm, timm_ltkd
+import logging, sys, timm, timm_ltkd
 from timm.data import dataset_factory
 print(timm.is_model('resnet32'), 'cifar100_lt100' in dataset_factory._TORCH_BASIC_DS)
 print([name for name in ('datasets', 'matplotlib', 'accelerate') if name in sys.modules])
-''')
-    assert done.stdout.splitlines() == ['True True', '[]'], done.stderr
+from timm_ltkd import report
+print('matplotlib' in sys.modules)
+logging.disable()  # at its first time on a machine, matplotlib tells that it looks at all fonts
+report.plot_curves(sys.argv[1], [{'lr': 0.1}])
+print('matplotlib.figure' in sys.modules, 'matplotlib.pyplot' in sys.modules)
+''', tmp_path / 'c.png')
+    assert done.stdout.splitlines() == ['True True', '[]', 'False', 'True False'], done.stderr
     assert done.stderr == ''
 
 

@@ -1,7 +1,4 @@
 """Figures: they show the figures they were given, and leave matplotlib's global state alone."""
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -125,15 +122,6 @@ def test_curves_of_a_history_with_holes(tmp_path, saved):
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(UserError, match='no loss'):
         plot_curves(tmp_path / 'c.png', [])
-
-
-def test_matplotlib_is_loaded_when_a_figure_is_drawn_and_pyplot_never(tmp_path):
-    code = (
-        'import sys, timm_ltkd.report as report\n'
-        'assert "matplotlib" not in sys.modules\n'
-        f'report.plot_curves({str(tmp_path / "c.png")!r}, [{{"lr": 0.1}}])\n'
-        'assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules\n')
-    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_curves_that_coincide_are_told_apart_without_colour(tmp_path, saved):
