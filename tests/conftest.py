@@ -112,14 +112,24 @@ def _write_tar(path, images, labels):
                 archive.addfile(member, io.BytesIO(data))
 
 
+@pytest.fixture(scope='session')
+def fresh_accelerate():
+    """Accelerate keeps its precision and processes for the life of a process; call this to start anew."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def reset():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    return reset
+
+
 @pytest.fixture
-def on_gpu(monkeypatch):
+def on_gpu(monkeypatch, fresh_accelerate):
     """For the few tests that want the GPU of the machine, where it has one."""
-    from accelerate.state import AcceleratorState
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh_accelerate()
     monkeypatch.delenv('ACCELERATE_USE_CPU', raising=False)
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh_accelerate()
 
 
 @pytest.fixture

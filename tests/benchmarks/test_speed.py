@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 import timm_ltkd
 from timm_ltkd.distill import balanced_kd_loss, cross_entropy_loss
@@ -21,22 +20,17 @@ CPU = torch.device('cpu')
 
 
 @pytest.fixture
-def scripts(monkeypatch):
+def scripts(monkeypatch, fresh_accelerate):
     """Imports a file of the folder as it is imported by the scripts in it; Accelerate starts anew."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     for name in ('ACCELERATE_MIXED_PRECISION', 'ACCELERATE_USE_CPU'):
         monkeypatch.setenv(name, 'no')  # so that they are put back
     names = ('measure', 'plain', 'ours', 'steps', 'epoch', 'loaders', 'seeds', 'accuracy')
-    _reset_accelerate()
+    fresh_accelerate()
     yield importlib.import_module
-    _reset_accelerate()
+    fresh_accelerate()
     for name in names:
         sys.modules.pop(name, None)
-
-
-def _reset_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture

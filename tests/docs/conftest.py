@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import save_file
 from timm.models import _registry
@@ -26,14 +25,8 @@ MODULES = {'my_method': 'add_a_method.md', 'my_network': 'models.md', 'my_data':
 TINY = '--dataset folder --data-dir DATA --img-size 16 --workers 0 --epochs 1 -b 4 --warmup-epochs 0'.split()
 
 
-def fresh_accelerate():
-    """Accelerate keeps its precision and processes for the life of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
 @pytest.fixture(autouse=True)
-def _fresh_accelerate():
+def _fresh_accelerate(fresh_accelerate):
     yield
     fresh_accelerate()
 
@@ -89,7 +82,7 @@ def _write_data(folder, write_shards):
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory, write_shards, _patched):
+def workplace(tmp_path_factory, write_shards, _patched, fresh_accelerate):
     """The folder, with what the commands name: data, lists, weights, YAML, modules, and runs below output/."""
     folder = tmp_path_factory.mktemp('workplace')
     _write_data(folder, write_shards)
@@ -104,11 +97,11 @@ def workplace(tmp_path_factory, write_shards, _patched):
     for name, page in MODULES.items():
         code = re.search(r'```python\n(.*?)```', (ROOT / 'docs' / page).read_text(encoding='utf-8'), re.S)[1]
         (folder / f'{name}.py').write_text(code)
-    _train_runs(folder)
+    _train_runs(folder, fresh_accelerate)
     return folder
 
 
-def _train_runs(folder):
+def _train_runs(folder, fresh_accelerate):
     """What is below output/: runs by train.py, one with a holdout, and by distill.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

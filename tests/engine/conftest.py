@@ -1,6 +1,7 @@
 """Tiny long-tailed image folders, and the three scripts run on them inside this process or in one of their own."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from timm_ltkd.cli import run
@@ -43,28 +43,83 @@ def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp('images'), TRAIN_SIZES, VAL_SIZES)
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
+def lists(images, tmp_path_factory):
+    """Options of the 13, 7 and 3 training and the 11 validation images, by lists."""
+    folder, options = tmp_path_factory.mktemp('lists'), ['--data-dir', str(images)]
+    for split in ('train', 'val'):
+        files = sorted((images / split).glob('*/*.png'))
+        labels = {'ant': 2, 'bee': 0, 'cat': 1}  # not the order of the folders
+        lines = [f'{file.relative_to(images)} {labels[file.parent.name]}\n' for file in files]
+        (folder / f'{split}.txt').write_text(''.join(lines))
+        options += [f'--{split}-list', str(folder / f'{split}.txt')]
+    return options
+
+
+@pytest.fixture(scope='session')
+def broken():
+    return {('train', 'bee/002.png'), ('train', 'ant/010.png'), ('val', 'cat/001.png')}
+
+
+@pytest.fixture(scope='session')
+def spoiled(images, broken, tmp_path_factory):
+    """A data folder with the same images, those of `broken` cut off."""
+    folder = tmp_path_factory.mktemp('spoiled') / 'data'
+    shutil.copytree(images, folder)
+    for split, name in broken:
+        content = (folder / split / name).read_bytes()
+        (folder / split / name).write_bytes(content[:len(content) // 2])
+    return folder
+
+
+@pytest.fixture(scope='session')
+def shards(tmp_path_factory, write_shards):
+    """The same images in Parquet and tar files: 23 training images in five shards, 11 validation images in two."""
+    root, rng = tmp_path_factory.mktemp('streams'), np.random.RandomState(0)
+    for split, counts, sizes in (('train', (13, 7, 3), (6, 2, 7, 3, 5)), ('validation', (3, 4, 4), (5, 6))):
+        labels = rng.permutation(np.repeat(np.arange(3), counts))
+        pixels = [rng.normal(60 + 60 * label, 40, (8, 8, 3)).clip(0, 255).astype(np.uint8) for label in labels]
+        for kind in ('parquet', 'tar'):
+            write_shards(kind, root / kind, split, [Image.fromarray(image) for image in pixels], labels, sizes)
+    return root
+
+
+@pytest.fixture(scope='session')
 def options(images):
-    """Options of a training run that takes about a second."""
+    """Options of a training run that takes less than a second."""
     return [
         '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '3', '-b', '4',
         '--lr', '0.05', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1']
 
 
+@pytest.fixture(scope='module')
+def train_once(options, tmp_path_factory, fresh_accelerate):
+    """`train_once('resnet20', *options)`: the folder of a run of an epoch, for the fixtures of a module."""
+    def train(model, *more):
+        output = tmp_path_factory.mktemp(model)
+        run.train([*options, '--epochs', '1', '--model', model, *more, '--output', str(output), '--experiment', 'run'])
+        fresh_accelerate()
+        return output / 'run'
+    return train
+
+
+@pytest.fixture(scope='module')
+def teacher(train_once):
+    """The folder of a trained resnet20."""
+    return train_once('resnet20')
+
+
 @pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """Accelerate keeps its precision and processes for the life of a process; each test starts anew."""
+def _fresh_accelerate(fresh_accelerate):
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    fresh_accelerate()
 
 
 @pytest.fixture
-def script(tmp_path):
+def script(tmp_path, fresh_accelerate):
     """Call a script's function inside this process: `script('train', [...])`; its output folder is `tmp_path`."""
     def call(name, argv, **where):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        fresh_accelerate()
         output = [] if name == 'validate' else ['--output', str(where.get('output', tmp_path))]
         getattr(run, name)([*argv, *output])
     return call

@@ -1,23 +1,9 @@
 """Whole runs on data with broken images and hostile names: stopped with one line, or trained on what can be read."""
 import csv
 import json
-import shutil
 
 import pytest
 import torch
-
-BROKEN = {('train', 'bee/002.png'), ('train', 'ant/010.png'), ('val', 'cat/001.png')}
-
-
-@pytest.fixture(scope='module')
-def spoiled(images, tmp_path_factory):
-    """The images of the other tests, three of them broken, in a folder of their own."""
-    folder = tmp_path_factory.mktemp('spoiled') / 'data'
-    shutil.copytree(images, folder)
-    for split, name in BROKEN:
-        content = (folder / split / name).read_bytes()
-        (folder / split / name).write_bytes(content[:len(content) // 2])
-    return folder
 
 
 @pytest.fixture
@@ -31,25 +17,25 @@ def listed(folder):
 
 
 @pytest.mark.parametrize('loader, how', [('timm', []), ('resident', ['--color-jitter', '0'])])
-def test_they_are_left_out_counted_and_listed(script, argv, spoiled, tmp_path, log, loader, how):
+def test_they_are_left_out_counted_and_listed(script, argv, spoiled, broken, tmp_path, log, loader, how):
     script('train', [*argv, '--on-bad-image', 'skip', '--loader', loader, *how])
     report = json.loads((tmp_path / 'run' / 'report.json').read_text())
     assert report['data']['class_counts'] == [12, 6, 3] and report['student']['num_samples'] == 10
     assert report['run']['skipped_images'] == {'train': 2, 'val': 1, 'listed_in': 'skipped_images.csv'}
     assert 'skipped_images' in (tmp_path / 'run' / 'report.md').read_text().replace('\\', '')
     found = listed(tmp_path / 'run')
-    assert set(found) == BROKEN and all(f'{spoiled}/{s}/{name}' in why for (s, name), why in found.items())
+    assert set(found) == broken and all(f'{spoiled}/{s}/{name}' in why for (s, name), why in found.items())
     said = '\n'.join(log)
     assert '2 training images and 1 to measure on cannot be read and are left out' in said
     assert 'figures are of the 10 images that are left, and not comparable with those of all 11' in said
 
 
-def test_by_default_the_run_ends_with_the_name(script, argv, spoiled, tmp_path, capfd):
+def test_by_default_the_run_ends_with_the_name(script, argv, spoiled, broken, tmp_path, capfd):
     with pytest.raises(SystemExit) as stop:
         script('train', argv)
     said = capfd.readouterr().err.splitlines()[-1]
     assert stop.value.code == 2 and said.startswith('train.py: error: cannot read image ')
-    assert any(f'{spoiled}/{split}/{name}' in said for split, name in BROKEN)
+    assert any(f'{spoiled}/{split}/{name}' in said for split, name in broken)
     assert not (tmp_path / 'run').exists()
 
 
@@ -80,19 +66,6 @@ def test_a_distilled_student_and_what_validate_makes_of_it(script, options, spoi
     figures, = json.loads((tmp_path / 'r.json').read_text()).values()
     assert figures['top1'] == report['student']['top1'] and figures['num_samples'] == 10
     assert any('not comparable' in message for message in log)
-
-
-def test_two_processes_leave_out_the_same(start, launcher, options, spoiled, tmp_path):
-    """Each looks at its share; both train on all that is left."""
-    process = start('train.py', [
-        *options, '--data-dir', str(spoiled), '--model', 'resnet20', '--epochs', '1', '--on-bad-image', 'skip',
-        '--output', str(tmp_path), '--experiment', 'run'], launcher())
-    said = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, said
-    report = json.loads((tmp_path / 'run' / 'report.json').read_text())
-    assert report['run']['processes'] == 2
-    assert report['data']['class_counts'] == [12, 6, 3] and report['student']['num_samples'] == 10
-    assert set(listed(tmp_path / 'run')) == BROKEN
 
 
 def test_hostile_names_of_classes(script, options, make_images, tmp_path, capfd):

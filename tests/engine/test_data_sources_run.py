@@ -1,4 +1,4 @@
-"""Whole runs on listed and named data: what the log and the run's folder say of them, in one and in two processes."""
+"""Whole runs on listed and named data: what the log and the run's folder say of them."""
 import json
 from pathlib import Path
 
@@ -10,19 +10,6 @@ from timm_ltkd.data import published
 
 PIXELS = ['--img-size', '8', '--workers', '0', '--train-crop-mode', 'pad', '--crop-padding', '1']
 SHORT = ['--epochs', '1', '-b', '4', '--warmup-epochs', '0']
-
-
-@pytest.fixture(scope='module')
-def lists(images, tmp_path_factory):
-    """Options of the 13, 7 and 3 training and the 11 validation images, by lists."""
-    folder, options = tmp_path_factory.mktemp('lists'), ['--data-dir', str(images)]
-    for split in ('train', 'val'):
-        files = sorted((images / split).glob('*/*.png'))
-        labels = {'ant': 2, 'bee': 0, 'cat': 1}  # not the order of the folders
-        lines = [f'{file.relative_to(images)} {labels[file.parent.name]}\n' for file in files]
-        (folder / f'{split}.txt').write_text(''.join(lines))
-        options += [f'--{split}-list', str(folder / f'{split}.txt')]
-    return options
 
 
 def report_of(folder):
@@ -116,15 +103,3 @@ def test_images_that_are_trained_and_measured_on_are_told(script, lists, tmp_pat
     val.write_text(train[0] + '\n')
     script('train', [*lists, '--val-list', str(val), *PIXELS, *SHORT])
     assert '1 images are trained on, and measured on as well' in '\n'.join(log)
-
-
-def test_two_processes(start, launcher, lists, tmp_path):
-    run = start(
-        'train.py', [*lists, *PIXELS, *SHORT, '--few-shot', '4', '--output', str(tmp_path), '--experiment', 'run'],
-        launcher())
-    output = run.communicate(timeout=300)[0]
-    assert run.returncode == 0, output[-3000:]
-    report = report_of(tmp_path / 'run')
-    assert report['run']['processes'] == 2
-    assert report['data']['groups'] == {'medium': [0, 2], 'few': [1]} and report['student']['num_samples'] == 11
-    assert (tmp_path / 'run' / 'class_profile.png').is_file()

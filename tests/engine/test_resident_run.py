@@ -1,4 +1,4 @@
-"""Images stay in memory where they can, which the run says and knows as part of its recipe; also in two processes."""
+"""Images stay in memory where they can, which the run says and knows as part of its recipe."""
 import json
 
 import pytest
@@ -125,19 +125,3 @@ def test_a_teacher_is_trained_from_memory_and_known_by_it(script, options, tmp_p
     assert key_of(tmp_path / 'again') == 'timm' and len(list((tmp_path / 'teachers').iterdir())) == 1
     script('distill', [*base, '--experiment', 'forced', '--loader', 'timm'])  # the teacher as well
     assert sorted(key_of(folder) for folder in (tmp_path / 'teachers').iterdir()) == ['resident', 'timm']
-
-
-def test_two_processes_share_what_one_would_decode(start, launcher, options, script, make_images, tmp_path):
-    even = make_images(tmp_path / 'even', {'ant': 10, 'bee': 7, 'cat': 3}, {'ant': 3, 'bee': 4, 'cat': 4})
-    common = [*options, '--data-dir', str(even), *TINY_VIT, *PLAIN, '--epochs', '2', '--opt', 'momentum']
-    process = start('train.py', [*common, '-b', '4', '--output', str(tmp_path), '--experiment', 'two'], launcher())
-    log = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, log[-3000:]
-    assert 'global batch 8 = 2 processes × 4' in log and 'images stay in memory: 20 + 11 of 8x8' in log
-    script('train', [*common, '-b', '8', '--experiment', 'one'])
-    one, two = (load_file(tmp_path / name / 'model.safetensors') for name in ('one', 'two'))
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
-    reports = [json.loads((tmp_path / name / 'report.json').read_text())['student'] for name in ('one', 'two')]
-    assert reports[0]['num_samples'] == reports[1]['num_samples'] == 11
-    assert reports[0]['per_class'] == reports[1]['per_class']

@@ -1,43 +1,23 @@
-"""Whole runs on streams, in one process and in two: nothing of a run needs its images by index."""
+"""Whole runs on streams: nothing of a run needs its images by index."""
 import json
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from timm_ltkd.data.streams.huggingface import HuggingFaceShards
 
 
 @pytest.fixture(scope='module')
-def shards(tmp_path_factory, write_shards):
-    """The same images in Parquet and tar files: 23 training images in five shards, 11 validation images in two."""
-    root, rng = tmp_path_factory.mktemp('streams'), np.random.RandomState(0)
-    for split, counts, sizes in (('train', (13, 7, 3), (6, 2, 7, 3, 5)), ('validation', (3, 4, 4), (5, 6))):
-        labels = rng.permutation(np.repeat(np.arange(3), counts))
-        pixels = [rng.normal(60 + 60 * label, 40, (8, 8, 3)).clip(0, 255).astype(np.uint8) for label in labels]
-        for kind in ('parquet', 'tar'):
-            write_shards(kind, root / kind, split, [Image.fromarray(image) for image in pixels], labels, sizes)
-    return root
+def parquet(shards, options):
+    return ['--dataset', f'hfids/{shards}/parquet', *options[4:]]
 
 
 @pytest.fixture(scope='module')
-def common():
-    return ['--img-size', '8', '--workers', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--epochs', '3',
-            '-b', '4', '--lr', '0.05', '--warmup-epochs', '0']
-
-
-@pytest.fixture(scope='module')
-def parquet(shards, common):
-    return ['--dataset', f'hfids/{shards}/parquet', *common]
-
-
-@pytest.fixture(scope='module')
-def tar(shards, common):
+def tar(shards, options):
     pytest.importorskip('webdataset')
     return ['--dataset', 'wds/any', '--data-dir', str(shards / 'tar'), '--train-split', 'train-{000..004}.tar',
-            '--val-split', 'validation-{000..001}.tar', *common]
+            '--val-split', 'validation-{000..001}.tar', *options[4:]]
 
 
 def report_of(folder):
@@ -103,40 +83,3 @@ def test_what_needs_an_index_is_refused_before_anything_is_trained(script, parqu
     assert refused.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope='module')
-def two(tmp_path_factory, parquet, probe):
-    """Records of both processes of one launch, and the folder of its runs."""
-    out = tmp_path_factory.mktemp('two')
-    train = [*parquet, '--model', 'resnet20', '--output', str(out), '--experiment']
-    distill = [*parquet, '--student', 'resnet20', '--teacher', 'resnet20', '--kd', 'krdistill', '--output', str(out)]
-    jobs = {
-        'whole': ['train', [*train, 'whole']],
-        'again-interrupted': ['train', [*train, 'again']],
-        'again': ['train', [*train, 'again', '--resume', 'auto']],
-        'distill': ['distill', [*distill, '--experiment', 'distill', '--workers', '1']],
-        'validate': ['validate', [str(out / 'distill'), '-b', '3', '--results-file', str(out / 'two.json')]],
-    }
-    return probe(jobs, out)[0], out
-
-
-def test_two_processes_end_with_the_same_weights_also_when_resumed(two):
-    ranks, out = two
-    for job in ('whole', 'again', 'distill'):
-        assert [rank[job]['world'] for rank in ranks] == [2, 2]
-        assert [rank[job]['repeats'] for rank in ranks] == [1, 1], '23 images, an even number of them in a step'
-        first, second = (rank[job]['weights'] for rank in ranks)
-        assert all(torch.equal(first[key], second[key]) for key in first)
-    whole, again = (ranks[0][job]['weights'] for job in ('whole', 'again'))
-    assert all(torch.equal(whole[key], again[key]) for key in whole)
-
-
-def test_two_processes_evaluate_each_image_once(two, script):
-    ranks, out = two
-    report = report_of(out / 'distill')
-    assert report['student']['num_samples'] == report['teacher']['num_samples'] == 11
-    script('validate', [str(out / 'distill'), '--workers', '0', '--results-file', str(out / 'one.json')])
-    one, two = (next(iter(json.loads((out / name).read_text()).values())) for name in ('one.json', 'two.json'))
-    assert one.pop('loss') == pytest.approx(two.pop('loss'), rel=1e-4)
-    assert one == {**two, 'ece': pytest.approx(two['ece'], abs=1e-3)}

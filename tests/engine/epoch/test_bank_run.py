@@ -2,15 +2,14 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
+from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import distill_parser
 from timm_ltkd.distill import DistillTask
 from timm_ltkd.engine.epoch.bank import VIEW_OPTIONS
-from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.options import VIEW
 from timm_ltkd.report.summary import read_summary
 
@@ -19,15 +18,10 @@ BATCHES = 6  # five of 4 images and one of 3, which goes past the bank
 
 
 @pytest.fixture(scope='module')
-def teachers(images, tmp_path_factory, environment):
-    """Two trained networks, and one of two more epochs."""
-    root = tmp_path_factory.mktemp('teachers')
-    base = ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '-b', '4', '--lr', '0.05',
-            '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--output', str(root)]
-    from timm_ltkd.cli import run
-    for name, model, epochs in (('one', 'resnet20', '1'), ('two', 'wrn_16_2', '1'), ('three', 'resnet20', '2')):
-        run.train([*base, '--model', model, '--epochs', epochs, '--experiment', name])
-    return {name: str(root / name) for name in ('one', 'two', 'three')}
+def teachers(train_once):
+    """Two trained networks, and one of another epoch."""
+    return {'one': str(train_once('resnet20')), 'two': str(train_once('wrn_16_2')),
+            'three': str(train_once('resnet20', '--epochs', '2'))}
 
 
 @pytest.fixture
@@ -42,22 +36,34 @@ def asked(monkeypatch):
     return counts
 
 
+def bank(tmp_path, name='bank'):
+    return ['--teacher-bank', str(tmp_path / name)]
+
+
+def words(options, teachers, names='one'):
+    """Options of a distillation from these teachers."""
+    names = names.split()
+    return [*options, '--loader', 'resident', '--color-jitter', '0', '--student', 'resnet20', '--epochs', str(EPOCHS),
+            '--teacher', *('resnet20' for _ in names), '--teacher-checkpoint', *(teachers[name] for name in names)]
+
+
+@pytest.fixture(scope='module')
+def filled(options, teachers, tmp_path_factory, fresh_accelerate):
+    """The option of a bank with the views of one epoch."""
+    root = tmp_path_factory.mktemp('filled')
+    run.distill([*words(options, teachers), '--epochs', '1', *bank(root), '--output', str(root), '--experiment', 'run'])
+    fresh_accelerate()
+    return bank(root)
+
+
 @pytest.fixture
 def distil(script, options, teachers, tmp_path, asked):
     """`distil('name', *options)`: train, and give what is left: weights, summary; `asked` is what this run asked."""
-    def run(name, *more, teacher='one', output=tmp_path):
+    def call(name, *more, teacher='one', output=tmp_path):
         asked.clear()
-        base = [*options, '--loader', 'resident', '--color-jitter', '0', '--student', 'resnet20', '--epochs',
-                str(EPOCHS)]
-        sources = ['--teacher-checkpoint', *(teachers[each] for each in teacher.split())]
-        names = ['--teacher', *('resnet20' for _ in teacher.split())]
-        script('distill', [*base, *names, *sources, *more, '--experiment', name], output=output)
+        script('distill', [*words(options, teachers, teacher), *more, '--experiment', name], output=output)
         return [(output / name / file).read_bytes() for file in ('model.safetensors', 'summary.csv', 'per_class.csv')]
-    return run
-
-
-def bank(tmp_path, name='bank'):
-    return ['--teacher-bank', str(tmp_path / name)]
+    return call
 
 
 @pytest.mark.parametrize('precision, more', [
@@ -131,30 +137,28 @@ def test_features_are_kept_for_later_runs(distil, tmp_path, log):
     (['--bank-features'], 'holds no features'),
     (['--kd', 'kd', 'dist'], None),
 ], ids=lambda value: ' '.join(value) if isinstance(value, list) else '')
-def test_what_does_not_match_is_refused(distil, tmp_path, capsys, more, difference):
-    distil('fill', '--epochs', '1', *bank(tmp_path))
-    before = {path: path.read_bytes() for path in (tmp_path / 'bank').iterdir()}
+def test_what_does_not_match_is_refused(distil, filled, tmp_path, capsys, more, difference):
+    before = {path: path.read_bytes() for path in Path(filled[1]).iterdir()}
     if difference is None:
-        distil('other', *more, *bank(tmp_path))
+        distil('other', *more, *filled)
         return
     with pytest.raises(SystemExit) as stopped:
-        distil('other', *more, *bank(tmp_path))
+        distil('other', *more, *filled)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count('error:') == 1
     assert re.search(difference, error), error
-    assert {path: path.read_bytes() for path in (tmp_path / 'bank').iterdir()} == before
+    assert {path: path.read_bytes() for path in Path(filled[1]).iterdir()} == before
     assert not (tmp_path / 'other').exists()
 
 
-def test_another_teacher_or_precision_is_refused(distil, tmp_path, capsys, monkeypatch):
-    distil('fill', '--epochs', '1', *bank(tmp_path))
+def test_another_teacher_or_precision_is_refused(distil, filled, capsys, monkeypatch):
     for name, message in (('three', 'another teacher weights'), ('two', 'another teacher (resnet20 there, wrn_16_2')):
         with pytest.raises(SystemExit):
-            distil('other', *bank(tmp_path), teacher=name)
+            distil('other', *filled, teacher=name)
         assert message in capsys.readouterr().err
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
     with pytest.raises(SystemExit):
-        distil('other', *bank(tmp_path))
+        distil('other', *filled)
     assert 'another precision autocast (no there, bf16 here)' in capsys.readouterr().err
 
 
@@ -181,18 +185,12 @@ def test_what_is_rounded_is_rounded_always(distil, tmp_path, more, log):
     assert (losses[1] == pytest.approx(losses[0], rel=1e-3)) == ('float16' in more)
 
 
-def test_an_interrupted_run_resumes_with_and_without(distil, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_resumes_with_and_without(distil, interrupt, tmp_path, capsys):
     """The folder of the bank is no part of a run: begun with it one goes on without, and the other way. A dtype is."""
-    online, train_epoch = distil('online'), EpochLoop.run
+    online = distil('online')
     for i, (before, after) in enumerate((
             (bank(tmp_path), bank(tmp_path)), (bank(tmp_path), []), ([], bank(tmp_path)))):
-        def train_and_stop(*args):
-            result = train_epoch(*args)
-            if args[1] == 1:
-                monkeypatch.setattr(EpochLoop, 'run', train_epoch)
-                raise KeyboardInterrupt
-            return result
-        monkeypatch.setattr(EpochLoop, 'run', train_and_stop)
+        interrupt(1)
         with pytest.raises(SystemExit):
             distil(f'run{i}', *before)
         assert distil(f'run{i}', *after, '--resume', 'auto') == online
@@ -225,7 +223,8 @@ def test_a_full_disk(distil, tmp_path, monkeypatch, log):
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'pwrite', full)
     assert distil('run', *bank(tmp_path)) == online
-    assert len([line for line in log if 'cannot be written (No space left on device)' in line]) == 1
+    told = 'cannot be written (No space left on device): what is new to it is not kept'
+    assert len([line for line in log if told in line]) == 1
 
 
 def test_seeds_share_one(distil, script, tmp_path):
@@ -262,20 +261,3 @@ def test_every_option_that_makes_a_view_is_part_of_the_key():
     groups = {group.title: group for group in distill_parser()._action_groups}
     augmentation = {action.dest for action in groups['augmentation and regularisation']._group_actions}
     assert augmentation - {'smoothing'} == VIEW and VIEW <= VIEW_OPTIONS
-
-
-def test_two_processes(images, teachers, probe, tmp_path):
-    """Each keeps what it has asked; together they end as without a bank."""
-    argv = ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', str(EPOCHS),
-            '-b', '4', '--lr', '0.05', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1',
-            '--loader', 'resident', '--color-jitter', '0', '--student', 'resnet20', '--teacher-checkpoint',
-            teachers['one'], '--output', str(tmp_path), '--experiment']
-    jobs = {name: ['distill', [*argv, name, *more]] for name, more in (
-        ('online', []), ('fill', bank(tmp_path)), ('read', bank(tmp_path)))}
-    _, log = probe(jobs, tmp_path)
-    online = load_file(tmp_path / 'online/model.safetensors')
-    for job in ('fill', 'read'):
-        other = load_file(tmp_path / job / 'model.safetensors')
-        assert all(torch.equal(value, other[key]) for key, value in online.items()), job
-    said = [line for line in log.splitlines() if 'showings' in line]
-    assert len(said) == 2 and 'answered 72 of 72 showings' in said[1], 'three batches of 4 an epoch and process'

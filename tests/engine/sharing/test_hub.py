@@ -310,7 +310,7 @@ def test_two_processes_push_once_and_timm_loads_it(hub, quick, environment, laun
         env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / 'out/run/report.json').read_text())
-    assert report['run']['processes'] == 2
+    assert report['run']['processes'] == 2 and (tmp_path / 'out/run/class_profile.png').is_file()
     assert list(hub.repos) == ['me/run'] and hub.repos['me/run']['commits'] == 1 and hub.repos['me/run']['private']
     assert done.stderr.count(f'pushed to {hub.url}/me/run') == 1
     assert hub.asked.count(('POST', '/api/repos/create')) == 1
