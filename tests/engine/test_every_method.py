@@ -3,10 +3,8 @@ import shutil
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-from timm_ltkd.cli import run
 from timm_ltkd.distill import list_methods
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 
@@ -17,21 +15,9 @@ PAIRS = [('cnn', 'cnn'), ('vit', 'cnn'), ('cnn', 'vit')]
 
 
 @pytest.fixture(scope='module')
-def teachers(images, tmp_path_factory):
+def teachers(train_once):
     """Folders of trained teachers by kind."""
-    output = tmp_path_factory.mktemp('teachers')
-    for kind, (name, *options) in NETWORKS.items():
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        run.train([*common(images), '--model', name, *options, '--epochs', '1', '--output', str(output), '--experiment',
-                   kind])
-    return {kind: str(output / kind) for kind in NETWORKS}
-
-
-def common(images):
-    """Options of a run of three steps an epoch."""
-    return ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '-b', '8', '--lr', '0.02',
-            '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--opt', 'momentum']
+    return {kind: str(train_once(name, *more)) for kind, (name, *more) in NETWORKS.items()}
 
 
 def kill_after_first_epoch(finished, folder):
@@ -55,10 +41,10 @@ def differences(first, second, where='state'):
 
 @pytest.mark.parametrize('teacher, student', PAIRS, ids=['-to-'.join(pair) for pair in PAIRS])
 @pytest.mark.parametrize('method', list_methods())
-def test_trains_and_resumes(method, teacher, student, images, teachers, script, tmp_path, log):
-    name, *options = NETWORKS[student]
-    argv = [*common(images), '--student', name, *options, '--teacher-checkpoint', teachers[teacher], '--epochs', '2',
-            '--kd', method, '--experiment']
+def test_trains_and_resumes(method, teacher, student, options, teachers, script, tmp_path, log):
+    name, *more = NETWORKS[student]
+    argv = [*options, '-b', '8', '--lr', '0.02', '--opt', 'momentum', '--student', name, *more, '--teacher-checkpoint',
+            teachers[teacher], '--epochs', '2', '--kd', method, '--experiment']
     script('distill', [*argv, 'whole'])
     kill_after_first_epoch(tmp_path / 'whole', tmp_path / 'killed')
     log.clear()

@@ -54,12 +54,12 @@ def test_train(script, options, tmp_path, trained, more):
 
 
 @pytest.mark.parametrize('kd', ['kd', 'bkd'])
-def test_distill(script, options, tmp_path, trained, kd):
-    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
+def test_distill(script, options, teacher, tmp_path, trained, kd):
     script('distill', [
-        *options, *LDAM, '--student', 'resnet20', '--teacher-checkpoint', str(tmp_path / 'teacher'), '--kd', kd,
-        '--experiment', 'run'])
-    assert isinstance(trained[1].fc, CosineLinear) and same_classes(trained[1], tmp_path / 'run')
+        *options, *LDAM, '--student', 'resnet20', '--teacher-checkpoint', str(teacher), '--kd', kd, '--experiment',
+        'run'])
+    network, = trained
+    assert isinstance(network.fc, CosineLinear) and same_classes(network, tmp_path / 'run')
 
 
 def test_a_network_without_linear_classifier_is_told_before_the_teacher(script, options, capsys, monkeypatch):

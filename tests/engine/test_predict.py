@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import save_file
 
-from timm_ltkd.cli import run
 from timm_ltkd.data import create_eval_transform, create_image_loader, find_images
 from timm_ltkd.engine import predict as engine_predict
 from timm_ltkd.engine import run_data
@@ -29,17 +27,11 @@ PIXELS = dict(input_size=(3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), 
 
 
 @pytest.fixture(scope='module')
-def trained(images, tmp_path_factory):
+def trained(train_once):
     """The folder of a run on three classes, its normalisation not the usual one."""
-    output = tmp_path_factory.mktemp('trained')
-    run.train([
-        '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '2', '-b', '4',
-        '--lr', '0.002', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1', '--crop-pct', '1',
-        '--model', 'resnet20', '--mean', '0.4', '0.5', '0.6', '--std', '0.2', '0.25', '0.3', '--interpolation',
-        'bilinear', '--output', str(output), '--experiment', 'run'])
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    return output / 'run'
+    return train_once(
+        'resnet20', '--epochs', '2', '--lr', '0.002', '--crop-pct', '1', '--mean', '0.4', '0.5', '0.6', '--std', '0.2',
+        '0.25', '0.3', '--interpolation', 'bilinear')
 
 
 @pytest.fixture

@@ -7,30 +7,23 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from timm_ltkd.cli import run
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.engine.stages import ScaledLinear, SecondStageTask, prepare_stage
 from timm_ltkd.errors import UserError
 from timm_ltkd.report.summary import read_summary
 
 
-def common(images):
-    return ['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '-b', '4', '--lr', '0.05',
-            '--warmup-epochs', '0', '--model', 'resnet20']
-
-
 @pytest.fixture(scope='module')
-def first(tmp_path_factory, images):
+def first(train_once):
     """The folder of a first stage."""
-    root = tmp_path_factory.mktemp('first')
-    run.train([*common(images), '--epochs', '1', '--output', str(root), '--experiment', 'first'])
-    return root / 'first'
+    return train_once('resnet20')
 
 
 @pytest.fixture
-def stage(script, images, first):
-    return lambda *more: script(
-        'train', [*common(images), '--epochs', '2', '--initial-checkpoint', str(first), '--experiment', 'run', *more])
+def stage(script, options, first):
+    return lambda *more: script('train', [
+        *options, '--model', 'resnet20', '--epochs', '2', '--initial-checkpoint', str(first), '--experiment', 'run',
+        *more])
 
 
 @pytest.mark.parametrize('more', [

@@ -21,7 +21,7 @@ TINY_VIT = ['patch_size=4', 'embed_dim=16', 'depth=2', 'num_heads=2']
 
 @pytest.fixture
 def script(script, monkeypatch):
-    """Three runs at a time, whatever this machine has; each has one thread, as a run alone in these tests."""
+    """Up to three runs at a time, whatever this machine has; each has one thread, as a run alone in these tests."""
     def call(name, argv):
         with monkeypatch.context() as patch:
             if '--seeds' in argv:
@@ -47,12 +47,12 @@ def assert_as_alone(together, alone):
 ], ids=['plain', 'dropout', 'drop_path', 'mixing', 'images_decoded_anew'])
 def test_networks(script, options, tmp_path, more):
     argv = [*options, '--epochs', '2', *more]
-    script('train', [*argv, '--experiment', 'together', '--seeds', '1', '2', '0'])
-    for seed in '012':
+    script('train', [*argv, '--experiment', 'together', '--seeds', '2', '0'])
+    for seed in '02':
         script('train', [*argv, '--experiment', f'alone-{seed}', '--seed', seed])
         assert_as_alone(tmp_path / f'together-seed{seed}', tmp_path / f'alone-{seed}')
-    weights = {(tmp_path / f'alone-{seed}/model.safetensors').read_bytes() for seed in '012'}
-    assert len(weights) == 3, 'seeds differ'
+    weights = {(tmp_path / f'alone-{seed}/model.safetensors').read_bytes() for seed in '02'}
+    assert len(weights) == 2, 'seeds differ'
 
 
 def test_no_step_touches_the_environment(script, options, monkeypatch):

@@ -15,10 +15,11 @@ from timm_ltkd.engine.teaching import teacher_class_means
 from timm_ltkd.report.summary import read_summary
 
 
-@pytest.fixture
-def argv(options):
+@pytest.fixture(scope='module')
+def argv(options, train_once):
     """A distillation between features of 256 and 64 numbers."""
-    return [*options, '--student', 'resnet20', '--teacher', 'resnet8x4', '--kd', 'krdistill']
+    teacher = str(train_once('resnet8x4'))
+    return [*options, '--student', 'resnet20', '--teacher-checkpoint', teacher, '--kd', 'krdistill']
 
 
 @pytest.fixture
@@ -73,9 +74,8 @@ def test_a_run_makes_one_pass_without_augmentation(script, argv, passes, tmp_pat
     assert torch.allclose(state['feature_centre'].double(), means.mean(dim=0), rtol=1e-6)
 
 
-@pytest.mark.parametrize('more', [[], ['--model-ema', '--model-ema-decay', '0.9']], ids=['plain', 'ema'])
-def test_a_resumed_run_has_the_same_means_and_computes_none(script, interrupt, argv, passes, tmp_path, more):
-    argv = [*argv, *more]
+def test_a_resumed_run_has_the_same_means_and_computes_none(script, interrupt, argv, passes, tmp_path):
+    argv = [*argv, '--model-ema', '--model-ema-decay', '0.9']
     script('distill', [*argv, '--experiment', 'whole'])
     interrupt(2)
     with pytest.raises(SystemExit):
@@ -94,10 +94,9 @@ def test_a_resumed_run_has_the_same_means_and_computes_none(script, interrupt, a
         assert (tmp_path / 'whole' / file).read_bytes() == (tmp_path / 'resumed' / file).read_bytes(), file
     reports = [json.loads((tmp_path / run / 'report.json').read_text())['run'] for run in ('whole', 'resumed')]
     assert reports[0]['rectification'] == reports[1]['rectification']
-    if more:
-        state = torch.load(checkpoint_files(tmp_path / 'whole/last')[0], weights_only=True)
-        for key in ('feature_centre', 'prior_directions'):
-            assert torch.equal(state['ema'][f'method.{key}'], whole[key]), 'an average of equal values'
+    state = torch.load(checkpoint_files(tmp_path / 'whole/last')[0], weights_only=True)
+    for key in ('feature_centre', 'prior_directions'):
+        assert torch.equal(state['ema'][f'method.{key}'], whole[key]), 'an average of equal values'
 
 
 def test_what_was_rectified_is_reported(script, argv, tmp_path, log):
@@ -134,7 +133,8 @@ def test_a_method_without_diagnostics_reports_none(script, argv, passes, tmp_pat
 ])
 def test_a_wrong_option_is_told_before_a_teacher_is_trained(script, argv, tmp_path, capsys, kwargs, message):
     with pytest.raises(SystemExit) as stopped:
-        script('distill', [*argv, '--experiment', 'run', '--kd-kwargs', *kwargs])
+        script('distill', [*argv, '--teacher', 'resnet8x4', '--teacher-checkpoint', '', '--experiment', 'run',
+                           '--kd-kwargs', *kwargs])
     assert stopped.value.code == 2 and message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -227,7 +227,7 @@ def test_optimizers_that_cannot_be_recorded():
     ['--loader', 'resident', '--kd', 'krdistill', '--clip-grad', '1'],
     ['--loader', 'resident', '--reprob', '0.5', '--opt', 'adamw'],
 ], ids=['timm', 'resident', 'bank', 'krdistill', 'erasing'])
-def test_whole_runs(script, options, tmp_path, monkeypatch, more):
+def test_whole_runs(script, options, teacher, tmp_path, monkeypatch, more):
     """Loader, augmentation, teacher, bank and average of the weights around or inside of what is recorded."""
     for module in (build, jobs):
         monkeypatch.setattr(module, 'check_cuda_graph', lambda args, accelerator: None)
@@ -235,10 +235,11 @@ def test_whole_runs(script, options, tmp_path, monkeypatch, more):
     monkeypatch.setattr(padded_crop, '_cut_on_host', padded_crop._cut_by_index)  # as on a GPU
     monkeypatch.setattr(Erasing, 'erase', Erasing._erased)
     rates = ['--lr', '0.0625', '--sched', 'step', '--decay-epochs', '1', '--decay-rate', '0.5']  # exact in float32
-    argv = [*options, '--student', 'resnet20', '--teacher', 'resnet20', '--color-jitter', '0', *rates, *more]
-    script('distill', [word.replace('BANK', str(tmp_path / 'bank')) for word in [*argv, '--experiment', 'plain']])
-    argv += ['--cuda-graph', '--experiment', 'graphed', '--teacher-checkpoint', str(*(tmp_path / 'teachers').iterdir())]
-    script('distill', [word.replace('BANK', str(tmp_path / 'other_bank')) for word in argv])
+    argv = [
+        *options, '--student', 'resnet20', '--teacher-checkpoint', str(teacher), '--color-jitter', '0', *rates, *more]
+    for name, graphed in (('plain', []), ('graphed', ['--cuda-graph'])):
+        words = [*argv, *graphed, '--experiment', name]
+        script('distill', [word.replace('BANK', str(tmp_path / f'bank_{name}')) for word in words])
     for file in ('model.safetensors', 'summary.csv'):
         assert (tmp_path / 'plain' / file).read_bytes() == (tmp_path / 'graphed' / file).read_bytes(), file
 

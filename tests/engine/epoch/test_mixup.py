@@ -52,18 +52,17 @@ def test_smoothing_is_left_to_the_loss_without_mixing(script, options, seen):
     assert all(targets.dtype == torch.int64 for targets in seen['targets'])
 
 
-def test_the_teacher_sees_the_mixed_images(script, options, seen, tmp_path):
-    script('train', [*options, *NETWORK, '--epochs', '1', '--experiment', 'teacher'])
-    distill = [*options, '--student', 'resnet20', '--teacher-checkpoint', str(tmp_path / 'teacher'), '--epochs', '1']
+def test_the_teacher_sees_the_mixed_images(script, options, teacher, seen):
+    distill = [*options, '--student', 'resnet20', '--teacher-checkpoint', str(teacher), '--epochs', '1']
     looks = []
     for run, mixing in (('plain', []), ('mixed', [*MIXING, '--aa', 'rand-m9-mstd0.5', '--reprob', '0.3'])):
         seen.update(student=[], teacher=[])
         script('distill', [*distill, *mixing, '--kd', 'kd', '--experiment', run])
-        teacher = seen['teacher'][-len(seen['student']):]  # it was evaluated before
-        assert len(teacher) == 6
-        for mine, other in zip(seen['student'], teacher, strict=True):
+        shown = seen['teacher'][-len(seen['student']):]  # it was evaluated before
+        assert len(shown) == 6
+        for mine, other in zip(seen['student'], shown, strict=True):
             assert torch.equal(mine, other)
-        looks.append(torch.cat(teacher))
+        looks.append(torch.cat(shown))
     assert not torch.equal(*looks)
 
 

@@ -56,7 +56,7 @@ def test_the_counter_counts():
 
 
 @pytest.fixture
-def asked(script, options, tmp_path, monkeypatch):
+def asked(script, options, teacher, monkeypatch):
     """Runs a script for an epoch; what was asked for in the steps of its training."""
     seen = []
     train_epoch = EpochLoop.run
@@ -69,15 +69,13 @@ def asked(script, options, tmp_path, monkeypatch):
         return result
 
     def run(name, argv):
-        monkeypatch.setattr(EpochLoop, 'run', train_epoch)
         if name == 'distill':
-            script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
-            argv = ['--teacher-checkpoint', str(tmp_path / 'teacher'), '--student', 'resnet20', *argv]
+            argv = ['--teacher-checkpoint', str(teacher), '--student', 'resnet20', *argv]
         else:
             argv = ['--model', 'resnet20', *argv]
-        monkeypatch.setattr(EpochLoop, 'run', counted)
         script(name, [*options, '--epochs', '1', '--log-interval', '1', '--experiment', 'run', *argv])
         return seen.pop()
+    monkeypatch.setattr(EpochLoop, 'run', counted)
     return run
 
 

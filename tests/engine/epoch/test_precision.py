@@ -22,12 +22,6 @@ def counting(graph, inputs):
 
 
 @pytest.fixture
-def teacher(script, options, tmp_path):
-    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
-    return tmp_path / 'teacher'
-
-
-@pytest.fixture
 def losses(monkeypatch):
     """Every loss of every step, as the loop saw it."""
     seen = []

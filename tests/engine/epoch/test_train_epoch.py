@@ -95,13 +95,11 @@ def test_clipping_by_norm_and_value(script, options, updates):
 
 
 @pytest.mark.parametrize('name', ['train', 'distill'])
-def test_adaptive_clipping_leaves_the_head_alone(script, options, updates, tmp_path, name):
+def test_adaptive_clipping_leaves_the_head_alone(script, options, teacher, updates, name):
     network = ['--model', 'resnet20']
     if name == 'distill':
-        script('train', [*options, *network, '--epochs', '1', '--experiment', 'teacher'])
-        network = ['--student', 'resnet20', '--teacher-checkpoint', str(tmp_path / 'teacher')]
+        network = ['--student', 'resnet20', '--teacher-checkpoint', str(teacher)]
     argv = [*options, *network, '--epochs', '1', '--no-aug', '--experiment']
-    updates.clear()
     script(name, [*argv, 'free'])
     free = {key.removeprefix('student.'): value for key, value in updates[0].items()}
     updates.clear()

@@ -13,15 +13,9 @@ from timm_ltkd.report.summary import read_summary
 
 
 @pytest.fixture(scope='module')
-def teachers(images, tmp_path_factory):
-    """Options that name two trained teachers, with features of 256 and 128 numbers."""
-    from timm_ltkd.cli import run
-    folder = tmp_path_factory.mktemp('teachers')
-    for name in ('resnet8x4', 'wrn_16_2'):
-        run.train([
-            '--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '1', '-b', '8',
-            '--train-crop-mode', 'pad', '--model', name, '--output', str(folder), '--experiment', name])
-    return [str(folder / name) for name in ('resnet8x4', 'wrn_16_2')]
+def teachers(train_once):
+    """The folders of two trained teachers, with features of 256 and 128 numbers."""
+    return [str(train_once(name)) for name in ('resnet8x4', 'wrn_16_2')]
 
 
 @pytest.fixture

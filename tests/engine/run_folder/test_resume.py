@@ -140,12 +140,11 @@ def test_a_plateau_remembers_the_epochs_that_were_no_better(same_when_interrupte
     assert [row['lr'] for row in rows] == pytest.approx([1e-6] * 4 + [1e-7] * 2), 'the plateau spans the interruption'
 
 
-def test_distillation_with_other_workers(same_when_interrupted, script, options, tmp_path, monkeypatch):
+def test_distillation_with_other_workers(same_when_interrupted, options, teacher, monkeypatch):
     epochs, set_epoch = [], BKD.set_epoch
     monkeypatch.setattr(BKD, 'set_epoch', lambda method, epoch: (epochs.append(epoch), set_epoch(method, epoch)))
-    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
     same_when_interrupted(
-        'distill', [*options, '--student', 'resnet20', '--teacher-checkpoint', str(tmp_path / 'teacher'), '--kd-kwargs',
+        'distill', [*options, '--student', 'resnet20', '--teacher-checkpoint', str(teacher), '--kd-kwargs',
                     'deferred_epochs=2', '--drop', '0.2'],
         after=1, resume_with=['--workers', '1'])
     assert epochs == [0, 1, 2] + [0, 1] + [1, 2], 'the whole run, the interrupted one, the resumed one'

@@ -118,12 +118,11 @@ def test_the_best_epoch_is_found_again_by_another_figure():
     assert record.best is None
 
 
-def test_a_teacher_sees_images_of_the_size_it_was_trained_with(script, options, tmp_path, log):
-    script('train', [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'teacher'])
+def test_a_teacher_sees_images_of_the_size_it_was_trained_with(script, options, teacher, tmp_path, log):
     large = [word if options[i - 1] != '--img-size' else '16' for i, word in enumerate(options)]
-    script('distill', [*large, '--student', 'resnet32', '--teacher-checkpoint', str(tmp_path / 'teacher'),
+    script('distill', [*large, '--student', 'resnet32', '--teacher-checkpoint', str(teacher),
                        '--epochs', '1', '--experiment', 'student'])
     assert 'teacher resnet20 sees images of 8 pixels, as it was trained; the student of 16' in log
-    own, beside = (json.loads((tmp_path / name / 'report.json').read_text()) for name in ('teacher', 'student'))
+    own, beside = (json.loads((folder / 'report.json').read_text()) for folder in (teacher, tmp_path / 'student'))
     assert beside['run']['teacher'] == 'resnet20'  # by its folder, not by the default of --teacher
     assert own['student'].keys() == beside['teacher'].keys()

@@ -20,12 +20,8 @@ COUNTS = [13, 7, 3]  # of the images
 
 
 @pytest.fixture(scope='module')
-def finished(images, tmp_path_factory):
-    out = tmp_path_factory.mktemp('runs')
-    run.train(['--dataset', '', '--data-dir', str(images), '--img-size', '8', '--workers', '0', '--epochs', '2', '-b',
-               '4', '--lr', '0.05', '--warmup-epochs', '0', '--train-crop-mode', 'pad', '--crop-padding', '1',
-               '--model', 'resnet20', '--license', 'mit', '--output', str(out), '--experiment', 'run'])
-    return out / 'run'
+def finished(train_once):
+    return train_once('resnet20', '--epochs', '2', '--license', 'mit')
 
 
 def load(folder):
