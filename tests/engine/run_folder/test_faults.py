@@ -138,12 +138,13 @@ DISTILL = ['--student', 'resnet20', '--teacher', 'resnet20', '--loader', 'reside
 
 
 @pytest.mark.parametrize('number, status, told', [
-    (signal.SIGTERM, 143, 'stopped by SIGTERM'), (signal.SIGINT, 130, 'interrupted')], ids=['SIGTERM', 'SIGINT'])
+    (signal.SIGTERM, 143, 'stopped by SIGTERM'), (signal.SIGINT, 130, 'interrupted'),
+    (signal.SIGKILL, -signal.SIGKILL, None)], ids=['SIGTERM', 'SIGINT', 'SIGKILL'])
 def test_a_signal_stops_at_once_and_the_run_goes_on(go, whole, number, status, told):
     same = whole('train', *TRAIN)
     process = go('train', *TRAIN, '--loader', 'timm', '--workers', '1', before=SLOW).until('epoch 1/3')
     begun = time.monotonic()
-    ends_with(process.kill(number), status, f'train.py: {told}{GO_ON}')
+    ends_with(process.kill(number), status, f'train.py: {told}{GO_ON}' if told else process.said[-1])
     assert time.monotonic() - begun < 20
     assert go('train', *TRAIN, '--loader', 'timm', '--resume', 'auto').end() == 0
     same()
@@ -234,23 +235,6 @@ def test_where_nothing_may_be_written(go, tmp_path):
     ends_with(process, 2, f'train.py: error: {tmp_path}/out/run cannot be written (Read-only file system); choose '
               'another --output')
     assert not (tmp_path / 'out/run').exists()
-
-
-def test_a_full_disk_stops_no_run_for_its_bank(go, whole, tmp_path):
-    more = [*DISTILL, '--teacher-bank', str(tmp_path / 'bank'), '-b', '16']
-    same = whole('distill', *more[:-2], '-b', '16')
-    before = '''
-import errno
-from timm_ltkd.distill.bank import rows
-def full(*args):
-    raise OSError(errno.ENOSPC, 'No space left on device')
-rows._write_all = full
-'''
-    (tmp_path / 'bank/marks.bin').write_bytes(b'')  # nothing is known
-    process = go('distill', *more, before=before)
-    assert process.end() == 0
-    assert any('cannot be written (No space left on device): what is new to it is not kept' in s for s in process.said)
-    same()
 
 
 def test_a_killed_loader_worker(go, whole):

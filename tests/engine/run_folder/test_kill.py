@@ -45,21 +45,6 @@ def kill_after(process, line, seconds):
     return alive
 
 
-def test_killed_in_the_teachers_training_and_in_the_students(start, script, argv, tmp_path, log):
-    """The moments are random within these stages: seeded, though a machine's speed moves them."""
-    rng = random.Random(2)
-    script('distill', [*argv, '--workers', '0'], output=tmp_path / 'whole')
-    again = [*argv, '--output', str(tmp_path / 'killed'), '--workers']
-    assert kill_after(start('distill.py', [*again, '0']), f'epoch 2/{EPOCHS}', rng.uniform(0, 0.4))
-    assert not (tmp_path / 'killed/run').exists()
-    assert kill_after(start('distill.py', [*again, '1']), 'teacher on this data', rng.uniform(0.3, 1.))
-    assert not (tmp_path / 'killed/run/report.json').exists()
-    log.clear()
-    script('distill', [*argv, '--workers', '0'], output=tmp_path / 'killed')
-    assert any('trained before' in line for line in log)
-    assert_same_runs(tmp_path / 'whole', tmp_path / 'killed')
-
-
 @pytest.mark.slow
 def test_killed_while_the_report_is_written(start, script, argv, tmp_path):
     rng = random.Random(3)
@@ -87,5 +72,3 @@ def test_killed_at_any_moment_until_it_is_done(start, script, argv, tmp_path, se
     assert kills
     script('distill', [*argv, '--workers', '0'], output=tmp_path / 'killed')
     assert_same_runs(tmp_path / 'whole', tmp_path / 'killed')
-
-
