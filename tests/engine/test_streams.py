@@ -70,16 +70,16 @@ def test_given_counts_are_enough_to_train(script, parquet, tmp_path, monkeypatch
     assert json.loads((tmp_path / 'given/config.json').read_text())['class_counts'] == [13, 7, 3]
 
 
-@pytest.mark.parametrize(('options', 'message'), [
+@pytest.mark.parametrize(('more', 'message'), [
     (['--imbalance-factor', '10'], 'is a stream and cannot be indexed'),
     (['--holdout', '0.1'], 'nothing can be held out of it'),
     (['--class-sampling', 'class'], "class sampling 'class'"),
     (['--loader', 'resident'], 'is a stream and cannot be kept in memory; use --loader timm'),
     (['--dataset-download'], 'never downloaded'),
 ])
-def test_what_needs_an_index_is_refused_before_anything_is_trained(script, parquet, tmp_path, capsys, options, message):
+def test_what_needs_an_index_is_refused_before_anything_is_trained(script, parquet, tmp_path, capsys, more, message):
     with pytest.raises(SystemExit) as refused:
-        script('train', [*parquet, '--model', 'resnet20', *options])
+        script('train', [*parquet, '--model', 'resnet20', *more])
     assert refused.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -72,8 +72,8 @@ def create_dataset(
         **kwargs: For timm's factory and the dataset it makes (`download`, `input_key`, `transform`, ...).
 
     Raises:
-        UserError: An unknown name or option, data that is missing or has no images, a split that is not there, a training
-            class without an image, or a selection the data cannot give.
+        UserError: An unknown name or option, data that is missing or has no images, a split that is not there, a
+            training class without an image, or a selection the data cannot give.
     """
     if not isinstance(name, str):
         raise UserError(
