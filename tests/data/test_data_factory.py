@@ -154,10 +154,11 @@ def test_a_folder_without_images(tmp_path):
     assert str(tmp_path / 'train') in message and '.png' in message
 
 
-@pytest.mark.parametrize('name', ['lt/digits', 'lt/cifar10', 'lt/folder'])
+@pytest.mark.parametrize('name', ['lt/digits', 'lt/cifar10', 'lt/folder', 'wds/any'])
 def test_an_unknown_option_is_told_with_the_nearest(name, image_root, cifar_root):
     root = cifar_root if name == 'lt/cifar10' else image_root
-    message = refusal(name, root, imbalance_factr=2)
+    split = 'train.tar' if name == 'wds/any' else 'train'  # which is refused before it is looked for
+    message = refusal(name, root, split=split, imbalance_factr=2)
     assert message.startswith(f"'{name}' has no option 'imbalance_factr'; did you mean 'imbalance_factor'?")
 
 

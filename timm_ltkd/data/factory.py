@@ -1,8 +1,10 @@
 """`create_dataset`: timm's dataset factory, made long-tailed."""
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -83,8 +85,9 @@ def create_dataset(
     _check_list_file(name, list_file)
     if is_stream_name(name):
         check_no_selection(name, imbalance_factor, max_per_class, class_counts)
-        stream = create_stream(
-            name, root, split, class_counts=class_counts, class_map=load_class_map(class_map, root), **kwargs)
+        class_map = load_class_map(class_map, root)
+        with _telling_unknown(name, kwargs):
+            stream = create_stream(name, root, split, class_counts=class_counts, class_map=class_map, **kwargs)
         if is_train_split(split) if training is None else training:
             _check_every_class(stream)
             warn_if_sorted(f"'{name}'", stream.classes_at_once, stream.class_counts)
@@ -108,13 +111,8 @@ def create_dataset(
             raise UserError(
                 f"the name '{split}' does not tell whether it is to train on, and only such splits are made "
                 'long-tailed: say training=True, or training=False')
-    try:
+    with _telling_unknown(name, kwargs):
         base = create_whole(base_name, root, split, training, class_map, list_file, kwargs)
-    except TypeError as e:
-        if (keyword := unknown_keyword(e)) not in kwargs:
-            raise
-        own = [key for key in inspect.signature(create_dataset).parameters if key not in ('name', 'kwargs')]
-        raise UserError(f"'{name}' has no option '{keyword}'{nearest(keyword, own)}") from e
     dataset = base if isinstance(base, LongTailedDataset) else LongTailedDataset(base)
     if not training:
         return dataset
@@ -128,6 +126,18 @@ def create_dataset(
         return dataset
     counts = given_class_counts(class_counts, dataset.class_names, f"'{name}'")
     return dataset.subset(long_tail_indices(dataset.targets, counts, seed, class_names=dataset.class_names))
+
+
+@contextmanager
+def _telling_unknown(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, one of the options that nobody takes is a UserError with the nearest of `create_dataset`'s own."""
+    try:
+        yield
+    except TypeError as e:
+        if (keyword := unknown_keyword(e)) not in options:
+            raise
+        own = [key for key in inspect.signature(create_dataset).parameters if key not in ('name', 'kwargs')]
+        raise UserError(f"'{name}' has no option '{keyword}'{nearest(keyword, own)}") from e
 
 
 def published_split(name: str, split: str) -> str:
