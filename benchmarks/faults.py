@@ -205,14 +205,14 @@ class Watch:
             wrapped = self._around(phase, function)
             setattr(place, name, staticmethod(wrapped) if name == 'make' else wrapped)
         matplotlib.figure.Figure.savefig = lambda figure, path, **_: Image.new('L', (8, 8)).save(path, 'PNG')
-        pwrite = os.pwrite
+        write_at = rows.write_at
 
         def torn_write(handle, values, offset):
             if self._dies_here():
-                pwrite(handle, values[:len(values) // 2], offset)
+                write_at(handle, values[:len(values) // 2], offset)
                 self._die()
-            return pwrite(handle, values, offset)
-        os.pwrite = torn_write
+            return write_at(handle, values, offset)
+        rows.write_at = torn_write
         sys.addaudithook(lambda event, args: self._note(event, args, str(output)))
 
     def _around(self, phase: str, function: Callable) -> Callable:

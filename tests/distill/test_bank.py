@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from timm_ltkd.distill import Output, RowLayout, TeacherBank, open_bank
-from timm_ltkd.distill.bank import RowFile
+from timm_ltkd.distill.bank import RowFile, rows
 from timm_ltkd.errors import UserError
 
 COUNT = 40
@@ -101,23 +101,29 @@ class TestRowFile:
 
     def test_a_full_disk_leaves_what_was_written_before(self, make, monkeypatch):
         """A write that is cut short goes on; when nothing can be written any more, whole rows are there or not."""
-        written, pwrite = [], os.pwrite
+        written, write_at, name = [], rows.write_at, 'timm_ltkd.distill.bank.rows.write_at'
 
         def write_little(handle, data, offset):
             if sum(written) >= 30:
                 raise OSError(errno.ENOSPC, 'No space left on device')
-            written.append(pwrite(handle, bytes(data)[:7], offset))
+            written.append(write_at(handle, bytes(data)[:7], offset))
             return written[-1]
         file = make()
         file.write(np.array([20]), rows_of([20]))
-        monkeypatch.setattr(os, 'pwrite', write_little)
+        monkeypatch.setattr(name, write_little)
         with pytest.raises(OSError, match='No space'):
             file.write(np.arange(5), rows_of(np.arange(5)))
         monkeypatch.undo()
         assert file.read(np.arange(COUNT))[1].nonzero()[0].tolist() == [20]
-        monkeypatch.setattr(os, 'pwrite', lambda handle, data, offset: pwrite(handle, bytes(data)[:7], offset))
+        monkeypatch.setattr(name, lambda handle, data, offset: write_at(handle, bytes(data)[:7], offset))
         file.write(np.arange(5), rows_of(np.arange(5)))
         assert (file.read(np.arange(5))[0] == rows_of(np.arange(5))).all() and file.read(np.arange(5))[1].all()
+
+    def test_without_what_only_unix_has(self, make, monkeypatch):
+        monkeypatch.delattr(os, 'pwrite', raising=False)
+        file = make()
+        file.write(np.array([3, 4, 9]), rows_of([3, 4, 9]))
+        assert file.read(np.arange(COUNT))[1].nonzero()[0].tolist() == [3, 4, 9]
 
     def test_all_but(self, make, monkeypatch):
         monkeypatch.setattr('timm_ltkd.distill.bank.rows._AT_ONCE', 7)  # two rows at a time
@@ -366,7 +372,7 @@ class TestTeacherBank:
         def full(handle, data, offset):
             raise OSError(errno.ENOSPC, 'No space left on device')
         views, teacher, first = torch.arange(8), Teacher(), bank()
-        monkeypatch.setattr(os, 'pwrite', full)
+        monkeypatch.setattr('timm_ltkd.distill.bank.rows.write_at', full)
         for _ in range(3):
             assert same(first.ask(teacher, images_of(views), views), Teacher()(images_of(views), [False]))
             first.flush()

@@ -221,7 +221,7 @@ def test_a_full_disk(distil, tmp_path, monkeypatch, log):
 
     def full(*args):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(os, 'pwrite', full)
+    monkeypatch.setattr('timm_ltkd.distill.bank.rows.write_at', full)
     assert distil('run', *bank(tmp_path)) == online
     told = 'cannot be written (No space left on device): what is new to it is not kept'
     assert len([line for line in log if told in line]) == 1

@@ -111,5 +111,11 @@ def _write_all(handle: int, values: np.ndarray, offset: int) -> None:
     """Not through a memory map: of a full disk a write tells, and a map kills the process."""
     left = memoryview(values).cast('B')
     while left:
-        written = os.pwrite(handle, left, offset)
+        written = write_at(handle, left, offset)
         left, offset = left[written:], offset + written
+
+
+def write_at(handle: int, values: memoryview, offset: int) -> int:
+    """os.pwrite, which Windows lacks, for a handle that nobody else moves; how many bytes were written."""
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.write(handle, values)
