@@ -85,7 +85,7 @@ def _is_folder(args: Namespace) -> bool:
 
 
 def _short_name(source: str) -> str:
-    return Path(source).stem if Path(source).is_file() else re.split('[/:]', source)[-1]
+    return Path(source).stem if Path(source).is_file() else re.split(r'[/\\:]', source)[-1]
 
 
 def _goes_as_it_is(args: Namespace) -> bool:

@@ -13,7 +13,7 @@ from timm_ltkd import files
 from timm_ltkd.engine.run_folder import finished
 from timm_ltkd.engine.run_folder import folder as folder_module
 from timm_ltkd.engine.run_folder.checkpoint import save_checkpoint
-from timm_ltkd.engine.run_folder.folder import RunFolder, check_key, check_shared, find_folder
+from timm_ltkd.engine.run_folder.folder import RunFolder, check_key, check_shared, find_folder, short_name
 from timm_ltkd.errors import UserError
 
 ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
@@ -69,6 +69,12 @@ def test_fresh_names_differ(tmp_path):
         folder.claim('')
         names.add(folder.path)
     assert len(names) == 4
+
+
+@pytest.mark.parametrize('model, name', [
+    ('hf-hub:me/net@main', 'hf-hub_me_net@main'), (r'local-dir:C:\Users\me\a', 'local-dir_C__Users_me_a')])
+def test_a_model_is_part_of_one_name_on_any_system(model, name):
+    assert short_name(model) == name
 
 
 @pytest.mark.parametrize('ended', [False, True])

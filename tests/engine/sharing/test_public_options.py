@@ -2,6 +2,7 @@
 import pytest
 
 from timm_ltkd.cli.arguments import distill_parser, train_parser
+from timm_ltkd.engine.export import _short_name
 from timm_ltkd.engine.sharing.public import PRIVATE, public_name, public_options
 
 
@@ -18,6 +19,7 @@ from timm_ltkd.engine.sharing.public import PRIVATE, public_name, public_options
     ('hfids/./birds', 'hfids/birds'),
     ('hfds/a/b/birds', 'hfds/birds'),
     ('hfds/~/birds', 'hfds/birds'),
+    (r'hfds/me\data\birds', 'hfds/birds'),
     ('', ''), ('folder', 'folder'), (None, None),
 ])
 def test_names(name, shown):
@@ -29,6 +31,11 @@ def test_a_folder_that_looks_like_a_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert public_name('lt/hfds/data/birds') == 'lt/hfds/birds'
     assert public_name('lt/hfds/data/cats') == 'lt/hfds/data/cats'
+
+
+@pytest.mark.parametrize('source', ['local-dir:/home/me/a', r'local-dir:C:\Users\me\a', 'hf-hub:me/a'])
+def test_a_repository_is_named_after_the_last_part(source):
+    assert _short_name(source) == 'a'
 
 
 def test_options():

@@ -1,6 +1,7 @@
 """The folder of a run: found, claimed, and never mixed with another run's files."""
 import json
 import os
+import re
 import shlex
 import shutil
 import time
@@ -206,7 +207,7 @@ def check_shared(folder: RunFolder, accelerator: Accelerator) -> None:
 
 def short_name(model: str) -> str:
     """A model name that can be part of a file name."""
-    return model.replace('/', '_').replace(':', '_')
+    return re.sub(r'[\\/:*?"<>|]', '_', model)  # what no name may have on Windows
 
 
 def _below(root: Path, name: str) -> Path:

@@ -48,7 +48,7 @@ def public_name(name: str | None) -> str | None:
         return name
     prefix = _PREFIXES.match(name)[0]
     rest = name[len(prefix):]
-    is_path = prefix == 'local-dir:' or _LOOKS_LIKE_A_PATH.match(rest) or rest.count('/') > 1 or (
+    is_path = prefix == 'local-dir:' or _LOOKS_LIKE_A_PATH.match(rest) or rest.count('/') > 1 or '\\' in rest or (
         '/' in rest and Path(rest).exists())
     return prefix + (re.split(r'[/\\]', rest.rstrip('/\\'))[-1] if is_path else rest)
 
