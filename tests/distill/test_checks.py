@@ -14,6 +14,7 @@ from timm_ltkd.distill import (
     kd_loss,
     list_losses,
     list_methods,
+    method_class,
     soft_label_weights,
 )
 from timm_ltkd.errors import UserError
@@ -23,7 +24,7 @@ PRIOR = ClassPrior([50, 20, 10, 5, 1])
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
 LOSSES = [('loss', name) for name in list_losses()]
 ON_LABELS = [*LOSSES, ('method', 'dkd'), ('method', 'wsl'), ('method', 'krdistill')]
-ON_LOGITS = [name for name in list_methods() if name != 'feature']
+ON_LOGITS = [name for name in list_methods() if method_class(name).uses_logits]
 BY_CLASS = [*(pair for pair in LOSSES if pair[1] != 'ce'), *(('method', name) for name in ('bkd', 'krdistill', 'ltkd'))]
 
 

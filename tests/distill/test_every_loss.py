@@ -2,14 +2,23 @@
 import pytest
 import torch
 
-from timm_ltkd.distill import Output, create_loss, create_method, list_losses, list_methods, soft_label_weights, wsl
+from timm_ltkd.distill import (
+    Output,
+    create_loss,
+    create_method,
+    list_losses,
+    list_methods,
+    method_class,
+    soft_label_weights,
+    wsl,
+)
 from timm_ltkd.prior import ClassPrior
 
 CLASSES = [10, 100, 1000, 8142]
 LENGTHS = dict(student_features=6, teacher_features=5)
 CASES = [
     *((name, {}) for name in list_methods()),
-    *((name, {'standardize': True}) for name in list_methods() if name != 'feature'),
+    *((name, {'standardize': True}) for name in list_methods() if method_class(name).uses_logits),
     ('ltkd', {'rebalance': False, 'reweight': False}),
     *(('krdistill', {'lrd': lrd}) for lrd in ('swap', 'adjust', 'none')),
 ]
