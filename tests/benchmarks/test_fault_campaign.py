@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='runs are forked off a process')
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks/faults.py'
 
 

@@ -54,6 +54,15 @@ def test_gradcheck_of_methods(name, options, monkeypatch):
     assert torch.autograd.gradcheck(loss, tuple(tensor.requires_grad_() for tensor in student))
 
 
+@pytest.mark.parametrize('create, name', [
+    *((create_loss, name) for name in list_losses()), *((make, name) for name in list_methods())])
+def test_tensors_go_to_the_device_with_their_module(create, name):
+    """Those in plain attributes would stay behind, which no run on a CPU tells."""
+    modules = create(name, prior=ClassPrior([500, 100, 20, 5, 1])).modules()
+    left = [key for module in modules for key, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    assert not left, 'make it a buffer'
+
+
 @pytest.mark.parametrize('name', list_losses())
 def test_gradcheck_of_losses(name):
     loss, target = create_loss(name, prior=ClassPrior([500, 100, 20, 5, 1])), torch.tensor([0, 3, 4])

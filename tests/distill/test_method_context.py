@@ -297,6 +297,7 @@ def test_standardized_passes_features_on():
 def test_documented_options_are_the_methods_own(name):
     parameters = inspect.signature(distill.method._METHODS[name]).parameters
     options = {key: p.default for key, p in parameters.items() if p.default is not p.empty}
-    section = re.search(rf'^## {name}$(.*?)(?=^## )', (ROOT / 'docs' / 'methods.md').read_text('utf-8'), re.M | re.S)[1]
-    said = dict(re.findall(r'`(\w+)=([\w.-]+)`', section))
+    section = re.search(rf'^## {name}$(.*?)(?=^## )', (ROOT / 'docs' / 'methods.md').read_text('utf-8'), re.M | re.S)
+    assert section, f'docs/methods.md has no section {name}'
+    said = dict(re.findall(r'`(\w+)=([\w.-]+)`', section[1]))
     assert options and {key: ast.literal_eval(said[key]) for key in options} == options

@@ -1,7 +1,10 @@
 """Tables: alignment, absent figures, and names that try to break them."""
 import pytest
 
+from timm_ltkd.prior import ClassPrior
 from timm_ltkd.report import format_table, markdown_table
+from timm_ltkd.report.content import legend
+from timm_ltkd.report.table import COLUMNS
 from timm_ltkd.report.text import figure_text, markdown_escape, printable, width
 
 ROWS = {
@@ -40,6 +43,11 @@ def test_a_name_cannot_break_a_markdown_table(name):
     unescaped = lines[2].replace('\\\\', '').replace('\\|', '')
     assert unescaped.count('|') == 3
     assert '<' not in unescaped and '`' not in unescaped.replace('\\`', '')
+
+
+def test_the_legend_tells_of_each_column():
+    told = legend(ClassPrior([9, 3, 1]))
+    assert all(column in told for column in COLUMNS if column not in ('top1', 'top5'))
 
 
 def test_markdown_escape():

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+if not (hasattr(os, 'fork') and Path('/proc').is_dir()):
+    pytest.skip('processes are forked, and found below /proc', allow_module_level=True)
+
 BLANK = '''
 import matplotlib.figure
 from PIL import Image

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='a system with signals')
 EPOCHS = 8
 
 
