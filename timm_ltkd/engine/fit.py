@@ -120,11 +120,11 @@ class Run:
             _logger.info(told)  # now that it cannot be lost, where each epoch is saved
 
     def _save(self) -> None:
-        """Write what a resume needs, and the rows of the epochs so far."""
+        """Write what a resume needs, then the rows of the epochs so far, in a file that others may keep open."""
         training, accelerator = self.training, self.accelerator
+        save_checkpoint(self.folder.last, training.epoch, training.state(), accelerator, training.rng_state())
         if accelerator.is_main_process:
             write_summary(self.folder.summary, training.record.history)
-        save_checkpoint(self.folder.last, training.epoch, training.state(), accelerator, training.rng_state())
 
     def finish(self) -> Result:
         """What comes after the last epoch: weights and report."""

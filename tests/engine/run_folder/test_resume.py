@@ -1,5 +1,6 @@
 """An interrupted and resumed run ends with the weights and figures of one that was not, to the last bit."""
 import json
+import os
 from contextlib import nullcontext
 
 import pytest
@@ -195,6 +196,25 @@ def test_a_finished_run_can_be_resumed(script, options, tmp_path, log):
     script('train', [*argv, '--resume', 'auto'])
     assert any('after epoch 3 of 3' in line for line in log) and not any('epoch 1/3' in line for line in log)
     assert files == {name: (tmp_path / 'run' / name).read_bytes() for name in files}
+
+
+def test_a_summary_that_cannot_be_replaced_costs_no_epoch(script, options, tmp_path, capsys, monkeypatch):
+    """As on Windows while a spreadsheet shows it."""
+    replace = os.replace
+
+    def refuse(source, target):
+        if target.name == 'summary.csv' and target.exists():
+            raise PermissionError(13, 'Access is denied', str(target))
+        replace(source, target)
+    argv = [*options, '--model', 'resnet20', '--epochs', '3', '--experiment', 'run']
+    monkeypatch.setattr(os, 'replace', refuse)
+    with pytest.raises(SystemExit) as ended:
+        script('train', argv)
+    assert ended.value.code == 2 and 'summary.csv: Access is denied' in capsys.readouterr().err
+    assert checkpoint_files(tmp_path / 'run/last')[0].name == 'checkpoint-000002.pt'
+    monkeypatch.undo()
+    script('train', [*argv, '--resume', 'auto'])
+    assert [row['epoch'] for row in read_summary(tmp_path / 'run/summary.csv')] == [0, 1, 2]
 
 
 def test_a_card_that_was_edited_stays(script, options, tmp_path):
