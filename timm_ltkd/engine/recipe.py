@@ -33,7 +33,7 @@ def recipe_key(args: Namespace, data: Data, accelerator: Accelerator, teachers: 
         teachers: What identifies each teacher: its own recipe key, or `file_key` of its weights.
     """
     recipe = {key: value for key, value in vars(args).items() if key not in NO_PART}
-    if not recipe.get('grad_checkpointing'):  # runs from before there was this option go on
+    if not recipe.get('grad_checkpointing'):  # as any new option, or runs from before there was one would not go on
         recipe.pop('grad_checkpointing', None)
     recipe['teachers'] = list(teachers)
     if code := own_code(args, listed(getattr(args, 'kd', None))):
