@@ -1,6 +1,10 @@
 """What is told before and while a run trains: what looks like a mistake, long epochs, errors on lines of their own."""
+import logging
 import re
+import threading
+import time
 from argparse import Namespace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +15,11 @@ from front_door import PARSERS, reach
 from timm_ltkd.cli import run
 from timm_ltkd.cli.config import parse
 from timm_ltkd.distill import create_methods
+from timm_ltkd.engine import run_data
 from timm_ltkd.engine.doubts import warn_of_recipe, warn_of_zero_classifier
 from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.epoch.watch import LossWatch
+from timm_ltkd.engine.processes import launch
 from timm_ltkd.engine.run_folder.folder import find_folder
 from timm_ltkd.engine.seeds import each_seed, warn_of_one_seed
 from timm_ltkd.errors import UserError
@@ -27,9 +33,52 @@ def test_long_epochs_are_told_of_where_no_bar_is_shown(base, monkeypatch, log):
         monkeypatch.setattr(progress, '_SILENCE', seconds)
         monkeypatch.setattr(LossWatch, 'check', lambda self, epoch: 1.5)
         reach('train', [*base['train'], '--log-interval', '1']).training.run_epoch()
-        told = [line for line in log if 'batch' in line[:25]]
+        told = [line for line in log if line.startswith('epoch') and 'batch' in line[:25]]
         assert len(told) == lines
     assert told[1].startswith('epoch 1/') and ', batch 2/3: loss 1.5000, lr ' in told[1] and ' img/s' in told[1]
+
+
+def test_what_takes_long_is_told_in_the_name_of_who_waits(monkeypatch, caplog):
+    caplog.set_level('INFO', 'timm_ltkd')
+    logger, handler, lines = logging.getLogger('timm_ltkd'), logging.Handler(), []
+    handler.addFilter(launch._name_thread)
+    handler.emit = lambda record: lines.append(record.getMessage())
+
+    def work(told):
+        with progress.told_if_slow('still reading'):
+            wait_for(lambda: len(lines) == told)
+    logger.addHandler(handler)
+    try:
+        work(0)
+        monkeypatch.setattr(progress, '_SLOW', 0.)
+        work(1)
+        thread = threading.Thread(target=work, args=[2], name='seed 1')
+        thread.start()
+        thread.join()
+    finally:
+        logger.removeHandler(handler)
+    assert lines == ['still reading', 'seed 1: still reading']
+
+
+def test_data_that_take_long_to_find_are_told_of(base, monkeypatch, log):
+    def lines():
+        return sum(line == 'still looking for the images and labels of lt/' for line in log)
+
+    def slow(make, told, *args, **kwargs):
+        wait_for(lambda: lines() == told)
+        return make(*args, **kwargs)
+    monkeypatch.setattr(progress, '_SLOW', 0.)
+    monkeypatch.setattr(run_data, 'create_splits', partial(slow, run_data.create_splits, 1))
+    monkeypatch.setattr(run_data, 'fingerprint', partial(slow, run_data.fingerprint, 2))
+    reach('train', base['train'])
+    assert lines() == 2
+
+
+def wait_for(condition):
+    """Until it holds, or ten seconds are over."""
+    until = time.monotonic() + 10
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def test_the_bar_is_gone_before_an_error_is_told(base, monkeypatch):

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from timm_ltkd import ClassPrior
 from timm_ltkd.data import create_eval_transform
 from timm_ltkd.engine import evaluate as evaluate_module
-from timm_ltkd.engine.evaluate import evaluate
+from timm_ltkd.engine.epoch import progress
+from timm_ltkd.engine.evaluate import answers, evaluate
 from timm_ltkd.engine.networks.create import create_network
 from timm_ltkd.engine.networks.input import resolve_input, set_input
 from timm_ltkd.metrics import long_tail_report
@@ -180,6 +181,18 @@ def test_a_compiled_network_begins_anew_with_each_batch(images, network, monkeyp
     network.compile(backend='eager')
     evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
     assert len(begun) == 5
+
+
+def test_a_long_pass_is_told_of(images, network, monkeypatch, caplog, log):
+    caplog.set_level('INFO', 'timm_ltkd')
+    evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
+    assert not log
+    monkeypatch.setattr(progress, '_SILENCE', 0.)
+    evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
+    assert log == [f'evaluation: batch {count}/5' for count in range(1, 6)]
+    log.clear()
+    assert len(list(answers(network, (batch for batch in DataLoader(images, 9)), what='predictions'))) == 2
+    assert log == ['predictions: batch 1', 'predictions: batch 2'], 'of a pass whose length nobody knows'
 
 
 def test_an_exported_network_is_measured_by_timm_at_the_size_it_was_trained_at():

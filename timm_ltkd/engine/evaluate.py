@@ -14,6 +14,7 @@ from ..distill.classifier import classifiers
 from ..errors import UserError
 from ..metrics import calibration, group_confusion, long_tail_report, mistakes, per_sample
 from ..prior import ClassPrior
+from .epoch.progress import told
 
 TIMM_FIGURES = ('loss', 'top1', 'top5')
 OUR_FIGURES = ('balanced', 'many', 'medium', 'few', 'worst')
@@ -48,19 +49,22 @@ def answers(
         loader: Iterable[tuple],
         channels_last: bool = False,
         lower: bool = False,
+        what: str = 'evaluation',
         **options: Any,
 ) -> Iterator[tuple]:
-    """What a network says of each batch: (answer, target, index); one pass over the images.
+    """What a network says of each batch: (answer, target, index); one pass over the images, of which the log tells if
+    it is long.
 
     Args:
         network: Takes `[B, channels, H, W]`; put in eval mode.
         loader: Yields (input, target, index), on the device.
         lower: Autocast to bf16.
+        what: What the log calls the pass.
         **options: Of the network's forward.
     """
     network.eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    for input, target, index in loader:
+    for input, target, index in told(loader, what):
         input = input.contiguous(memory_format=layout)
         if any(module._compiled_call_impl is not None for module in network.modules()):
             torch.compiler.cudagraph_mark_step_begin()  # or each batch records a CUDA graph of its own

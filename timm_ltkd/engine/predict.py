@@ -97,7 +97,7 @@ def predict_images(
 
     none = torch.empty(0, topk, device=device)
     columns = [(torch.empty(0, dtype=torch.int64), none.long(), none)]
-    for logits, _, index in answers(network, readable(), channels_last):
+    for logits, _, index in answers(network, readable(), channels_last, what='predictions'):
         top = logits.float().softmax(dim=1).topk(topk, dim=1)
         columns.append((index, top.indices, top.values))  # they stay on the device: to copy them is to wait for it
     shares = gather_object([([torch.cat(column).cpu() for column in zip(*columns, strict=True)], broken)])

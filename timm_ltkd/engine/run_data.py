@@ -3,6 +3,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from accelerate import Accelerator
@@ -22,6 +23,7 @@ from ..data import (
 from ..errors import UserError, first_few
 from ..prior import ClassPrior
 from ..report import data_profile
+from .epoch.progress import told_if_slow
 from .processes.launch import exchange, loader_workers
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ class Data(NamedTuple):
 def load_data(args: Namespace, accelerator: Accelerator) -> Data:
     """Make the data sets that the options name."""
     check_data_folder(args)
-    with _first(args, accelerator):
+    slow = partial(told_if_slow, f'still looking for the images and labels of {args.dataset or "folder"}')
+    with _first(args, accelerator), slow():
         splits = create_splits(
             args.dataset, root=args.data_dir, train_split=args.train_split, val_split=args.val_split,
             class_map=args.class_map or None,  # timm's args.yaml has an empty one
@@ -55,7 +58,9 @@ def load_data(args: Namespace, accelerator: Accelerator) -> Data:
     if args.holdout:
         splits = _hold_out(splits, args)
     prior = ClassPrior(splits.train.class_counts, splits.class_names, many=args.many_shot, few=args.few_shot)
-    return same_data(Data(splits, prior, fingerprint(splits)), args)
+    with slow():
+        key = fingerprint(splits)
+    return same_data(Data(splits, prior, key), args)
 
 
 def check_data_folder(args: Namespace) -> None:

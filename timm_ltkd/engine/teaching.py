@@ -13,6 +13,7 @@ from ..data import ResidentTrainLoader, stop_workers
 from ..distill import DistillTask, Teacher, TeacherEnsemble, feature_dim
 from ..options import teacher_names
 from .epoch.bank import BankedTeacher, open_run_bank
+from .epoch.progress import told_if_slow
 from .evaluate import OUR_FIGURES, answers, figures, near_chance
 from .loaders import create_full_loader
 from .run_data import Data
@@ -52,7 +53,11 @@ class Teaching:
         """Give the methods that want them the mean features of each teacher over the training images."""
         for i, (teacher, method) in enumerate(self.task.lessons):
             if method.needs_class_means:
-                method.set_class_means(self.shared.once(('class means', i), partial(self._class_means, teacher)))
+                means = self.shared.once(('class means', i), partial(self._class_means, teacher))
+                with told_if_slow(
+                        'still making what the method learns from of the class means: for thousands of classes the '
+                        'prototypes of krdistill take minutes, and rrd=class_mean none'):
+                    method.set_class_means(means)
 
     def _class_means(self, teacher: Teacher) -> torch.Tensor:
         loader = self._loader_of(self.data.splits.train)
@@ -153,7 +158,7 @@ def teacher_class_means(
     dtype = torch.float32 if device.type == 'mps' else torch.float64
     _logger.info(f"class means of the teacher's features over {len(loader.dataset)} training images")
     sums = torch.zeros(num_classes, feature_dim(teacher.model) + 1, dtype=dtype, device=device)  # and the counts
-    for output, target, _ in answers(teacher, loader, channels_last, needs_features=True):
+    for output, target, _ in answers(teacher, loader, channels_last, what='class means', needs_features=True):
         features = output.features.to(dtype)
         sums.index_add_(0, target, torch.cat([features, features.new_ones(len(features), 1)], dim=1))
     sums = accelerator.reduce(sums, 'sum')

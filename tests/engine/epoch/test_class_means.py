@@ -1,5 +1,6 @@
 """Class means of a teacher, and a run that uses them: computed once, kept in the checkpoint, and reported on."""
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from timm import create_model
 
 from timm_ltkd.data import create_eval_loader, create_splits
 from timm_ltkd.distill import Teacher
+from timm_ltkd.distill.krdistill import KRDistill
 from timm_ltkd.engine import teaching
+from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.engine.teaching import teacher_class_means
 from timm_ltkd.report.summary import read_summary
@@ -54,6 +57,20 @@ def test_means_of_each_class(images):
         own = torch.stack([row for row, y in rows if y == label])
         assert torch.allclose(mean, own.mean(dim=0), rtol=1e-5, atol=1e-6)
     assert means.dtype == torch.float64 and means.shape == (3, 64)
+
+
+def test_prototypes_that_take_long_are_told_of(script, argv, monkeypatch, log):
+    take, line = KRDistill.set_class_means, 'still making what the method learns from of the class means'
+
+    def slow(method, means):
+        until = time.monotonic() + 10
+        while not any(told.startswith(line) for told in log) and time.monotonic() < until:
+            time.sleep(0.01)
+        take(method, means)
+    monkeypatch.setattr(KRDistill, 'set_class_means', slow)
+    monkeypatch.setattr(progress, '_SLOW', 0.)
+    script('distill', [*argv, '--epochs', '1'])
+    assert any(told.startswith(line) for told in log)
 
 
 def test_a_loader_that_leaves_images_out_is_noticed(images):

@@ -1,12 +1,16 @@
-"""How far an epoch is: a bar on a terminal, and a line a minute where there is none."""
+"""How far an epoch is: a bar on a terminal, and a line a minute where there is none; and what else takes long."""
 import logging
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar('T')
 _SILENCE = 60.  # seconds without a line where no bar is shown
+_SLOW = 10.  # seconds
 _logger = logging.getLogger(__name__)
 
 
@@ -47,3 +51,31 @@ class Progress(AbstractContextManager):
             self.told = now
             _logger.info(
                 f'{self.name}, batch {batches}/{self.batches}: loss {loss:.4f}, lr {lr:.3g}, {rate:.0f} img/s')
+
+
+def told(batches: Iterable[T], what: str) -> Iterator[T]:
+    """The batches, while the log tells once a minute how many there were.
+
+    Args:
+        batches: Of a pass over images.
+        what: What the log calls it.
+    """
+    last = time.perf_counter()
+    for count, batch in enumerate(batches, start=1):
+        yield batch
+        if (now := time.perf_counter()) - last > _SILENCE:
+            last = now
+            _logger.info(f'{what}: batch {count}{f"/{len(batches)}" if hasattr(batches, "__len__") else ""}')
+
+
+@contextmanager
+def told_if_slow(what: str) -> Iterator[None]:
+    """Inside, the log tells what it is that takes so long, once it does."""
+    timer = threading.Timer(_SLOW, _logger.info, [what])
+    timer.name, timer.daemon = threading.current_thread().name, True  # the log tells which of several runs speaks
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # or loader workers might be forked off while it ends

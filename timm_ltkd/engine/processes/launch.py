@@ -179,6 +179,6 @@ class _PrintableLines(logging.Formatter):
 
 def _name_thread(record: logging.LogRecord) -> bool:
     """Say which of several runs speaks: each is trained in a thread of its name."""
-    if threading.current_thread() is not threading.main_thread():
+    if record.threadName != threading.main_thread().name:
         record.msg = f'{record.threadName}: {record.msg}'
     return True
