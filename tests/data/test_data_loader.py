@@ -15,6 +15,7 @@ from timm_ltkd.data import (
     create_train_loader,
     create_train_transform,
 )
+from timm_ltkd.data import workers as workers_module
 from timm_ltkd.errors import UserError, last_line
 
 PIXELS = dict(input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -99,6 +100,20 @@ def test_evaluation_gives_every_image_once_with_its_index(workers):
             targets += target.tolist()
     assert sorted(seen) == list(range(300))
     assert (test.targets[seen] == targets).all()
+
+
+def test_reading_all_images_is_told_of_where_no_bar_is_shown(monkeypatch, caplog, log):
+    caplog.set_level('INFO', 'timm_ltkd')
+    loader = torch.utils.data.DataLoader(range(1, 1200, 2), batch_size=250)
+    for seconds, progress, lines in ((60., True, 0), (0., False, 0), (0., True, 3)):
+        log.clear()
+        monkeypatch.setattr(workers_module, '_SILENCE', seconds)
+        with workers_module.read_once(loader, 'checking train images', 1200, progress) as bar:
+            for batch in loader:
+                bar.update(2 * len(batch))
+        assert len(log) == lines
+    assert log[1:] == [f'checking train images: {count} of 1,200 images' for count in ('1,000', '1,200')]
+    assert bar.n == 0 and bar.disable, 'there is no bar'
 
 
 def test_a_loader_leaves_the_dataset_and_its_base_alone():

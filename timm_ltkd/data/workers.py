@@ -1,4 +1,6 @@
 """The worker processes of a loader: how they work, and how they end."""
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -6,6 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+_logger = logging.getLogger(__name__)
+_SILENCE = 60.  # seconds without a line where no bar is shown
 
 
 def process_options(workers: int, pin_memory: bool = False) -> dict[str, Any]:
@@ -18,17 +23,37 @@ def process_options(workers: int, pin_memory: bool = False) -> dict[str, Any]:
     )
 
 
+class Bar(tqdm):
+    """A progress bar on a terminal; elsewhere the log tells once a minute.
+
+    Args:
+        what: Beside the bar.
+        total: Of `unit` there are.
+        progress: Whether anything is told.
+    """
+
+    def __init__(self, what: str, total: int, unit: str = 'images', progress: bool = True):
+        super().__init__(total=total, desc=what, unit=f' {unit}', leave=False, disable=None if progress else True)
+        self._what, self._of, self._tells = what, f'of {total:,} {unit}', progress and self.disable
+        self._done, self._told = 0, time.perf_counter()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._done += n or 0
+        if self._tells and (now := time.perf_counter()) - self._told > _SILENCE:
+            self._told = now
+            _logger.info(f'{self._what}: {self._done:,} {self._of}')
+        return super().update(n)
+
+
 @contextmanager
-def read_once(loader: DataLoader, what: str, total: int, progress: bool) -> Iterator[tqdm]:
-    """A progress bar, to be updated by images, while a loader is read; its workers end with it, however that goes.
+def read_once(loader: DataLoader, what: str, total: int, progress: bool) -> Iterator[Bar]:
+    """A `Bar`, to be updated by images, while a loader is read; its workers end with it, however that goes.
 
     Args:
         loader: Used for nothing else.
-        what: Beside the bar.
-        total: Images there are.
-        progress: Show it, on a terminal.
+        what, total, progress: As `Bar`.
     """
-    bar = tqdm(total=total, desc=what, unit=' images', leave=False, disable=None if progress else True)
+    bar = Bar(what, total, progress=progress)
     try:
         yield bar
     finally:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_text
+from ..workers import Bar
 from .shards import Shards
 from .shuffle import ClassesAtOnce
 
@@ -34,14 +34,16 @@ def count_images(shards: Shards) -> StreamCounts:
     """
     classes, lengths, at_once = np.zeros(len(shards.class_names or ()), np.int64), [], ClassesAtOnce()
     what = f"'{shards.name}'"
-    for shard in tqdm(range(len(shards)), desc=f'counting {what}', unit=' shards', leave=False, disable=None):
-        labels = np.fromiter(shards.labels(shard), np.int64)
-        lengths.append(len(labels))
-        at_once.add(labels)
-        found = np.bincount(labels, minlength=len(classes))
-        if shards.class_names is not None and len(found) > len(classes):
-            raise UserError(f'{what}: label {len(found) - 1} has no class name: there are {len(classes)} classes')
-        classes = found + np.pad(classes, (0, len(found) - len(classes)))
+    with Bar(f'counting {what}', len(shards), 'shards') as bar:
+        for shard in range(len(shards)):
+            labels = np.fromiter(shards.labels(shard), np.int64)
+            lengths.append(len(labels))
+            at_once.add(labels)
+            found = np.bincount(labels, minlength=len(classes))
+            if shards.class_names is not None and len(found) > len(classes):
+                raise UserError(f'{what}: label {len(found) - 1} has no class name: there are {len(classes)} classes')
+            classes = found + np.pad(classes, (0, len(found) - len(classes)))
+            bar.update()
     if not classes.any():
         raise UserError(f"split '{shards.split}' of {what} has no images")
     return StreamCounts(classes, np.array(lengths, np.int64), at_once.mean(classes))
