@@ -3,6 +3,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,6 +111,7 @@ def test_what_other_runs_share(distil, tmp_path, log, more):
     line, = (line for line in log if 'showings' in line)
     answered, views = (int(re.search(pattern, line)[1]) for pattern in (r'answered (\d+) of', r'of (\d+) views'))
     assert answered > 2 and views == 9 * 2 * 23
+    assert not any('may grow' in line for line in log), 'the disk has room'
 
 
 def test_features_are_kept_for_later_runs(distil, tmp_path, log):
@@ -222,7 +224,9 @@ def test_a_full_disk(distil, tmp_path, monkeypatch, log):
     def full(*args):
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr('timm_ltkd.distill.bank.rows.write_at', full)
+    monkeypatch.setattr('timm_ltkd.engine.epoch.bank.disk_usage', lambda path: SimpleNamespace(free=0))
     assert distil('run', *bank(tmp_path)) == online
+    assert any('may grow by 0.0 GB, and the disk has 0.0 GB left' in line for line in log), 'told before it is full'
     told = 'cannot be written (No space left on device): what is new to it is not kept'
     assert len([line for line in log if told in line]) == 1
 

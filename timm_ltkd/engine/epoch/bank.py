@@ -5,6 +5,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from shutil import disk_usage
 from typing import Any
 
 import torch
@@ -148,9 +149,15 @@ def open_run_bank(
         count=views * len(data.splits.train))
     on_main(accelerator, lambda: open_bank(**options) and None)  # what is wrong is told once
     bank = open_bank(**options, device=device, at_once=_at_once(args, device))
+    known = bank.file.marked()
     _logger.info(
-        f'{bank.name} knows {_share(bank.file.marked(), bank.file.count)} ({views} of each image), '
+        f'{bank.name} knows {_share(known, bank.file.count)} ({views} of each image), '
         f'{bank.file.nbytes / 1e6:,.1f} MB when it knows all')
+    to_come, free = bank.file.nbytes * (1 - known / bank.file.count), disk_usage(args.teacher_bank).free
+    if to_come > free:
+        _logger.warning(
+            f'{bank.name} may grow by {to_come / 1e9:,.1f} GB, and the disk has {free / 1e9:,.1f} GB left, for '
+            'checkpoints too: --bank-top-k 100, --bank-dtype float16 or fewer --bank-views take less')
     return bank
 
 
