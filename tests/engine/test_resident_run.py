@@ -102,6 +102,22 @@ def test_what_cannot_be_is_told(script, options, capsys, more, message):
     assert e.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_more_images_than_memory_are_told_before_anything_is_trained(script, options, capsys, monkeypatch):
+    needed = 23 * 10 * 10 * 3 + 11 * 8 * 8 * 3
+
+    class Reached(Exception):
+        pass
+
+    def stop(*args, **kwargs):
+        raise Reached
+    monkeypatch.setattr(jobs, 'fit', stop)
+    for memory, expected in ((needed, Reached), (needed - 1, SystemExit)):
+        monkeypatch.setattr(loaders, 'machine_memory', lambda memory=memory: memory)
+        with pytest.raises(expected):
+            script('train', [*options, *TINY_VIT, *PLAIN, '--loader', 'resident'])
+    assert 'the images take 0 MB as bytes, and this machine has 0 MB; use --loader timm' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('mode', ['rrc', 'rkrc', 'rkrr'])
 def test_crops_that_resize_and_erasing_are_trained_with_in_memory(trained, tmp_path, mode):
     more = [*PLAIN, '--loader', 'resident', '--train-crop-mode', mode, '--resident-size', '10', '--reprob', '0.5']

@@ -33,10 +33,16 @@ def choose_loader(args: Namespace, accelerator: Accelerator, data: Data, input_c
     """Make `--loader auto` one of the two kinds; in place, and the same whenever and in whichever process it is asked.
 
     Raises:
-        UserError: An option for the other kind.
+        UserError: An option for the other kind, or images that this machine could never keep.
     """
     if args.loader == 'auto':
         args.loader = automatic_loader(args, accelerator, data, input_config)
+    elif args.loader == 'resident':  # told now, and not when they are decoded, which may be after a teacher's hours
+        needed, memory = _resident_bytes(args, accelerator, data, input_config), machine_memory()
+        if needed > memory:
+            raise UserError(
+                f'--loader resident: the images take {_size(needed)} as bytes, and this machine has {_size(memory)}; '
+                'use --loader timm')
     if args.resident_size is not None and args.loader != 'resident':
         raise UserError('--resident-size is for images that stay in memory; add --loader resident')
 
@@ -56,14 +62,19 @@ def why_not_resident(
         return (f'with --train-crop-mode {args.train_crop_mode} they stay in memory only if asked to '
                 '(--loader resident --color-jitter 0, no --aa, and --resident-size N where sizes differ)')
     try:
-        kept = _resident_images(args, accelerator, data, _train_transform(args, input_config), input_config, Shared())
-        needed = sum(images.layout.nbytes for images in kept)
+        needed = _resident_bytes(args, accelerator, data, input_config)
     except UserError as e:
         return str(e).partition(';')[0]
     memory = machine_memory()
     if needed > memory * MEMORY_SHARE:
         return f'they take {_size(needed)}, more than a quarter of the {_size(memory)} of this machine'
     return None
+
+
+def _resident_bytes(args: Namespace, accelerator: Accelerator, data: Data, input_config: dict[str, Any]) -> int:
+    """What the images would take in memory; known without decoding more than one of each split."""
+    kept = _resident_images(args, accelerator, data, _train_transform(args, input_config), input_config, Shared())
+    return sum(images.layout.nbytes for images in kept)
 
 
 def describe_loading(
