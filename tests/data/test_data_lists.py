@@ -9,7 +9,7 @@ import timm.data
 from PIL import Image
 
 from timm_ltkd.data import LongTailedDataset, create_dataset, create_splits, fingerprint, in_both
-from timm_ltkd.data.lists import PackedPaths, read_list
+from timm_ltkd.data.lists import PackedPaths, PackedSamples, read_list
 from timm_ltkd.errors import UserError
 
 CLASSES = ['ant', 'bee', 'cat']
@@ -87,6 +87,25 @@ def test_packed_paths_are_a_sequence_of_strings():
     assert paths[-1] == texts[-1]
     with pytest.raises(IndexError):
         paths[3]
+
+
+def test_images_of_folders_are_packed_too(image_root):
+    """Also those that are numbered anew, since validation lacks the first class."""
+    shutil.rmtree(image_root / 'val' / 'ant')
+    splits = create_splits('folder', root=str(image_root))
+    for split, folder in ((splits.train, 'train'), (splits.val, 'val')):
+        files = sorted((image_root / folder).glob('*/*.png'), key=lambda file: (file.parent.name, file.name))
+        expected = [(str(file), CLASSES.index(file.parent.name)) for file in files]
+        samples = split.base.reader.samples
+        assert isinstance(samples, PackedSamples) and len(samples) == len(expected)
+        assert sorted(samples) == sorted(expected)
+        assert [samples[i] for i in range(len(samples))] == list(samples) == samples[:]
+        assert samples[-1:] == [samples[-1]] == [list(samples)[-1]]
+        assert split.targets.tolist() == [target for _, target in samples]
+        assert [split.filename(i, absolute=True) for i in range(len(split))] == [path for path, _ in samples]
+        assert list(pickle.loads(pickle.dumps(samples))) == list(samples)
+        with pytest.raises(IndexError):
+            samples[len(samples)]
 
 
 def test_a_list_is_a_timm_dataset(image_root, lists):

@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from ..errors import UserError, first_few
 from .labels import dataset_class_names
+from .lists import PackedSamples
 from .names import EVAL_SPLITS, TRAIN_SPLITS, is_split_name
 
 _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
@@ -78,7 +79,7 @@ def number_classes(dataset: ImageDataset, class_names: Sequence[str]) -> None:
         reader.class_idx_to_name = dict(enumerate(class_names))
     else:
         if numbers != [*range(len(numbers))]:
-            reader.samples = [(file, numbers[target]) for file, target in reader.samples]
+            reader.samples = PackedSamples((file, numbers[target]) for file, target in reader.samples)
         reader.class_to_idx = index
 
 

@@ -3,7 +3,7 @@ import codecs
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -39,6 +39,32 @@ class PackedPaths(Sequence):
     def __iter__(self) -> Iterator[str]:
         for start, end in pairwise(self._ends):
             yield os.fsdecode(bytes(self._text[start:end]))
+
+
+class PackedSamples(Sequence):
+    """Pairs of a path and a class index, as timm's reader of folders keeps them in a list, in two pieces of memory.
+
+    Args:
+        samples: `[N]`.
+    """
+
+    def __init__(self, samples: Iterable[tuple[str, int]]):
+        self._paths, targets = PackedPaths(), array('q')
+        for path, target in samples:
+            self._paths.append(os.fsencode(path))
+            targets.append(target)
+        self._targets = np.array(targets, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return self._paths[index], int(self._targets[index])
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return zip(self._paths, self._targets.tolist(), strict=True)
 
 
 class ImageList(NamedTuple):

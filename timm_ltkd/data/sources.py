@@ -16,7 +16,7 @@ from .coloured import Coloured
 from .digits import DigitsDataset
 from .folders import check_folders, check_members, find_split, list_folders, number_classes
 from .labels import dataset_class_names, names_by_index
-from .lists import ImageList, ReaderImageList, read_list
+from .lists import ImageList, PackedSamples, ReaderImageList, read_list
 from .names import SPLITS, is_train_split
 from .own import create_own
 from .reading import read_image
@@ -182,12 +182,13 @@ def _create_folder(root, split: str, training: bool, class_map: dict | None, kwa
             f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}'{of_map} ({last_line(e)})") from e
     except (OSError, EOFError, TarError) as e:
         raise UserError(f"cannot read '{path}': {last_line(e)}") from e
-    if class_map is None:
-        number_classes(base, sorted(dataset_class_names(base), key=_name_order))
     if tar:
         check_members(base, path)
     else:
         base.reader.samples.sort(key=lambda sample: _name_order(sample[0]))
+        base.reader.samples = PackedSamples(base.reader.samples)  # or each loader worker ends up with a copy of its own
+    if class_map is None:
+        number_classes(base, sorted(dataset_class_names(base), key=_name_order))
     check_folders(base, folders, training, mapped=class_map is not None)
     return base
 
