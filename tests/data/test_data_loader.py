@@ -38,13 +38,15 @@ def epochs(loader, chosen=(0, 1)):
 
 
 @pytest.mark.filterwarnings('ignore:This DataLoader will create')
-def test_batches_are_bit_equal_for_any_number_of_workers(digits):
+def test_batches_are_bit_equal_for_any_number_of_workers_however_they_start(digits):
     runs = []
-    for workers in (0, 1, 3):
+    for workers, start in ((0, None), (1, None), (3, None), (1, 'spawn')):  # which is how other systems start them
         torch.manual_seed(workers)
         random.seed(workers)
         np.random.seed(workers)
         loader = create_train_loader(digits, AUGMENTED, batch_size=64, seed=1, workers=workers)
+        if start:
+            loader.multiprocessing_context = start
         runs.append(epochs(loader))
         assert len(runs[-1]) == 2 * len(loader)
     for run in runs[1:]:
