@@ -41,8 +41,8 @@ def test_long_epochs_are_told_of_where_no_bar_is_shown(base, monkeypatch, log):
 def test_what_takes_long_is_told_in_the_name_of_who_waits(monkeypatch, caplog):
     caplog.set_level('INFO', 'timm_ltkd')
     logger, handler, lines = logging.getLogger('timm_ltkd'), logging.Handler(), []
-    handler.addFilter(launch._name_thread)
-    handler.emit = lambda record: lines.append(record.getMessage())
+    handler.setFormatter(launch._Lines('%(message)s'))
+    handler.emit = lambda record: lines.append(handler.format(record))
 
     def work(told):
         with progress.told_if_slow('still reading'):

@@ -163,22 +163,17 @@ def set_up_logging(main_process: bool) -> None:
     logger = logging.getLogger('timm_ltkd')
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(_PrintableLines('%(message)s'))
-        handler.addFilter(_name_thread)
+        handler.setFormatter(_Lines('%(message)s'))
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO if main_process else logging.ERROR)
 
 
-class _PrintableLines(logging.Formatter):
-    """Names of files and classes, which can be anything, do nothing to the terminal."""
+class _Lines(logging.Formatter):
+    """Say which of several runs speaks, each trained in a thread of its name; and names of files and classes, which can
+    be anything, do nothing to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return '\n'.join(visible(line, most=10_000) for line in super().format(record).split('\n'))
-
-
-def _name_thread(record: logging.LogRecord) -> bool:
-    """Say which of several runs speaks: each is trained in a thread of its name."""
-    if record.threadName != threading.main_thread().name:
-        record.msg = f'{record.threadName}: {record.msg}'
-    return True
+        alone = record.threadName == threading.main_thread().name
+        text = super().format(record) if alone else f'{record.threadName}: {super().format(record)}'
+        return '\n'.join(visible(line, most=10_000) for line in text.split('\n'))
