@@ -25,12 +25,13 @@ from timm_ltkd.engine.seeds import each_seed, warn_of_one_seed
 from timm_ltkd.errors import UserError
 from timm_ltkd.options import listed
 from timm_ltkd.prior import ClassPrior
+from timm_ltkd.progress import told_if_slow
 
 
 def test_long_epochs_are_told_of_where_no_bar_is_shown(base, monkeypatch, log):
     for seconds, lines in ((60., 0), (0., 3)):
         log.clear()
-        monkeypatch.setattr(progress, '_SILENCE', seconds)
+        monkeypatch.setattr('timm_ltkd.progress._SILENCE', seconds)
         monkeypatch.setattr(LossWatch, 'check', lambda self, epoch: 1.5)
         reach('train', [*base['train'], '--log-interval', '1']).training.run_epoch()
         told = [line for line in log if line.startswith('epoch') and 'batch' in line[:25]]
@@ -45,12 +46,12 @@ def test_what_takes_long_is_told_in_the_name_of_who_waits(monkeypatch, caplog):
     handler.emit = lambda record: lines.append(handler.format(record))
 
     def work(told):
-        with progress.told_if_slow('still reading'):
+        with told_if_slow('still reading'):
             wait_for(lambda: len(lines) == told)
     logger.addHandler(handler)
     try:
         work(0)
-        monkeypatch.setattr(progress, '_SLOW', 0.)
+        monkeypatch.setattr('timm_ltkd.progress._SLOW', 0.)
         work(1)
         thread = threading.Thread(target=work, args=[2], name='seed 1')
         thread.start()
@@ -67,7 +68,7 @@ def test_data_that_take_long_to_find_are_told_of(base, monkeypatch, log):
     def slow(make, told, *args, **kwargs):
         wait_for(lambda: lines() == told)
         return make(*args, **kwargs)
-    monkeypatch.setattr(progress, '_SLOW', 0.)
+    monkeypatch.setattr('timm_ltkd.progress._SLOW', 0.)
     monkeypatch.setattr(run_data, 'create_splits', partial(slow, run_data.create_splits, 1))
     monkeypatch.setattr(run_data, 'fingerprint', partial(slow, run_data.fingerprint, 2))
     reach('train', base['train'])

@@ -15,7 +15,7 @@ from timm_ltkd.data import (
     create_train_loader,
     create_train_transform,
 )
-from timm_ltkd.data import workers as workers_module
+from timm_ltkd.data.workers import read_once
 from timm_ltkd.errors import UserError, last_line
 
 PIXELS = dict(input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -109,8 +109,8 @@ def test_reading_all_images_is_told_of_where_no_bar_is_shown(monkeypatch, caplog
     loader = torch.utils.data.DataLoader(range(1, 1200, 2), batch_size=250)
     for seconds, progress, lines in ((60., True, 0), (0., False, 0), (0., True, 3)):
         log.clear()
-        monkeypatch.setattr(workers_module, '_SILENCE', seconds)
-        with workers_module.read_once(loader, 'checking train images', 1200, progress) as bar:
+        monkeypatch.setattr('timm_ltkd.progress._SILENCE', seconds)
+        with read_once(loader, 'checking train images', 1200, progress) as bar:
             for batch in loader:
                 bar.update(2 * len(batch))
         assert len(log) == lines

@@ -11,7 +11,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from timm_ltkd.data import create_eval_loader, create_splits, create_train_loader, epoch_plan, stop_workers
-from timm_ltkd.data import workers as workers_module
 from timm_ltkd.data.streams import EvalStream, StreamDataset, TrainStream, parts
 from timm_ltkd.data.streams.counts import count_images
 from timm_ltkd.data.streams.shuffle import SHUFFLED_AT_ONCE, ClassesAtOnce, if_mixed, shuffled
@@ -57,7 +56,7 @@ def who(image):
 
 def test_counting_is_told_of_where_no_bar_is_shown(monkeypatch, caplog, log):
     caplog.set_level('INFO', 'timm_ltkd')
-    monkeypatch.setattr(workers_module, '_SILENCE', 0.)
+    monkeypatch.setattr('timm_ltkd.progress._SILENCE', 0.)
     counts = count_images(MemoryShards([3, 2]))
     assert counts.shards.tolist() == [3, 2] and counts.classes.tolist() == [3, 2]
     assert [line.partition(': ')[2] for line in log] == ['1 of 2 shards', '2 of 2 shards']

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from timm_ltkd import ClassPrior
 from timm_ltkd.data import create_eval_transform
 from timm_ltkd.engine import evaluate as evaluate_module
-from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.evaluate import answers, evaluate
 from timm_ltkd.engine.networks.create import create_network
 from timm_ltkd.engine.networks.input import resolve_input, set_input
@@ -187,7 +186,7 @@ def test_a_long_pass_is_told_of(images, network, monkeypatch, caplog, log):
     caplog.set_level('INFO', 'timm_ltkd')
     evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
     assert not log
-    monkeypatch.setattr(progress, '_SILENCE', 0.)
+    monkeypatch.setattr('timm_ltkd.progress._SILENCE', 0.)
     evaluate(network, DataLoader(images, 4), Accelerator(cpu=True), PRIOR)
     assert log == [f'evaluation: batch {count}/5' for count in range(1, 6)]
     log.clear()

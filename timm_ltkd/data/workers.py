@@ -1,16 +1,12 @@
 """The worker processes of a loader: how they work, and how they end."""
-import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-_logger = logging.getLogger(__name__)
-_SILENCE = 60.  # seconds without a line where no bar is shown
+from ..progress import Bar
 
 
 def process_options(workers: int, pin_memory: bool = False) -> dict[str, Any]:
@@ -21,28 +17,6 @@ def process_options(workers: int, pin_memory: bool = False) -> dict[str, Any]:
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else every epoch draws the workers' base seed from the global generator
     )
-
-
-class Bar(tqdm):
-    """A progress bar on a terminal; elsewhere the log tells once a minute.
-
-    Args:
-        what: Beside the bar.
-        total: Of `unit` there are.
-        progress: Whether anything is told.
-    """
-
-    def __init__(self, what: str, total: int, unit: str = 'images', progress: bool = True):
-        super().__init__(total=total, desc=what, unit=f' {unit}', leave=False, disable=None if progress else True)
-        self._what, self._of, self._tells = what, f'of {total:,} {unit}', progress and self.disable
-        self._done, self._told = 0, time.perf_counter()
-
-    def update(self, n: float | None = 1) -> bool | None:
-        self._done += n or 0
-        if self._tells and (now := time.perf_counter()) - self._told > _SILENCE:
-            self._told = now
-            _logger.info(f'{self._what}: {self._done:,} {self._of}')
-        return super().update(n)
 
 
 @contextmanager

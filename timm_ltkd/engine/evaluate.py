@@ -14,7 +14,7 @@ from ..distill.classifier import classifiers
 from ..errors import UserError
 from ..metrics import calibration, group_confusion, long_tail_report, mistakes, per_sample
 from ..prior import ClassPrior
-from .epoch.progress import told
+from ..progress import told
 
 TIMM_FIGURES = ('loss', 'top1', 'top5')
 OUR_FIGURES = ('balanced', 'many', 'medium', 'few', 'worst')

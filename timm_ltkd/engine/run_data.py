@@ -22,8 +22,8 @@ from ..data import (
 )
 from ..errors import UserError, first_few
 from ..prior import ClassPrior
+from ..progress import told_if_slow
 from ..report import data_profile
-from .epoch.progress import told_if_slow
 from .processes.launch import exchange, loader_workers
 
 _logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import ResidentTrainLoader, stop_workers
 from ..distill import DistillTask, Teacher, TeacherEnsemble, feature_dim
 from ..options import teacher_names
+from ..progress import told_if_slow
 from .epoch.bank import BankedTeacher, open_run_bank
-from .epoch.progress import told_if_slow
 from .evaluate import OUR_FIGURES, answers, figures, near_chance
 from .loaders import create_full_loader
 from .run_data import Data

@@ -12,7 +12,6 @@ from timm_ltkd.data import create_eval_loader, create_splits
 from timm_ltkd.distill import Teacher
 from timm_ltkd.distill.krdistill import KRDistill
 from timm_ltkd.engine import teaching
-from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.engine.teaching import teacher_class_means
 from timm_ltkd.report.summary import read_summary
@@ -68,7 +67,7 @@ def test_prototypes_that_take_long_are_told_of(script, argv, monkeypatch, log):
             time.sleep(0.01)
         take(method, means)
     monkeypatch.setattr(KRDistill, 'set_class_means', slow)
-    monkeypatch.setattr(progress, '_SLOW', 0.)
+    monkeypatch.setattr('timm_ltkd.progress._SLOW', 0.)
     script('distill', [*argv, '--epochs', '1'])
     assert any(told.startswith(line) for told in log)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...files import write_text
-from ..workers import Bar
+from ...progress import Bar
 from .shards import Shards
 from .shuffle import ClassesAtOnce
 
