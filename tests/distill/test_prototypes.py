@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from timm_ltkd.distill import align_prototypes, balanced_prototypes, class_directions, prototypes
+from timm_ltkd.distill import align_prototypes, balanced_prototypes, class_directions
 from timm_ltkd.distill.prototypes import _repulsion
 from timm_ltkd.errors import UserError
 
@@ -53,24 +53,6 @@ def test_up_to_twice_the_dimension_no_two_are_nearer_than_orthogonal(classes, di
 def test_more_classes_are_as_good_as_the_best_of_ten_restarts(classes, dim):
     largest = [float(cosines(balanced_prototypes(classes, dim, seed=seed)).max()) for seed in range(10)]
     assert max(largest) <= 1.05 * min(largest)
-
-
-def test_very_many_classes_are_spread_in_single_precision(monkeypatch):
-    seen = set()
-
-    def repulsion(points, sharpness):
-        seen.add(points.dtype)
-        return _repulsion(points, sharpness)
-    monkeypatch.setattr(prototypes, '_repulsion', repulsion)
-    balanced_prototypes(100, 16)
-    assert seen == {torch.float64}
-    seen.clear()
-    monkeypatch.setattr(prototypes, '_WORK', 0.)
-    found = balanced_prototypes(100, 16)
-    assert seen == {torch.float32} and found.dtype == torch.float64
-    assert torch.allclose(found.norm(dim=1), torch.ones(100, dtype=torch.float64), atol=1e-12)
-    random = F.normalize(torch.randn(100, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    assert cosines(found).max() < 0.75 * cosines(random).max()
 
 
 @pytest.mark.parametrize('classes, dim, optimum', [(12, 3, 5 ** -0.5), (7, 3, 0.21014)])

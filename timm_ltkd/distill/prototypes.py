@@ -6,7 +6,6 @@ from ..errors import UserError
 
 _SHARPNESS = (16., 64., 256., 1024.)  # the energy goes from a mean repulsion to that of the closest pair
 _WORK = 4e9  # multiplications at one sharpness; larger sets get fewer steps
-_FEWEST = 5  # steps
 _CHUNK = 1024  # rows of the cosine matrix that are in memory at once
 
 
@@ -90,9 +89,7 @@ def _simplex(size: int) -> torch.Tensor:
 def _minimise_repulsion(points: torch.Tensor) -> torch.Tensor:
     """Move unit vectors `[C, d]` apart by L-BFGS, at one sharpness after the other."""
     num, dim = points.shape
-    steps = min(max(int(_WORK / (num * num * dim)), _FEWEST), 50)
-    if steps == _FEWEST:  # so many points that they take minutes: these steps end as far apart, in less than half of it
-        points = points.float()
+    steps = min(max(int(_WORK / (num * num * dim)), 5), 50)
     for sharpness in _SHARPNESS:
         free = points.clone()  # of any length; only the direction counts
         optimizer = torch.optim.LBFGS(
@@ -108,7 +105,7 @@ def _minimise_repulsion(points: torch.Tensor) -> torch.Tensor:
 
         optimizer.step(closure)
         points = F.normalize(free)
-    return F.normalize(points.double())
+    return points
 
 
 def _repulsion(points: torch.Tensor, sharpness: float) -> tuple[torch.Tensor, torch.Tensor]:
