@@ -5,62 +5,16 @@ from contextlib import nullcontext
 import pytest
 import torch
 from accelerate import Accelerator
+from emulation import emulated_gpu
+from recording import record_on_cpu
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 import timm_ltkd
-from timm_ltkd.data.resident import padded_crop
-from timm_ltkd.data.resident.erasing import Erasing
-from timm_ltkd.engine import build, jobs
 from timm_ltkd.engine.epoch import graph
 from timm_ltkd.engine.epoch.graph import GraphedStep, check_graphable
 from timm_ltkd.engine.epoch.step import TrainingStep
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.errors import UserError
-
-
-class Recorder(TorchDispatchMode):
-    """Notes every operation with the very tensors it had; `replay` does them again, on what these hold by then.
-
-    As a CUDA graph: Python is not run again, values of Python stay what they were, and reading back is an error.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.operations, self.before = [], []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError('a value was asked of the device')
-        for argument, value in [*zip(func._schema.arguments, args, strict=False),
-                                *((a, kwargs[a.name]) for a in func._schema.arguments if a.name in kwargs)]:
-            running = 'batch_norm' in func.name() and argument.name.startswith('running_')  # no schema says it
-            if running or argument.alias_info is not None and argument.alias_info.is_write:
-                self.before += [(t, t.clone()) for t in tree_flatten(value)[0] if isinstance(t, torch.Tensor)]
-        out = func(*args, **kwargs)
-        self.operations.append((func, args, kwargs, out))
-        return out
-
-    @torch.no_grad()
-    def undo(self):
-        for tensor, value in reversed(self.before):
-            tensor.copy_(value)
-
-    @torch.no_grad()
-    def replay(self):
-        for func, args, kwargs, out in self.operations:
-            for new, old in zip(tree_flatten(func(*args, **kwargs))[0], tree_flatten(out)[0], strict=True):
-                if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
-                    old.copy_(new)
-
-
-def record_on_cpu(function, stream=None, pool=None):
-    with Recorder() as recorder:
-        function()
-    recorder.undo()
-    return recorder.replay
 
 
 def make_net(seed):
@@ -229,17 +183,14 @@ def test_optimizers_that_cannot_be_recorded():
 ], ids=['timm', 'resident', 'bank', 'krdistill', 'erasing'])
 def test_whole_runs(script, options, teacher, tmp_path, monkeypatch, more):
     """Loader, augmentation, teacher, bank and average of the weights around or inside of what is recorded."""
-    for module in (build, jobs):
-        monkeypatch.setattr(module, 'check_cuda_graph', lambda args, accelerator: None)
     monkeypatch.setattr(graph, 'record_cuda_graph', record_on_cpu)
-    monkeypatch.setattr(padded_crop, '_cut_on_host', padded_crop._cut_by_index)  # as on a GPU
-    monkeypatch.setattr(Erasing, 'erase', Erasing._erased)
     rates = ['--lr', '0.0625', '--sched', 'step', '--decay-epochs', '1', '--decay-rate', '0.5']  # exact in float32
     argv = [
         *options, '--student', 'resnet20', '--teacher-checkpoint', str(teacher), '--color-jitter', '0', *rates, *more]
     for name, graphed in (('plain', []), ('graphed', ['--cuda-graph'])):
         words = [*argv, *graphed, '--experiment', name]
-        script('distill', [word.replace('BANK', str(tmp_path / f'bank_{name}')) for word in words])
+        with emulated_gpu():
+            script('distill', [word.replace('BANK', str(tmp_path / f'bank_{name}')) for word in words])
     for file in ('model.safetensors', 'summary.csv'):
         assert (tmp_path / 'plain' / file).read_bytes() == (tmp_path / 'graphed' / file).read_bytes(), file
 
