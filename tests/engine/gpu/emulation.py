@@ -260,13 +260,13 @@ def emulated_gpu():
         'torch.accelerator.current_stream': _Stream,
         'torch.accelerator.is_available': lambda: True,
         'torch.accelerator.set_device_index': lambda *args: None,
-        'torch.utils.swap_tensors': _swap,
         'torch.cuda.Event': _Stream,
         'torch.cuda.Stream': _Stream,
         'torch.cuda.current_device': lambda: GPU.index,
         'torch.cuda.current_stream': _Stream,
         'torch.cuda.default_stream': _Stream,
         'torch.cuda.get_device_name': lambda *args: 'emulated GPU',
+        'torch.cuda.graph_pool_handle': lambda: (0, 0),
         'torch.cuda.is_current_stream_capturing': lambda: False,
         'torch.cuda.mem_get_info': lambda *args: (2 ** 34, 2 ** 34),
         'torch.cuda.memory_allocated': lambda *args: 0,
@@ -274,6 +274,7 @@ def emulated_gpu():
         'torch.cuda.set_device': lambda *args: None,
         'torch.cuda.stream': nullcontext,
         'torch.cuda.synchronize': lambda *args: _emulation.wait('synchronize'),
+        'torch.utils.swap_tensors': _swap,
     }
     with ExitStack() as stack:
         for name, value in patches.items():
@@ -281,6 +282,7 @@ def emulated_gpu():
         kept = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, kept)
+        stack.callback(setattr, torch.backends.cudnn, 'benchmark', torch.backends.cudnn.benchmark)  # which a run sets
         stack.callback(_emulation.forget)
         stack.enter_context(_emulation)
         yield _emulation
