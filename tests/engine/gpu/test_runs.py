@@ -63,10 +63,19 @@ def assert_alike(cpu, gpu):
         for key in own:
             if key.startswith(('train_', 'lr')):
                 assert math.isclose(float(own[key]), float(its[key]), rel_tol=1e-3, abs_tol=1e-5), key
-    own, its = (
-        torch.cat([value.double().flatten() for _, value in sorted(load_file(run / 'model.safetensors').items())])
-        for run in (cpu, gpu))
-    assert (own - its).norm() < 1e-3 * own.norm()  # of all together: rounding grows in single ones, where a ReLU flips
+    states = first_epoch(cpu), exported(cpu), exported(gpu)
+    trained = [name for name in states[0] if name in states[1] and name.endswith(('.weight', '.bias'))]
+    before, own, its = (torch.cat([state[name].double().flatten() for name in trained]) for state in states)
+    assert (own - its).norm() < 1e-2 * (own - before).norm()  # of what the last epoch has moved
+
+
+def exported(run):
+    return load_file(run / 'model.safetensors')
+
+
+def first_epoch(run):
+    state = torch.load(run / 'last/checkpoint-000001.pt', weights_only=True)['model']
+    return {name.removeprefix('student.'): value for name, value in state.items()}
 
 
 @pytest.mark.parametrize('kd', list_methods())
@@ -133,4 +142,4 @@ def test_a_finished_run(script, options, teacher, tmp_path, images, capsys):
             run.export([str(teacher), '--logit-adjust', '1', '--export-dir', str(tmp_path / device)])
         said[device] = capsys.readouterr().out.replace(str(tmp_path / device), '')
     assert said['cpu'] == said['gpu']
-    assert load_file(tmp_path / 'cpu/model.safetensors').keys() == load_file(tmp_path / 'gpu/model.safetensors').keys()
+    torch.testing.assert_close(exported(tmp_path / 'cpu'), exported(tmp_path / 'gpu'))
