@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import UserError
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as Pillow has it
+_HALF = 0.5001  # many pixels lie halfway between two levels, and would go either way by the device and the versions
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -104,7 +105,7 @@ class PixelAdapter(nn.Module):
 
 def _whole_levels(levels: torch.Tensor) -> torch.Tensor:
     """Rounded (a half up, as Pillow rounds) and cut off at the levels that a byte has."""
-    return (levels + 0.5).floor().clamp(0, 255)
+    return (levels + _HALF).floor().clamp(0, 255)
 
 
 def _close(first: torch.Tensor, second: torch.Tensor) -> bool:
