@@ -38,6 +38,7 @@ def told(words, script='train'):
     ('--decay-milestones 160 180', '--decay-milestones (no part of --sched cosine)'),
     ('--sched multistep --patience-epochs 3', '--patience-epochs (no part of --sched multistep)'),
     ('--sched plateau --sched-on-updates', '--sched-on-updates (no part of --sched plateau)'),
+    ('--seed 3 --seeds 0 1', '--seed (--seeds names them)'),
     ('--overwrite', '--overwrite (there is no --experiment)'),
     ('--overwrite --experiment run', ''),
     ('--sched step --min-lr 0.001', '--min-lr (no part of --sched step)'),

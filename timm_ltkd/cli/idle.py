@@ -44,7 +44,7 @@ def tell_idle(
     idle = {key: why for key, why in _idle(args) if key in args and getattr(args, key) != getattr(usual, key)}
     trained = others if others and args.teacher_tune != 'none' else ()
     for other in trained:
-        idle_there = dict(_idle(other))
+        idle_there = {'seed', *dict(_idle(other))}  # it has a seed of its own
         idle = {key: why for key, why in idle.items() if key not in other or key in idle_there}
     if others and any(other.model_kwargs or other.small_image_stem for other in others):
         idle.pop('teacher_config', None)  # which says how the network of weights is made
@@ -70,6 +70,7 @@ def _idle(args: Namespace) -> Iterator[tuple[str, str]]:
         '--aa takes its place': (bool(args.aa) and '3a' not in args.aa, ('color_jitter',)),
         'there is no --clip-grad': (args.clip_grad is None, ('clip_mode',)),
         'there are no --warmup-epochs': (not args.warmup_epochs, ('warmup_lr', 'warmup_prefix')),
+        '--seeds names them': (args.seeds is not None, ('seed',)),
         'there is no --experiment': (args.experiment is None, ('overwrite',)),
         'there is no --holdout': (not args.holdout, ('holdout_type',)),
         'there is no --imbalance-factor': (args.imbalance_factor is None and not own_profile, ('imbalance_type',)),

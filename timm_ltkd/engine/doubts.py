@@ -114,7 +114,7 @@ def warn_of_zero_classifier(args: Namespace, network: nn.Module, method: Distill
 
 
 def warn_of_deferral(module: nn.Module, option: str, epochs: int) -> None:
-    """Warn of class weights that are to come in after the last epoch.
+    """Warn of class weights that are to come in after the last epoch, and of a loss that is to be whole only then.
 
     Args:
         module: A loss, or a method.
@@ -127,3 +127,8 @@ def warn_of_deferral(module: nn.Module, option: str, epochs: int) -> None:
             _logger.warning(
                 f'{option} deferred_epochs={deferred:g}: the run ends after {epochs} epochs, so class weights never '
                 'come in; lower it')
+        rising = getattr(part, 'warmup_epochs', 0)
+        if rising > epochs:
+            _logger.warning(
+                f'{option} warmup_epochs={rising:g}: the run ends after {epochs} epochs, before the loss has its whole '
+                'weight; lower it')

@@ -153,6 +153,9 @@ def test_what_the_log_warns_of(script, one, log, monkeypatch):
     assert sorted(line for line in log if 'never come in' in line) == [
         f'--{option} deferred_epochs={epochs}: the run ends after 1 epochs, so class weights never come in; lower it'
         for option, epochs in (('kd-kwargs', 2), ('loss-kwargs', 1))]
+    script('distill', [*one, '--epochs', '1', '--kd', 'dkd', '--kd-kwargs', 'warmup_epochs=2'])
+    assert log.count('--kd-kwargs warmup_epochs=2: the run ends after 1 epochs, before the loss has its whole weight; '
+                     'lower it') == 1
     assert log.count('1 loader workers a process instead of 3: there are no more cores') == 1
 
 
@@ -160,4 +163,5 @@ def test_class_weights_that_come_in_in_time_are_not_warned_of(script, one, log):
     script('distill', [*one, '--epochs', '2', '--kd', 'bkd', '--kd-kwargs', 'deferred_epochs=1'])
     script('distill', [*one, '--epochs', '1', '--cooldown-epochs', '1', '--kd', 'bkd', '--kd-kwargs',
                        'deferred_epochs=1', '--loss', 'weighted_ce', '--loss-kwargs', 'deferred_epochs=1'])
-    assert not any('never come in' in line or 'loader workers' in line for line in log)
+    script('distill', [*one, '--epochs', '1', '--kd', 'dkd', '--kd-kwargs', 'warmup_epochs=1'])
+    assert not any('never come in' in line or 'whole weight' in line or 'loader workers' in line for line in log)

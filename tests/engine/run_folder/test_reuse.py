@@ -1,11 +1,12 @@
 """What a run may be continued with or reuse: teachers, weights without a config, the best figure."""
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 from accelerate import Accelerator
 
-from timm_ltkd.cli.arguments import train_parser
+from timm_ltkd.cli.arguments import distill_parser, train_parser
 from timm_ltkd.cli.config import parse
 from timm_ltkd.engine.recipe import file_key, recipe_key
 from timm_ltkd.engine.record import Record
@@ -31,6 +32,13 @@ def key():
 def test_what_counts_in_the_key(key, words, counts):
     without = words[:2] if len(words) > 2 else []
     assert (key(*words) != key(*without)) == counts
+
+
+@pytest.mark.parametrize('parser, known', [(train_parser, '65ab18b61d580478'), (distill_parser, '566e883ac938f8d1')])
+def test_a_new_option_leaves_the_keys_of_runs_without_it(parser, known):
+    """Or these could not go on, nor their teachers be used, after an upgrade: where this fails, leave the option out of
+    the key where it is off, as `recipe_key` does with others, and the figures here as they are."""
+    assert recipe_key(parse(parser(), []), SimpleNamespace(fingerprint='0'), Accelerator()) == known
 
 
 def test_teachers_count_in_the_key(key):
