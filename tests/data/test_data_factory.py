@@ -205,6 +205,16 @@ def test_those_inside_a_tar_file_are_counted_too(image_root, tmp_path, log):
     assert '(1 .gif)' in '\n'.join(log)
 
 
+def test_links_in_a_tar_file_are_told(image_root, tmp_path, log):
+    first, second, third = (image_root / 'train' / 'bee' / f'{number:03d}.png' for number in range(3))
+    second.unlink()
+    second.symlink_to('000.png')
+    third.unlink()
+    third.hardlink_to(first)
+    assert create_dataset('folder', make_tar(image_root, tmp_path)).class_counts.tolist() == [12, 10, 12]
+    assert "train.tar' has 2 images that are links, which are passed over: pack what they lead to" in '\n'.join(log)
+
+
 @pytest.mark.parametrize('packed', [False, True])
 def test_folders_that_a_class_map_leaves_out_are_told(image_root, tmp_path, packed, log):
     root = make_tar(image_root, tmp_path) if packed else image_root

@@ -219,6 +219,7 @@ def test_classes_without_a_test_image(write_run, edit_report, tmp_path):
         edit_report(folder, lambda document: document['student']['per_class'].__setitem__(2, None))
     comparison = compare(*folders)
     assert comparison.rows['a (2 seeds)']['per_class'][2] is None
+    assert any('1 of 6 classes without a test image' in note for note in comparison.notes)
     write_comparison(tmp_path / 'out', comparison)
 
 

@@ -246,7 +246,7 @@ def leads_back(folder: str) -> bool:
 
 
 def _folders_in_tar(path: str) -> dict[PurePosixPath, Counter[str]]:
-    folders = defaultdict[PurePosixPath, Counter[str]](Counter)
+    folders, links = defaultdict[PurePosixPath, Counter[str]](Counter), 0
     with tarfile.open(path) as archive:
         for member in archive:
             name = PurePosixPath(member.name)
@@ -254,6 +254,12 @@ def _folders_in_tar(path: str) -> dict[PurePosixPath, Counter[str]]:
                 folders[name]  # is there now, if without files
             elif member.isfile():
                 folders[name.parent] += count_endings([name.name])
+            else:
+                links += name.name.lower().endswith(tuple(get_img_extensions()))
+    if links:
+        _logger.warning(
+            f"'{path}' has {links:,} images that are links, which are passed over: pack what they lead to (with GNU "
+            'tar, --dereference --hard-dereference)')
     return folders
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...prior import ClassPrior
+from ..content import unmeasured
 from ..table import COLUMNS, Grid, figures_grid, mean_per_class, spread
 from .recipes import Recipe, differing_options, find_recipes
 from .runs import FinishedRun, check_alike
@@ -50,7 +51,7 @@ def compare_runs(runs: Sequence[FinishedRun], notes: Sequence[str] = ()) -> Comp
     Raises:
         UserError: Runs on other data, or one that is named twice.
     """
-    notes = [*notes, *check_alike(runs)]
+    notes = [*notes, *check_alike(runs), *filter(None, [unmeasured(runs[0].student, runs[0].class_names)])]
     recipes = find_recipes(runs)
     for recipe in recipes:
         seeds = [run.options.get('seed') for run in recipe.runs]
