@@ -64,9 +64,10 @@ def answers(
     """
     network.eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    compiled = any(module._compiled_call_impl is not None for module in network.modules())
     for input, target, index in told(loader, what):
         input = input.contiguous(memory_format=layout)
-        if any(module._compiled_call_impl is not None for module in network.modules()):
+        if compiled:
             torch.compiler.cudagraph_mark_step_begin()  # or each batch records a CUDA graph of its own
         with torch.autocast(input.device.type, torch.bfloat16, enabled=lower):
             answer = network(input, **options)

@@ -1,4 +1,5 @@
 """The teachers of a run: as they come, or trained on its data first; and made ready for its student."""
+import gc
 import hashlib
 import json
 import logging
@@ -166,6 +167,7 @@ def train_teachers(
         finally:
             plan.folder.release()  # for this process too, which may try again
         accelerator.free_memory()
+        gc.collect()  # it lets go of its optimizers last, and under fp16 they refer to themselves
     for plan in tuned:
         plan.network = load_network(str(plan.folder.path), None, data, '--teacher')
 

@@ -1,5 +1,6 @@
 """The training loop: accumulated and clipped gradients, moving averages, and losses that are not finite."""
 import json
+import weakref
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from timm.models import _registry
 from timm.task import ClassificationTask
 
 from timm_ltkd.engine import training
+from timm_ltkd.engine.epoch import step
+from timm_ltkd.engine.processes import launch
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 from timm_ltkd.models import resnet20
 from timm_ltkd.report.summary import read_summary
@@ -54,6 +57,48 @@ def test_a_buffer_of_infinities_is_no_ruin(script, options, monkeypatch, tmp_pat
     with pytest.raises(SystemExit):
         script('train', argv)
     assert 'the weights are NaN or infinite after epoch 1' in capsys.readouterr().err
+
+
+def with_an_idle_layer(pretrained=False, **kwargs):
+    network = resnet20(**kwargs)
+    network.extra = torch.nn.Linear(2, 2)
+    return network
+
+
+def test_several_processes_refuse_weights_without_a_gradient(script, options, monkeypatch, capsys):
+    """For which the next step would wait; one process trains all the same."""
+    monkeypatch.setitem(_registry._model_entrypoints, 'resnet20', with_an_idle_layer)
+    argv = [*options, '--model', 'resnet20', '--epochs', '1', '--experiment', 'run']
+    script('train', argv)
+    call = step.TrainingStep.__call__
+
+    def as_one_of_two(self, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(self.accelerator), 'num_processes', 2)
+            call(self, *args, **kwargs)
+    monkeypatch.setattr(step.TrainingStep, '__call__', as_one_of_two)
+    with pytest.raises(SystemExit):
+        script('train', [*argv, '--overwrite'])
+    assert 'weights that get no gradient (extra.weight, extra.bias)' in capsys.readouterr().err
+
+
+def test_a_teacher_that_was_trained_first_leaves_no_memory_behind(script, options, monkeypatch):
+    """Under fp16 either, whose optimizers refer to themselves."""
+    create, begin, optimizers, alive = launch.create_accelerator, training.Training.__init__, [], []
+
+    def create_accelerator(*args):
+        accelerator = create(*args)
+        accelerator.scaler = torch.amp.GradScaler('cpu')
+        return accelerator
+
+    def noted(run, *args, **kwargs):
+        alive.append([optimizer() is not None for optimizer in optimizers])
+        begin(run, *args, **kwargs)
+        optimizers.append(weakref.ref(run.optimizer.optimizer))
+    monkeypatch.setattr(launch, 'create_accelerator', create_accelerator)
+    monkeypatch.setattr(training.Training, '__init__', noted)
+    script('distill', [*options, '--teacher', 'resnet20', '--student', 'resnet20', '--epochs', '1'])
+    assert alive == [[], [False]]
 
 
 def total_norm(gradients):

@@ -43,7 +43,7 @@ def test_random_states_survive_a_file_that_loads_without_pickled_code(tmp_path):
 
 def test_the_two_newest_stay(tmp_path):
     for epoch in (8, 9, 10, 11):
-        save_checkpoint(tmp_path / 'last', epoch, {'x': torch.tensor(epoch)}, ALONE)
+        save_checkpoint(tmp_path / 'last', epoch, {'x': torch.tensor(epoch)}, ALONE, rng_state())
     names = [path.name for path in checkpoint_files(tmp_path / 'last')]
     assert names == ['checkpoint-000011.pt', 'checkpoint-000010.pt']
     state = load_checkpoint(tmp_path / 'last')
@@ -51,7 +51,7 @@ def test_the_two_newest_stay(tmp_path):
 
 
 def test_an_error_while_writing_leaves_the_old_one_and_no_other_file(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, 1, {'x': 1}, ALONE)
+    save_checkpoint(tmp_path, 1, {'x': 1}, ALONE, rng_state())
     content = (tmp_path / 'checkpoint-000001.pt').read_bytes()
 
     def half(state, file):
@@ -60,19 +60,19 @@ def test_an_error_while_writing_leaves_the_old_one_and_no_other_file(tmp_path, m
     monkeypatch.setattr(torch, 'save', half)
     for epoch in (1, 2):
         with pytest.raises(OSError):
-            save_checkpoint(tmp_path, epoch, {'x': 2}, ALONE)
+            save_checkpoint(tmp_path, epoch, {'x': 2}, ALONE, rng_state())
     assert [path.name for path in tmp_path.iterdir()] == ['checkpoint-000001.pt']
     assert load_checkpoint(tmp_path)['x'] == 1
 
 
 def test_what_another_run_has_removed_already_is_no_error(tmp_path, monkeypatch):
     for epoch in (1, 2):
-        save_checkpoint(tmp_path, epoch, {}, ALONE)
+        save_checkpoint(tmp_path, epoch, {}, ALONE, rng_state())
     files = checkpoint_files(tmp_path)
     files[-1].unlink()
     monkeypatch.setattr(
         'timm_ltkd.engine.run_folder.checkpoint.checkpoint_files', lambda folder: [folder / 'new.pt', *files])
-    save_checkpoint(tmp_path, 3, {}, ALONE)
+    save_checkpoint(tmp_path, 3, {}, ALONE, rng_state())
     assert [path.name for path in checkpoint_files(tmp_path)] == ['checkpoint-000003.pt', 'checkpoint-000002.pt']
 
 
@@ -89,7 +89,7 @@ class Payload:
 @pytest.mark.parametrize('damage', ['truncated', 'empty', 'text', 'unsafe'])
 def test_a_bad_newest_one_is_passed_over(tmp_path, damage, log):
     for epoch in (1, 2):
-        save_checkpoint(tmp_path, epoch, {'x': torch.zeros(1000)}, ALONE)
+        save_checkpoint(tmp_path, epoch, {'x': torch.zeros(1000)}, ALONE, rng_state())
     newest = checkpoint_files(tmp_path)[0]
     content = newest.read_bytes()
     newest.write_bytes({

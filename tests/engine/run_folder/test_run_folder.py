@@ -12,7 +12,7 @@ import pytest
 from timm_ltkd import files
 from timm_ltkd.engine.run_folder import finished
 from timm_ltkd.engine.run_folder import folder as folder_module
-from timm_ltkd.engine.run_folder.checkpoint import save_checkpoint
+from timm_ltkd.engine.run_folder.checkpoint import rng_state, save_checkpoint
 from timm_ltkd.engine.run_folder.folder import RunFolder, check_key, check_shared, find_folder, short_name
 from timm_ltkd.errors import UserError
 
@@ -29,7 +29,7 @@ def make_run(path, key='k', epochs=1, seconds=None):
     folder = RunFolder(path, key, resume=False)
     folder.claim('lr: 1\n')
     for epoch in range(1, epochs + 1):
-        save_checkpoint(folder.last, epoch, {}, ALONE)
+        save_checkpoint(folder.last, epoch, {}, ALONE, rng_state())
         if seconds is not None:
             os.utime(folder.last / f'checkpoint-{epoch:06d}.pt', (seconds, seconds))
     (path / 'summary.csv').write_text('epoch\n0\n')
@@ -252,7 +252,7 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr('timm_ltkd.engine.run_folder.folder.PATIENCE', 0.1)
     first = RunFolder(tmp_path / 'run', 'k', resume=False)
     first.claim('lr: 1\n')
-    save_checkpoint(first.last, 1, {}, ALONE)
+    save_checkpoint(first.last, 1, {}, ALONE, rng_state())
     before = tree(first.path)
     for how in ({'resume': True}, {'resume': False, 'replace': True}):
         second = RunFolder(first.path, 'k', **how)

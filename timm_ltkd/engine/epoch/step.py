@@ -5,10 +5,12 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 from timm.task import TrainingTask
-from timm.utils import dispatch_clip_grad
+from timm.utils import dispatch_clip_grad, unwrap_model
+from torch import nn
 
 from ...data import Views
 from ...distill.checks import check_scalar
+from ...errors import UserError, first_few
 from .bank import BankedTeacher
 from .watch import LossWatch
 
@@ -56,6 +58,9 @@ class TrainingStep:
             share: What the batch counts beside the others of its update, of which it is one of
                 `gradient_accumulation_steps`.
             update: Whether the weights are updated; if not, gradients wait for the next batch.
+
+        Raises:
+            UserError: A loss that is no number for each batch, or in several processes a weight without a gradient.
         """
         task, accelerator, args = self.task, self.accelerator, self.args
         input = input.contiguous(memory_format=self.layout)
@@ -69,9 +74,21 @@ class TrainingStep:
             accelerator.backward(result['loss'] * share)
         self.watch.add({name: value for name, value in result.items() if name != 'output'}, len(target))
         if update:
+            if accelerator.num_processes > 1:
+                _check_gradients(task.trainable_module)
             if args.clip_grad is not None:
                 accelerator.unscale_gradients(self.optimizer)
                 parameters = task.get_clip_parameters(exclude_head='agc' in args.clip_mode)
                 dispatch_clip_grad(parameters, value=args.clip_grad, mode=args.clip_mode)
             self.optimizer.step()
             self.optimizer.zero_grad()
+
+
+def _check_gradients(module: nn.Module) -> None:
+    """Refuse weights that no gradient has reached, for which DistributedDataParallel would wait in the next step."""
+    idle = [name for name, parameter in unwrap_model(module).named_parameters()
+            if parameter.requires_grad and parameter.grad is None]
+    if idle:
+        raise UserError(
+            f'weights that get no gradient ({first_few(idle)}) cannot be trained in several processes: leave them out, '
+            'freeze them (requires_grad_(False)), add 0 times their output to the loss, or launch one process')

@@ -30,7 +30,7 @@ def save_checkpoint(
         epoch: int,
         state: dict[str, Any],
         accelerator: Accelerator,
-        rng: dict[str, Any] | None = None,
+        rng: dict[str, Any],
 ) -> None:
     """Save the state after `epoch` epochs with the random states of all processes; older ones go.
 
@@ -38,9 +38,8 @@ def save_checkpoint(
         folder: `last/` of the run.
         epoch: Epochs that are done.
         state: Of `Training`.
-        rng: This process's own random state, where that is not its `rng_state()` as it is now.
+        rng: This process's own random state, as of `rng_state`.
     """
-    rng = rng or rng_state()
     rng = [rng] if accelerator.num_processes == 1 else gather_object([rng])
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
