@@ -1,4 +1,6 @@
 """The YAML that options are read from: its plain part, and one line for all else."""
+import math
+
 import pytest
 import yaml
 
@@ -10,6 +12,8 @@ from timm_ltkd.plain_yaml import dump_yaml, load_yaml
     ('', None), ('a: 1', {'a': 1}), ('a: 1e-4', {'a': 1e-4}), ('a: 1.0e-4', {'a': 1e-4}), ('a: -2E+3', {'a': -2000.}),
     ('a: [1, x, null, true]', {'a': [1, 'x', None, True]}), ('a: {b: c}', {'a': {'b': 'c'}}),
     ('a: "& *x !y"', {'a': '& *x !y'}),
+    ('a: 010', {'a': '010'}), ('a: -12:30', {'a': '-12:30'}), ('a: 1:30.5', {'a': '1:30.5'}), ('a: 0', {'a': 0}),
+    ('a: -7', {'a': -7}), ('a: 0.5', {'a': 0.5}), ('a: -.inf', {'a': -math.inf}), ('a: 5.', {'a': 5.}),
     ('a: 1e', {'a': '1e'}), ('a: e5', {'a': 'e5'}), ('# nothing', None),
 ])
 def test_plain_yaml_is_read(text, value):
@@ -40,7 +44,8 @@ def test_what_is_not_plain_is_told_in_one_line(text, message):
 
 def test_what_is_written_can_be_read():
     shared = [1, 2]
-    value = {'b': shared, 'a': shared, 'c': 'ä', 'd': 1e-5, 'e': None, 'f': {'g': '1e-5', 'h': 'yes'}, 'i': '*x'}
+    value = {'b': shared, 'a': shared, 'c': 'ä', 'd': 1e-5, 'e': None, 'f': {'g': '1e-5', 'h': 'yes', 'j': '010'},
+             'i': '*x', 'k': '1:30', 'l': [-3, 0.25, math.inf]}
     text = dump_yaml(value)
     assert load_yaml(text, 'f') == value == yaml.safe_load(text)
     assert text.index('a:') < text.index('b:') and 'ä' in text

@@ -39,6 +39,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+# 010 and 12:30 are no numbers in base 8 and 60, but what the option makes of them, as on the command line
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith((':int', ':float'))]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver('tag:yaml.org,2002:int', re.compile(r'[-+]?(0|[1-9][0-9]*)$'), list('-+0123456789'))
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float', re.compile(r'[-+]?([0-9]+\.[0-9]*|\.[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$'),
+    list('-+.0123456789'))
 for _each in (_Loader, _Dumper):  # 1e-4 is a number, as on the command line (YAML 1.1 wants 1.0e-4)
     _each.add_implicit_resolver(
         'tag:yaml.org,2002:float', re.compile(r'[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$'),

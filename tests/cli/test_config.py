@@ -97,6 +97,15 @@ class TestValues:
         assert train('-c', file).log_with == ['tensorboard']
         assert train('-c', file).scale == [0.5, 1.]
         assert train('-c', file, '--decay-milestones', '7').decay_milestones == [7]
+        one = train('-c', config('decay_milestones: 3\nlog_with: tensorboard\nmean: 0.5\nseeds: 0\n'))
+        assert (one.decay_milestones, one.log_with, one.mean, one.seeds) == ([3], ['tensorboard'], [0.5], [0])
+
+    @pytest.mark.parametrize('key, text', [
+        ('seed', '010'), ('seed', '7'), ('lr', '1e-3'), ('lr', '.5'), ('experiment', '010'), ('experiment', '12:30'),
+        ('experiment', '0x1F'), ('experiment', '1_0'), ('experiment', '2026-11-30')])
+    def test_numbers_are_what_they_are_on_the_command_line(self, config, key, text):
+        from_file = getattr(train('-c', config(f'{key}: {text}\n')), key)
+        assert from_file == getattr(train(f'--{key}', text), key)
 
     def test_mappings_are_added_to_as_long_as_they_are_of_the_same(self, config):
         file = config('kd: kd\nkd_kwargs:\n  temperature: 2.0\n')
@@ -221,7 +230,7 @@ class TestRefusals:
         ('model_ema: 1', 'model_ema: expected true or false, got 1'),
         ("model_ema: 'yes'", "model_ema: expected true or false, got 'yes'"),
         ('scale: [1]', 'scale: expected a list of 2, got [1]'),
-        ('mean: 0.5', 'mean: expected a list, got 0.5'),
+        ('decay_milestones: []', 'decay_milestones: expected a value or a list of them, got an empty list'),
         ('mean: [a]', "mean: invalid float value: 'a'"),
         ('mean: [[1]]', 'mean: expected a single value, got [1]'),
         ('model_kwargs: [a]', "model_kwargs: expected a mapping, got ['a']"),
@@ -448,6 +457,14 @@ def test_the_teachers_seed_on_the_command_line_wins(config, words, seed):
     args = distill('--seed', '3', '--teacher-config', config('seed: 7\nseeds: [1, 2]\n'), *words)
     own = teacher_args(args, train_parser())
     assert own.seed == seed and own.seeds is None
+
+
+@pytest.mark.parametrize('recipe, its', [
+    ('lr: 0.1', {'amsgrad': True}), ('opt: momentum', {}), ('opt: adamw', {'amsgrad': True}),
+    ('opt: momentum\nopt_kwargs: {dampening: 0.1}', {'dampening': 0.1})])
+def test_another_optimizer_of_the_teacher_has_none_of_the_students_options(config, recipe, its):
+    args = distill('--opt', 'adamw', '--opt-kwargs', 'amsgrad=True', '--teacher-config', config(recipe))
+    assert teacher_args(args, train_parser()).opt_kwargs == its
 
 
 @pytest.mark.parametrize('words, sampling', [

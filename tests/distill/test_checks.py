@@ -10,12 +10,16 @@ from timm_ltkd.distill import (
     create_method,
     dist_loss,
     dkd_loss,
+    focal_loss,
     grouped_kl,
     kd_loss,
+    ldam_loss,
     list_losses,
     list_methods,
     method_class,
     soft_label_weights,
+    weighted_cross_entropy_loss,
+    wsl_loss,
 )
 from timm_ltkd.errors import UserError
 from timm_ltkd.prior import ClassPrior
@@ -79,6 +83,18 @@ def test_integers_of_every_kind_are_class_indices(kind, name, dtype):
 def test_a_prior_of_other_classes_is_refused(kind, name, counts):
     if name != 'ltkd' or len(counts) > 2:
         refused(f'the prior has {len(counts)} classes and the logits 5', call, kind, name, LABELS, ClassPrior(counts))
+
+
+@pytest.mark.parametrize('loss', [focal_loss, weighted_cross_entropy_loss, ldam_loss])
+def test_class_weights_of_other_classes(loss):
+    more = {'margins': torch.rand(4)} if loss is ldam_loss else {}
+    with pytest.raises(UserError, match='3 .*4|4 .*3'):
+        loss(torch.rand(3, 4), torch.tensor([0, 1, 2]), class_weights=torch.ones(3), **more)
+
+
+def test_no_label_is_passed_over():
+    with pytest.raises((RuntimeError, IndexError)):
+        wsl_loss(torch.rand(4, 5), torch.rand(4, 5), torch.tensor([0, 1, -100, 2]))
 
 
 def test_deferred_weights_are_told_of_at_once():

@@ -246,10 +246,11 @@ def test_a_criterion_without_a_mean(batch):
 @pytest.mark.parametrize('target', [F.one_hot(torch.arange(6) % CLASSES, CLASSES).float(), torch.zeros(6, 1).long()])
 def test_a_method_that_needs_hard_labels_gets_no_others(batch, target):
     terms = {'term': torch.ones(())}
-    for method in (Says(terms, True), StandardizedLogits(Says(terms, True))):
-        with pytest.raises(UserError, match=f'{type(method).__name__} needs one class index an image'):
+    says = Says(terms, True)
+    for method in (says, StandardizedLogits(says), SeveralMethods({'a': Says(terms), 'b': says}, separate=False)):
+        with pytest.raises(UserError, match='Says needs one class index an image'):
             make_task(method)(batch[0], target)
-        assert make_task(method)(batch[0], batch[1].int())['term'] == 1
+        assert make_task(method)(batch[0], batch[1].int())['loss'] > 0
 
 
 @pytest.mark.parametrize('wrong, message', [

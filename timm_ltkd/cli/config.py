@@ -203,22 +203,20 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError(f'expected a mapping, got {value!r}')
         return value
-    if isinstance(action, OneOrMore):
-        values = value if isinstance(value, list) else [value]
-        if not values:
-            raise ValueError('expected a value or a list of them, got an empty list')
-        return action.unwrap([_scalar(parser, action, item) for item in values])
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f'expected true or false, got {value!r}')
         return value
-    if action.nargs in ('+', '*') or isinstance(action.nargs, int):
-        if not isinstance(value, list) or (isinstance(action.nargs, int) and len(value) != action.nargs):
-            raise ValueError(f'expected a list{f" of {action.nargs}" if isinstance(action.nargs, int) else ""}, '
-                             f'got {value!r}')
-        if action.nargs == '+' and not value and action.default != value:
-            raise ValueError('expected a list of at least one value, got an empty one; leave the line out')
+    if isinstance(action.nargs, int):
+        if not isinstance(value, list) or len(value) != action.nargs:
+            raise ValueError(f'expected a list of {action.nargs}, got {value!r}')
         return [_scalar(parser, action, item) for item in value]
+    if action.nargs in ('+', '*'):
+        values = value if isinstance(value, list) else [value]
+        if action.nargs == '+' and not values and action.default != values:
+            raise ValueError('expected a value or a list of them, got an empty list; leave the line out')
+        values = [_scalar(parser, action, item) for item in values]
+        return action.unwrap(values) if isinstance(action, OneOrMore) else values
     return _scalar(parser, action, value)
 
 
@@ -281,6 +279,8 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
                 f"{args.teacher_config}: img_size does not count there, since the images are the student's; give "
                 f"--teacher-img-size {recipe['img_size']}")
         vars(own).update({key: value for key, value in recipe.items() if key not in _shared(parser)})
+        if own.opt != args.opt and 'opt_kwargs' not in recipe:
+            own.opt_kwargs = {}  # the student's are of its own
     if args.teacher_seed is not None:
         own.seed = args.teacher_seed
     if args.teacher_pretrained is not None:

@@ -8,6 +8,7 @@ from ..errors import UserError, nearest
 
 _LARGEST = 1e30  # its inverse and products with it are float32 still
 _LARGEST_SEED = 2**31 - 1
+NO_LABEL = -2 ** 31  # for torch's `ignore_index`, whose -100 would pass over a wrong label
 
 
 def _is_number(value) -> bool:

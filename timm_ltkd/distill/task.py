@@ -141,7 +141,8 @@ class DistillTask(TrainingTask):
     ) -> dict[str, torch.Tensor]:
         student_input, teacher_input = input if isinstance(input, tuple | list) else (input, input)
         if self.method.needs_hard_labels:
-            target = check_hard_labels(type(self.method).__name__, target, len(student_input))
+            needs = [part for part in self.method.modules() if getattr(part, 'needs_hard_labels', False)][-1]
+            target = check_hard_labels(type(needs).__name__, target, len(student_input))  # the innermost, by its name
         taught = self.ask_teacher(teacher_input) if taught is None else taught
         logits, terms = self.trainable_module(student_input, taught, target)
         _check_terms(self.method, terms)

@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from .checks import check_labels, check_number, check_pair, check_temperature, full_precision
+from .checks import NO_LABEL, check_labels, check_number, check_pair, check_temperature, full_precision
 from .closed_form import softened_kl
 from .method import DistillMethod, Output, register_method, standardize_logits
 
@@ -29,7 +29,8 @@ def soft_label_weights(
     target = check_labels(target, student_logits)
     student, teacher = (full_precision(logits.detach()) for logits in (student_logits, teacher_logits))
     target = target.to(student.dtype) if target.is_floating_point() else target
-    student_ce, teacher_ce = (F.cross_entropy(logits, target, reduction='none') for logits in (student, teacher))
+    student_ce, teacher_ce = (
+        F.cross_entropy(logits, target, reduction='none', ignore_index=NO_LABEL) for logits in (student, teacher))
     return -torch.expm1(-student_ce / teacher_ce.clamp(min=torch.finfo(teacher_ce.dtype).tiny))
 
 

@@ -27,6 +27,7 @@ _OPTIONS = (  # those that shape a recipe; args.yaml has all
     'epochs', 'batch_size', 'grad_accum_steps', 'opt', 'lr', 'weight_decay', 'momentum', 'sched', 'warmup_epochs',
     'model_ema', 'class_sampling', 'train_crop_mode', 'hflip', 'color_jitter', 'aa', 'mixup', 'cutmix', 'reprob',
     'smoothing', 'no_aug', 'stage', 'holdout', 'seed')
+_OFF_AT_ZERO = {'warmup_epochs', 'hflip', 'color_jitter', 'mixup', 'cutmix', 'reprob', 'smoothing', 'holdout'}
 
 
 def model_card(
@@ -208,7 +209,7 @@ def _training(
         if args.get(key):
             lines.append(f'{flag(key)} {words(args[key])}')
     lines.append('options: ' + ', '.join(
-        f'{flag(key)} {words(args[key])}' for key in _OPTIONS if args.get(key) not in (None, False, 0, '')))
+        f'{flag(key)} {words(args[key])}' for key in _OPTIONS if _says_something(key, args.get(key))))
     lines.append(f"precision {run.get('precision')}, {run.get('processes')} processes, {run.get('hardware')}")
     lines.append('versions: ' + ', '.join(f'{name} {version}' for name, version in (run.get('versions') or {}).items()))
     if 'args.yaml' not in files:
@@ -217,6 +218,11 @@ def _training(
     told = f'args.yaml has all options{f", but for your own {own.strip()}" if own else ""}; they repeat the training:'
     command = repeating_command('args.yaml', run) + own
     return f'{bullets(lines)}\n\n{markdown_escape(told)}\n\n```\n{command}\n```'
+
+
+def _says_something(option: str, value: Any) -> bool:
+    """Whether an option is on; a seed of 0 is one as well."""
+    return value not in (None, '') and value is not False and not (value == 0 and option in _OFF_AT_ZERO)
 
 
 def _network(config: Mapping[str, Any], origin: Mapping[str, str], run: Mapping[str, Any]) -> str:

@@ -2,10 +2,8 @@
 import torch
 import torch.nn.functional as F
 
-from ..checks import check_labels, check_number, full_precision
+from ..checks import NO_LABEL, check_labels, check_number, full_precision
 from .loss import HardLabelLoss, register_loss
-
-_NO_LABEL = -2 ** 31
 
 
 def cross_entropy_loss(logits: torch.Tensor, target: torch.Tensor, smoothing: float = 0.) -> torch.Tensor:
@@ -22,7 +20,7 @@ def cross_entropy_loss(logits: torch.Tensor, target: torch.Tensor, smoothing: fl
     target, logits = check_labels(target, logits), full_precision(logits)
     if target.is_floating_point():
         target = target.to(logits)  # torch wants the same dtype
-    return F.cross_entropy(logits, target, label_smoothing=smoothing, ignore_index=_NO_LABEL)
+    return F.cross_entropy(logits, target, label_smoothing=smoothing, ignore_index=NO_LABEL)
 
 
 @register_loss('ce')

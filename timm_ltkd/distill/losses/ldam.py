@@ -44,13 +44,15 @@ def ldam_loss(
         Scalar, in float32 at least.
 
     Raises:
-        UserError: The labels are no class indices, or the margins of another number of classes.
+        UserError: The labels are no class indices, or margins or weights of another number of classes.
     """
     if target.is_floating_point():
         raise UserError("ldam's margin belongs to one class and not to a mix of them: leave out mixup, cutmix and soft "
                         'labels, or choose another loss')
     target = check_labels(target, cosines)
-    check_class_count(margins.numel(), cosines)
+    for each in (margins, class_weights):
+        if each is not None:
+            check_class_count(each.numel(), cosines)
     cosines = full_precision(cosines)
     own = target.unsqueeze(1)
     shifted = cosines.scatter_add(1, own, -margins.to(cosines)[own])
@@ -62,8 +64,8 @@ def ldam_loss(
 class LDAM(HardLabelLoss):
     """Margins that grow as classes get rarer, on a normalised classifier (Cao et al. 2019, arXiv 1906.07413).
 
-    `prepare` gives the network a cosine classifier, whose logits are s · cos: those are what this loss takes, what a
-    distillation method sees, and what is evaluated.
+    `prepare` gives the network a cosine classifier, whose logits are s · cos: those are what this loss takes and what a
+    distillation method sees. What is evaluated is the plain network of `plain_classifier`.
 
     Args:
         prior: Class prior of the training set.
