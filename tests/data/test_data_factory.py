@@ -147,6 +147,26 @@ def test_missing_hugging_face_data(tmp_path):
     assert "cannot read split 'train'" in refusal(f'lt/hfds/{tmp_path}/none', tmp_path / 'cache')
 
 
+@pytest.mark.parametrize('kind', ['hfds', 'hfids'])
+def test_hugging_face_data_that_cannot_be_read(tmp_path, kind):
+    (tmp_path / 'set').mkdir()
+    for split in ('train', 'validation'):
+        (tmp_path / 'set' / f'{split}.jsonl').write_text('{"image": "a", "label": 0}\n{"image": broken\n')
+    said = refusal(f'{kind}/{tmp_path}/set', tmp_path / 'cache')
+    assert f"cannot read split 'train' of '{kind}/" in said and 'An error occurred' not in said
+
+
+def test_a_damaged_file_of_torchvision(tmp_path):
+    (tmp_path / 'train' / 'n01').mkdir(parents=True)
+    (tmp_path / 'meta.bin').write_bytes(b'xx')
+    assert f"cannot read 'torch/imagenet' from '{tmp_path}'" in refusal('torch/imagenet', tmp_path)
+
+
+def test_sets_without_columns_or_a_class_map_are_called_as_the_user_does():
+    assert "'lt/digits' has no columns to choose input_key from" in refusal('lt/digits', input_key='x')
+    assert "'lt/digits' has its own classes; a class map is for" in refusal('lt/digits', class_map={'a': 0})
+
+
 def test_a_folder_without_images(tmp_path):
     (tmp_path / 'train' / 'cat').mkdir(parents=True)
     (tmp_path / 'train' / 'cat' / 'notes.txt').write_text('')

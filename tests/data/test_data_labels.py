@@ -45,7 +45,7 @@ def test_targets_wherever_a_dataset_keeps_them(attributes):
     ({}, 'cannot be read without decoding'),
     (dict(index=[(0, 'a')] * 3, categories_map=[{}], target_type=['full', 'kind']), 'cannot be read without decoding'),
     (dict(targets=[0, -1, 0]), 'image 1 has the label -1'),
-    (dict(targets=['cat', 'dog', 'cat']), "image 0 has the label 'cat'"),
+    (dict(targets=['cat', 'dog', 'cat']), "image 0 has the label 'cat'; let `targets` be class indices, and `classes`"),
     (dict(targets=[[0, 1], [1], []]), r'image 0 has the label \[0, 1\]'),
     (dict(targets=[None, 0, 1]), 'image 0 has the label None'),
     (dict(targets=[0.5, 0., 1.]), 'image 0 has the label 0.5'),
@@ -68,6 +68,7 @@ def test_iterable_and_unlabelled_datasets_are_refused():
 @pytest.mark.parametrize('attributes, names', [
     (dict(classes=['cat', 'dog', 'eel']), ['cat', 'dog', 'eel']),
     (dict(classes=np.array(['cat', 'dog', 'eel'])), ['cat', 'dog', 'eel']),
+    (dict(classes={'eel': 2, 'cat': 0, 'dog': 1}), ['cat', 'dog', 'eel']),
     (dict(classes=3), ['0', '1', '2']),
     (dict(class_to_idx={'dog': 1, 'cat': 0, 'eel': 2}), ['cat', 'dog', 'eel']),
     (dict(class_to_idx={'cat': 0, 'kitten': 0, 'eel': 2}), ['cat', '1', 'eel']),

@@ -39,6 +39,12 @@ def refusal(make, *args, **kwargs):
     return str(error.value)
 
 
+def test_a_label_that_so_few_images_cannot_have(tmp_path):
+    (tmp_path / 'list.txt').write_text('a.png 0\nb.png 9999999\n')
+    assert "image 'b.png' is of class 9999999, and 2 images" in refusal(read_list, tmp_path / 'list.txt')
+    assert 'cannot read the list' in refusal(read_list, 'a\0b')
+
+
 def test_every_form_of_line(tmp_path):
     (tmp_path / 'list.txt').write_bytes(
         '\ufefftrain/a b/x 1.jpg 0\r\n\n./é/y.jpg\t 1  \n/absolute/z.jpg 1\n'.encode() + b'caf\xe9/w.jpg 2')

@@ -2,6 +2,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,17 @@ def test_what_is_no_folder_here_is_counted_into_the_cache_folder(stream, tmp_pat
     assert [counted.kept_in] == kept
     assert json.loads(kept[0].read_text())['shards'] == list(SIZES)
     assert [who(image) for image, _ in counted] == list(range(11))
+
+
+def test_a_user_without_a_home(stream, tmp_path, monkeypatch, log):
+    def no_home():
+        raise RuntimeError('Could not determine home directory.')
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr(Path, 'home', no_home)
+    stream('tar')
+    counted = create_dataset('wds/any', root=f'file:{tmp_path}/tar', split='train-{000..002}.tar')
+    assert counted.class_counts.tolist() == [6, 3, 2] and counted.kept_in is None
+    assert 'can be kept nowhere: each run counts anew' in log[-1]
 
 
 def test_a_damaged_file_of_counts_is_made_anew(stream):

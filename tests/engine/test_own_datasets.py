@@ -95,6 +95,15 @@ def test_images_that_are_none(own_module, image, got):
         timm_ltkd.create_dataset('lt/bad')[0]
 
 
+def test_samples_of_another_form(own_module):
+    class Three(Bad):
+        def __getitem__(self, index):
+            return *super().__getitem__(index), 'more'
+    register_dataset('three')(lambda root, split: Three(np.zeros((4, 4, 3), np.uint8)))
+    with pytest.raises(UserError, match='Three gives something else than .image, class index. for a sample'):
+        timm_ltkd.create_dataset('lt/three')[0]
+
+
 @pytest.mark.parametrize('make, message', [
     (lambda root, split: open(f'/nowhere/{split}'), "'lt/own' gives no split 'train': .*No such file"),
     (lambda root: None, "gives no split 'train': .*unexpected keyword argument 'split'"),

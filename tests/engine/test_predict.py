@@ -3,6 +3,7 @@ import csv
 import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from timm_ltkd.engine import predict as engine_predict
 from timm_ltkd.engine import run_data
 from timm_ltkd.engine.networks.described import label_names
 from timm_ltkd.engine.networks.trained import load_network
+from timm_ltkd.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ['ant', 'bee', 'cat']
@@ -253,6 +255,18 @@ def test_links_are_followed(pictures, tmp_path):
     for name, target in (('b/round', 'b'), ('b/up', '.'), ('b/again', 'b/é à')):
         (pictures / name).symlink_to(pictures / target)
     assert len(find_images(pictures)) == len(SHOWN) + 1, 'those of a folder once by each name, and no name is endless'
+
+
+def test_a_folder_that_cannot_be_read_is_told(pictures, monkeypatch):
+    scan = os.scandir
+
+    def scandir(folder):
+        if folder == str(pictures / 'b'):
+            raise PermissionError(13, 'Permission denied', folder)
+        return scan(folder)
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.raises(UserError, match="cannot read the folder '.*b' .Permission denied"):
+        find_images(pictures)
 
 
 def test_links_between_neighbours_end(tmp_path):

@@ -112,7 +112,7 @@ def _without(
         return dataset
     if isinstance(dataset, StreamDataset):
         return without_images(dataset, places)
-    return dataset.subset(np.setdiff1d(np.arange(len(dataset)), [index for index, in places]))
+    return dataset.subset(np.delete(np.arange(len(dataset)), [index for index, in places]))
 
 
 def count_skipped(skipped: Iterable[SkippedImage]) -> dict[str, int]:

@@ -27,7 +27,10 @@ class Coloured(Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple:
-        image, target = self.base[index]
+        sample = self.base[index]
+        if not isinstance(sample, tuple | list) or len(sample) != 2:
+            raise UserError(f'{type(self.base).__name__} gives something else than (image, class index) for a sample')
+        image, target = sample
         image = convert(self._as_image(image), 'RGB')
         return (
             image if self.transform is None else self.transform(image),

@@ -28,7 +28,7 @@ class DigitsDataset(Dataset):
         digits = load_digits()
         targets = digits.target.astype(np.int64)
         test = held_out_positions(targets)
-        kept = np.setdiff1d(np.arange(targets.size), test) if train else test
+        kept = np.delete(np.arange(targets.size), test) if train else test
         self.images = np.stack([_enlarge(image) for image in digits.images[kept]])
         self.targets = targets[kept]
         self.classes = [str(c) for c in range(10)]

@@ -67,8 +67,8 @@ def create_dataset(
             that every class has its share.
         class_counts: Images to keep per class, [C], or a file of them (see `read_class_counts`), instead of a factor;
             of a stream, those it has.
-        class_map: For folders, tar files and `hfds/`: class index by name, or a file of names, as timm takes it. To
-            lists it gives the names of their classes.
+        class_map: For folders, tar files, `hfds/` and streams: class index by name, or a file of names, as timm takes
+            it. To lists it gives the names of their classes.
         list_file: Images and classes of this split (see `read_list`), where the name stands for a list.
         training: Whether it is the training split; by default its name tells (`train`, `train[:90%]`, `full/train`).
         **kwargs: For timm's factory and the dataset it makes (`download`, `input_key`, `transform`, ...).

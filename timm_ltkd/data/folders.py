@@ -217,10 +217,7 @@ def _tar_class_folders(reader) -> set[PurePosixPath]:
 
 def _folders_below(path: str) -> Iterator[tuple[PurePosixPath, Counter[str]]]:
     """All folders, and how many files of each ending lie in them."""
-    def fail(error: OSError) -> None:
-        raise UserError(f"cannot read the folder '{error.filename}' ({error.strerror})") from error
-
-    for folder, below, files in os.walk(path, followlinks=True, onerror=fail):
+    for folder, below, files in os.walk(path, followlinks=True, onerror=unreadable):
         if folder == path and (lost := [name for name in files if not os.path.exists(os.path.join(path, name))]):
             raise UserError(
                 f"the link '{os.path.join(path, lost[0])}' leads to nothing, where a class may have been: mend it")
@@ -229,6 +226,11 @@ def _folders_below(path: str) -> Iterator[tuple[PurePosixPath, Counter[str]]]:
                 f"the link '{os.path.join(folder, back[0])}' leads back to a folder that it lies in, whose images "
                 'would come again and again: remove it')
         yield _posix(os.path.relpath(folder, path)), count_endings(files)
+
+
+def unreadable(error: OSError) -> None:
+    """For `os.walk`, which passes folders over that it cannot read."""
+    raise UserError(f"cannot read the folder '{error.filename}' ({error.strerror})") from error
 
 
 def count_endings(files: Iterable[str]) -> Counter[str]:

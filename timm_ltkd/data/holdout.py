@@ -93,6 +93,6 @@ def hold_out(splits: Splits, share: float, holdout_type: str = 'proportional', *
             f"'{train.shards.name}' is a stream and cannot be indexed, so nothing can be held out of it; leave the "
             'holdout out, or name a split that was held out when the stream was written')
     held = holdout_positions(train.targets, holdout_counts(train.class_counts, share, holdout_type), seed=seed)
-    kept = np.setdiff1d(np.arange(len(train)), held)
+    kept = np.delete(np.arange(len(train)), held)
     held_out = train.subset(held).with_transform(train.transform)  # from now on its own: it is not augmented
     return replace(splits, train=train.subset(kept), holdout=held_out)

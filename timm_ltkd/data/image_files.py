@@ -10,7 +10,7 @@ from timm.data.readers import get_img_extensions
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..errors import UserError, last_line
-from .folders import count_endings, leads_back, warn_of_endings
+from .folders import count_endings, leads_back, unreadable, warn_of_endings
 from .reading import read_image
 from .sampler import ShardSampler
 from .workers import process_options
@@ -35,7 +35,7 @@ def find_images(path: str | os.PathLike) -> list[str]:
     Images that are passed over for their endings are counted in the log.
 
     Raises:
-        UserError: Nothing there, or a folder without images.
+        UserError: Nothing there, a folder without images, or one that cannot be read.
     """
     path = os.fspath(path)
     if os.path.isfile(path):
@@ -44,7 +44,7 @@ def find_images(path: str | os.PathLike) -> list[str]:
         raise UserError(f"there is no image file or folder '{path}'")
     extensions = tuple(get_img_extensions())
     found, endings = [], Counter[str]()
-    for folder, below, files in os.walk(path, followlinks=True):
+    for folder, below, files in os.walk(path, followlinks=True, onerror=unreadable):
         below[:] = [name for name in below if not (name.startswith('.') or leads_back(os.path.join(folder, name)))]
         found += [
             os.path.join(folder, name) for name in files

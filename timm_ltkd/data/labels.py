@@ -1,6 +1,6 @@
 """The labels and class names of any map-style dataset timm makes, without decoding an image."""
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -41,7 +41,7 @@ def dataset_targets(dataset: Dataset) -> np.ndarray:
         labels = _stored_labels(source, len(dataset))
     if labels is None:
         raise UserError(f'the labels of {name} cannot be read without decoding every image; give it a list `targets`')
-    return _as_class_indices(labels, name)
+    return _as_class_indices(labels, name, mapped=_is_hfds(source))
 
 
 def dataset_class_names(dataset: Dataset) -> list[str]:
@@ -95,7 +95,7 @@ def _inaturalist_labels(source) -> list | None:
     return [category if kind == 'full' else source.categories_map[category][kind] for category, _ in source.index]
 
 
-def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
+def _as_class_indices(labels: Iterable, name: str, mapped: bool) -> np.ndarray:
     try:
         array = np.asarray(labels)
     except ValueError:  # rows of different lengths
@@ -105,8 +105,9 @@ def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         at, example = next(
             ((i, label) for i, label in enumerate(labels) if not isinstance(label, Integral)), (0, next(iter(labels))))
-        hint = '; number them with a class map, a file with one label a line (--class-map FILE.txt)' \
-            if isinstance(example, str) else ''
+        hint = '' if not isinstance(example, str) else (
+            '; number them with a class map, a file with one label a line (--class-map FILE.txt)' if mapped else
+            '; let `targets` be class indices, and `classes` their names')
         raise UserError(f'{name} needs one class index per image, but image {at} has the label {example!r}{hint}')
     if array.min() < 0:
         at = int(array.argmin())
@@ -119,6 +120,8 @@ def _as_class_indices(labels: Iterable, name: str) -> np.ndarray:
 def _stored_names(source) -> list[str] | None:
     for attribute in ('class_names', 'wnids', 'classes', 'all_categories'):
         names = getattr(source, attribute, None)
+        if isinstance(names, Mapping) and names:
+            return names_by_index(names)
         if hasattr(names, '__len__') and len(names) and not (
                 attribute == 'all_categories' and source.target_type != ['full']):
             return [str(name) for name in names]

@@ -13,6 +13,7 @@ from timm.data.readers.reader import Reader
 from ..errors import UserError, visible
 
 _LONGEST_LABEL = 7  # digits; ten million classes are a mistake
+_MOST_EMPTY = 100_000  # classes that are named one by one, if only to say that they are empty
 
 
 class PackedPaths(Sequence):
@@ -109,11 +110,18 @@ def read_list(path: str | os.PathLike, class_names: Sequence[str] | None = None)
                     raise UserError(
                         f"'{path}', line {number}: expected the path of an image and the index of its class, got "
                         f"'{visible(line.decode(errors='replace').strip(), 60)}'{hint}")
-    except OSError as e:
-        raise UserError(f"cannot read the list '{path}': {e.strerror or e}") from e
+    except (OSError, ValueError) as e:  # ValueError: a path that cannot be one
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f"cannot read the list '{path}': {getattr(e, 'strerror', None) or e}") from e
     if not paths:
         raise UserError(f"the list '{path}' names no image")
     targets = np.array(targets, np.int64)
+    largest = int(targets.max())
+    if class_names is None and largest >= _MOST_EMPTY and largest >= len(targets):
+        raise UserError(
+            f"'{path}': image '{paths[int(targets.argmax())]}' is of class {largest}, and {len(targets)} images cannot "
+            'be of so many classes')
     if class_names is None:
         class_names = directory_names(paths, targets) or [str(c) for c in range(targets.max() + 1)]
     elif targets.max() >= len(class_names):

@@ -17,7 +17,7 @@ from .digits import DigitsDataset
 from .folders import check_folders, check_members, find_split, list_folders, number_classes
 from .labels import dataset_class_names, names_by_index
 from .lists import ImageList, PackedSamples, ReaderImageList, read_list
-from .names import SPLITS, is_train_split
+from .names import PREFIX, SPLITS, is_train_split
 from .own import create_own
 from .reading import read_image
 from .tiny_imagenet import read_tiny_imagenet
@@ -63,12 +63,15 @@ def create_whole(name: str, root, split: str, training: bool, class_map, list_fi
 
 
 def _check_options(name: str, kind: str, class_map, kwargs: dict) -> None:
+    called = PREFIX + name.removeprefix('own/') if kind in ('digits', 'own', 'tinyimagenet') else name
     if class_map is not None and kind in ('digits', 'own', 'tinyimagenet', 'torch'):
-        raise UserError(f"'{name}' has its own classes; a class map is for folders, tar files, lists and hfds/")
+        raise UserError(
+            f"'{called}' has its own classes; a class map is for folders, tar files, lists, hfds/ and streams")
     for key in ('input_key', 'target_key'):
         if key in kwargs and kind != 'hfds':
             raise UserError(
-                f"'{name}' has no columns to choose {key} from (--{key.replace('_', '-')}); hfds/ data sets have")
+                f"'{called}' has no columns to choose {key} from (--{key.replace('_', '-')}); hfds/ data sets and "
+                'streams have')
 
 
 def _data_folder(root, name: str) -> str | os.PathLike:
@@ -116,9 +119,9 @@ def _create_torch(name: str, root, split: str, kwargs: dict):
     try:
         base = timm.data.create_dataset(name, root=str(root), split=split, search_split=False, **kwargs)
         return Coloured(base) if isinstance(base, MNIST) else base
-    except (RuntimeError, OSError, ValueError) as e:
-        if isinstance(e, UserError):
-            raise
+    except (TypeError, UserError):  # TypeError: of an option that is not known, which is told elsewhere
+        raise
+    except Exception as e:  # whatever is raised of a damaged file
         hint = '' if download else '; if it is not there yet, fetch it with --dataset-download'
         raise UserError(f"cannot read '{name}' from '{root}': {last_line(e)}{hint}") from e
 
@@ -131,7 +134,9 @@ def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: di
         raise UserError(f"column '{kwargs.get('input_key', 'image')}' of '{name}' holds no images (--input-key)") from e
     except AttributeError as e:  # timm before it took a label column of plain integers
         raise UserError(f"this timm reads '{name}' only with named classes or a class map; update timm") from e
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as e:
+    except TypeError:  # as above
+        raise
+    except Exception as e:  # `datasets` has errors of its own
         if 'save_to_disk' in str(e):
             raise UserError(
                 f"'{name}' is one split as save_to_disk leaves it, and a run needs two: save a DatasetDict of both, or "
@@ -139,9 +144,10 @@ def _create_hfds(name: str, root, split: str, class_map: dict | None, kwargs: di
         if "column names don't match" in str(e):  # datasets before it took a missing column for one without images
             key = kwargs.get('input_key', 'image')
             raise UserError(f"'{name}' has no image column '{key}'; choose another (--input-key)") from e
-        place = name.partition('/')[2]
+        place, generated = name.partition('/')[2], type(e).__name__ == 'DatasetGenerationError'
+        why = e.__cause__ if generated and e.__cause__ else e
         gone = ': there is no such folder' if place.startswith(('.', '/')) and not os.path.exists(place) else ''
-        raise UserError(f"cannot read split '{split}' of '{name}'{gone or f': {last_line(e)}'}") from e
+        raise UserError(f"cannot read split '{split}' of '{name}'{gone or f': {last_line(why)}'}") from e
     _check_image_column(dataset.reader, name)
     return dataset
 

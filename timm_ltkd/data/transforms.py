@@ -44,7 +44,7 @@ def create_train_transform(
 
     Args:
         input_size: (channels, height, width), (height, width) or one side, in pixels. Of one channel: images are made
-            grey after all other steps.
+            grey after all steps but normalisation and random erasing.
         mean, std: Of the normalisation, per channel, for values from 0 to 1.
         crop_mode: 'rrc' random resized crop; 'rkrc', 'rkrr' resize keeping the ratio, then a centre or random crop;
             'pad' resize where needed, pad, then a random crop.

@@ -31,6 +31,13 @@ def test_there_are_no_more_loader_workers_than_cores(monkeypatch):
     assert launch.loader_workers(4) == 1
 
 
+def test_all_processes_have_as_many_loader_workers(monkeypatch):
+    """By whose number a stream is shared out among them; where one has fewer cores, too."""
+    monkeypatch.setattr(launch.os, 'sched_getaffinity', lambda pid: set(range(4)), raising=False)
+    monkeypatch.setattr(launch, '_cores_of_all', [4, 2])
+    assert [launch.loader_workers(asked) for asked in (0, 1, 3)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize('answer', [['found', None], [None, 'not there']])
 def test_what_the_first_process_finds_holds_for_all(monkeypatch, answer):
     """Another process does not look itself; it takes the answer, or the mistake, of the first."""

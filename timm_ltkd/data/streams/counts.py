@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,8 @@ def kept_counts(shards: Shards) -> tuple[StreamCounts, Path | None]:
             continue
         _logger.info(f'the counts are kept in {file}')
         return counts, file
-    _logger.warning(f"the counts of '{shards.name}' can be kept nowhere (tried {files[-1]}): each run counts anew")
+    tried = f' (tried {files[-1]})' if files else ''
+    _logger.warning(f"the counts of '{shards.name}' can be kept nowhere{tried}: each run counts anew")
     return counts, None
 
 
@@ -84,7 +86,8 @@ def _places(shards: Shards) -> Iterator[Path]:
     name = f'.ltkd-counts-{key}.json'  # a hidden file is no data to anyone who lists the folder
     if shards.folder is not None:
         yield shards.folder / name
-    yield Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_ltkd' / name
+    with suppress(RuntimeError):  # of a user without a home
+        yield Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_ltkd' / name
 
 
 def _read(file: Path, num_shards: int) -> StreamCounts | None:

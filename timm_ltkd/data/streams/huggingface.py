@@ -50,9 +50,10 @@ class HuggingFaceShards:
                 options = dict(cache_dir=root, columns=[target_key])
                 if rows.features is None or target_key in rows.features:
                     labels = datasets.load_dataset_builder(name, **options).as_streaming_dataset(split=split)
-        self._check_columns(rows.features)
-        self._rows = rows.select_columns([input_key, target_key]).cast_column(input_key, datasets.Image(decode=False))
-        self._labels = labels.select_columns([target_key])
+            self._check_columns(rows.features)
+            undecoded = datasets.Image(decode=False)
+            self._rows = rows.select_columns([input_key, target_key]).cast_column(input_key, undecoded)
+            self._labels = labels.select_columns([target_key])
         names = getattr((rows.features or {}).get(target_key), 'names', None)
         self.class_names = names_by_index(class_map) if class_map else names
         self.labelled_by = [target_key, class_map, names]
@@ -62,12 +63,12 @@ class HuggingFaceShards:
         self.stamps = [builder.hash, *map(list, getattr(listed, 'origin_metadata', ()))]
 
     def _check_columns(self, features) -> None:
-        for option, key in (('input_key', self.input_key), ('target_key', self.target_key)):
+        for option, key in (('--input-key', self.input_key), ('--target-key', self.target_key)):
             if features is not None and key not in features:
                 raise UserError(f"'{self.name}' has no column '{key}'; choose one of: {', '.join(features)} ({option})")
         images = [key for key, feature in (features or {}).items() if type(feature).__name__ == 'Image']
         if features is not None and self.input_key not in images:
-            others = f'; these do: {", ".join(images)} (input_key)' if images else ''
+            others = f'; these do: {", ".join(images)} (--input-key)' if images else ''
             raise UserError(f"column '{self.input_key}' of '{self.name}' holds no images{others}")
 
     def __len__(self) -> int:

@@ -47,6 +47,8 @@ def job(log_with: Sequence[str] = (), idle: str = '') -> Iterator[Accelerator]:
         yield accelerator
         accelerator.end_training()
 
+_cores_of_all: list[int] = []  # of each process that was launched, where there are several
+
 
 def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
     """An Accelerator as `accelerate launch` (or its environment) configures it: precision, processes, devices.
@@ -90,6 +92,7 @@ def create_accelerator(log_with: Sequence[str] = ()) -> Accelerator:
     if accelerator.device.type == 'cpu':
         keep_freed_memory()
     no_autocast_cache()
+    _cores_of_all[:] = gather_object([_own_cores()]) if accelerator.num_processes > 1 else []
     return accelerator
 
 
@@ -148,9 +151,13 @@ def exchange(accelerator: Accelerator) -> Callable[[Any], list] | None:
 
 
 def loader_workers(asked: int) -> int:
-    """How many loader workers a process gets: as many as asked for, but no more than there are cores for it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return min(asked, cores)
+    """How many loader workers a process gets: as many as asked for, but no more than there are cores for it, or for any
+    other process, since a stream is shared out by their number."""
+    return min(asked, _own_cores(), *_cores_of_all)
+
+
+def _own_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def pins_memory(args: Namespace, accelerator: Accelerator) -> bool:
