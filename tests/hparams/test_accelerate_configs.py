@@ -80,7 +80,8 @@ def test_what_one_process_is_told(name, wanted, monkeypatch):
 def test_two_processes_on_the_cpu_are_two(tmp_path):
     (tmp_path / 'told.py').write_text(
         'from timm_ltkd.engine.processes.launch import create_accelerator\nhere = create_accelerator()\n'
-        'print(here.process_index, here.num_processes, here.device.type, here.mixed_precision)')
+        'line = f"{here.process_index} {here.num_processes} {here.device.type} {here.mixed_precision}\\n"\n'
+        'print(line, end="")')  # in one piece, as the other process writes too
     done = subprocess.run(
         launch('cpu_two_processes', str(tmp_path / 'told.py')), env=environment(), capture_output=True, text=True,
         timeout=300)
