@@ -6,7 +6,6 @@ import torch
 from accelerate import Accelerator
 from timm.task import TrainingTask
 from timm.utils import dispatch_clip_grad, unwrap_model
-from torch import nn
 
 from ...data import Views
 from ...distill.checks import check_scalar
@@ -75,7 +74,7 @@ class TrainingStep:
         self.watch.add({name: value for name, value in result.items() if name != 'output'}, len(target))
         if update:
             if accelerator.num_processes > 1:
-                _check_gradients(task.trainable_module)
+                self._check_gradients()
             if args.clip_grad is not None:
                 accelerator.unscale_gradients(self.optimizer)
                 parameters = task.get_clip_parameters(exclude_head='agc' in args.clip_mode)
@@ -83,12 +82,13 @@ class TrainingStep:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
-
-def _check_gradients(module: nn.Module) -> None:
-    """Refuse weights that no gradient has reached, for which DistributedDataParallel would wait in the next step."""
-    idle = [name for name, parameter in unwrap_model(module).named_parameters()
-            if parameter.requires_grad and parameter.grad is None]
-    if idle:
-        raise UserError(
-            f'weights that get no gradient ({first_few(idle)}) cannot be trained in several processes: leave them out, '
-            'freeze them (requires_grad_(False)), add 0 times their output to the loss, or launch one process')
+    def _check_gradients(self) -> None:
+        """Refuse weights without a gradient, for which DistributedDataParallel would wait in the next step."""
+        if all(parameter.grad is not None for group in self.optimizer.param_groups for parameter in group['params']):
+            return
+        named = unwrap_model(self.task.trainable_module).named_parameters()
+        idle = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+        if idle:
+            raise UserError(
+                f'weights that get no gradient ({first_few(idle)}) cannot be trained in several processes: leave them '
+                'out, freeze them (requires_grad_(False)), add 0 times their output to the loss, or launch one process')
