@@ -69,6 +69,7 @@ def test_iterable_and_unlabelled_datasets_are_refused():
     (dict(classes=['cat', 'dog', 'eel']), ['cat', 'dog', 'eel']),
     (dict(classes=np.array(['cat', 'dog', 'eel'])), ['cat', 'dog', 'eel']),
     (dict(classes={'eel': 2, 'cat': 0, 'dog': 1}), ['cat', 'dog', 'eel']),
+    (dict(classes={2: 'eel', 0: 'cat', 1: 'dog'}), ['cat', 'dog', 'eel']),
     (dict(classes=3), ['0', '1', '2']),
     (dict(class_to_idx={'dog': 1, 'cat': 0, 'eel': 2}), ['cat', 'dog', 'eel']),
     (dict(class_to_idx={'cat': 0, 'kitten': 0, 'eel': 2}), ['cat', '1', 'eel']),

@@ -120,8 +120,9 @@ def _as_class_indices(labels: Iterable, name: str, mapped: bool) -> np.ndarray:
 def _stored_names(source) -> list[str] | None:
     for attribute in ('class_names', 'wnids', 'classes', 'all_categories'):
         names = getattr(source, attribute, None)
-        if isinstance(names, Mapping) and names:
-            return names_by_index(names)
+        if isinstance(names, Mapping) and names:  # either way round
+            named = all(isinstance(index, Integral) for index in names.values())
+            return names_by_index(names if named else {name: index for index, name in names.items()})
         if hasattr(names, '__len__') and len(names) and not (
                 attribute == 'all_categories' and source.target_type != ['full']):
             return [str(name) for name in names]

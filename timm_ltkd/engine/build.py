@@ -22,6 +22,7 @@ from .epoch.optimizer import create_optimizer, run_epochs
 from .loaders import choose_loader, create_loaders
 from .networks.create import WEIGHTS_OF, check_takes_images, checkpoint_activations, create_network, of_ones_own
 from .networks.export import why_not_loaded
+from .networks.head import calm_new_head
 from .networks.input import resolve_input, set_input
 from .networks.trained import load_initial, warn_of_other_images
 from .run_data import Data
@@ -46,6 +47,8 @@ def trainable_network(args: Namespace, name: str, data: Data, accelerator: Accel
         network = make(drop_rate=0.)  # a few of timm's have dropout unless told otherwise
     if args.initial_checkpoint:
         load_initial(args, network, data, WEIGHTS_OF[option])
+    if args.new_head or args.pretrained and network.pretrained_cfg.get('num_classes') != data.prior.num_classes:
+        calm_new_head(network, seed=args.seed)
     if args.grad_checkpointing:
         checkpoint_activations(network, f"{option} '{name}'")
     set_input(network, resolve_input(args, network.pretrained_cfg))

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..distill import linear_classifier
 from ..errors import UserError
+from .networks.head import start_anew
 
 
 class ScaledLinear(nn.Module):
@@ -93,17 +94,7 @@ def prepare_stage(network: nn.Module, stage: str, *, seed: int) -> None:
     name, classifier = linear_classifier(network, f'--stage {stage} needs')
     network.requires_grad_(False)
     if stage in ('crt', 'head'):
-        _start_anew(classifier, seed=seed)
+        start_anew(classifier, seed=seed)
         classifier.requires_grad_(True)
     else:
         network.set_submodule(name, ScaledLinear(classifier))
-
-
-@torch.no_grad()
-def _start_anew(linear: nn.Linear, *, seed: int) -> None:
-    """Uniform weights as torch's linear layers have at their start, from a generator of their own."""
-    generator = torch.Generator().manual_seed(seed)
-    bound = linear.in_features ** -0.5
-    for values in (linear.weight, linear.bias):
-        if values is not None:
-            values.uniform_(-bound, bound, generator=generator)
