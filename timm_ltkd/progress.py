@@ -20,12 +20,15 @@ class Silence:
     def __init__(self):
         self._since = time.perf_counter()
 
+    def lasts(self) -> bool:
+        """Whether it is time for a line."""
+        return time.perf_counter() - self._since > _SILENCE
+
     def is_over(self) -> bool:
         """Whether it is time for a line; then it begins anew."""
-        now = time.perf_counter()
-        if now - self._since <= _SILENCE:
+        if not self.lasts():
             return False
-        self._since = now
+        self._since = time.perf_counter()
         return True
 
 

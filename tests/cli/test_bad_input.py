@@ -353,8 +353,8 @@ def test_a_file_that_holds_no_weights(refuse_on, tmp_path, option, how, message)
 
 @pytest.mark.parametrize('option', ['--teacher-checkpoint', '--initial-checkpoint'])
 @pytest.mark.parametrize('model, num_classes, message', [
-    ('resnet32', 3, 'is of another architecture'),
-    ('resnet8x4', 3, 'does not fit CifarNet: '),
+    ('resnet32', 3, 'is of another architecture than resnet20: '),
+    ('resnet8x4', 3, 'does not fit resnet20: '),
 ])
 def test_weights_of_another_network(refuse_on, tmp_path, option, model, num_classes, message):
     folder = save_resnet20(tmp_path / 'weights', num_classes, model)

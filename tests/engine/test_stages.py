@@ -101,7 +101,17 @@ def test_a_new_classifier_needs_none_of_the_same_classes(stage, tmp_path, kind):
 
 def test_a_holdout_that_the_first_stage_has_seen_is_told(stage, log):
     stage('--stage', 'lws', '--epochs', '1', '--holdout', '0.3')
-    assert any('was not trained with this holdout' in line for line in log)
+    assert any('was trained with another holdout or on other data' in line for line in log)
+
+
+@pytest.mark.parametrize('classes, told', [(3, True), (1000, False)])
+def test_weights_that_may_have_seen_the_holdout(script, options, tmp_path, log, classes, told):
+    weights = timm.create_model('resnet20', num_classes=classes).state_dict()
+    torch.save(weights, tmp_path / 'weights.pth')
+    script('train', [
+        *options, '--model', 'resnet20', '--initial-checkpoint', str(tmp_path / 'weights.pth'), '--holdout', '0.3',
+        *['--new-head'] * (not told)])
+    assert any(f'{tmp_path}/weights.pth does not say what it was trained on' in line for line in log) == told
 
 
 @pytest.mark.parametrize('name', ['resnet20', 'vit_tiny_patch16_224', 'convnext_atto', 'mobilenetv3_small_050'])

@@ -305,7 +305,7 @@ def add_run(parser: Parser) -> None:
         help='epochs between checkpoints, with which summary.csv is written; the last epoch always is one '
              '(default: %(default)s)')
     add('--log-interval', metavar='N', type=NATURAL, default=50,
-        help='batches between looks at the loss (default: %(default)s)')
+        help='batches between looks at the loss; where no bar is shown, once a minute at least (default: %(default)s)')
     add('--log-with', nargs='+', default=[], metavar='TRACKER', help='Accelerate\'s trackers: tensorboard, wandb, …')
 
 

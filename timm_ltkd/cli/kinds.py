@@ -48,6 +48,10 @@ _ELSEWHERE |= dict.fromkeys(
      'head_init_scale', 'head_init_bias', 'layer_decay_min_scale', 'lr_cycle_mul', 'lr_cycle_decay', 'lr_cycle_limit',
      'lr_noise', 'lr_noise_pct', 'lr_noise_std', 'lr_k_decay', 'split_bn', 'bce_sum',
      'bce_target_thresh', 'bce_pos_weight', 'task_loss_weight'), 'nothing here does that')
+_ELSEWHERE |= dict.fromkeys(
+    ('mixed_precision', 'num_processes', 'num_machines', 'machine_rank', 'main_process_ip', 'main_process_port',
+     'num_cpu_threads_per_process', 'enable_cpu_affinity', 'multi_gpu', 'gpu_ids', 'cpu', 'config_file'),
+    'that is an option of accelerate launch, and stands before the script')
 _ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
 
 

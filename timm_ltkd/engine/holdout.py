@@ -54,20 +54,26 @@ def check_holdout_is_unseen(source: str, args: Namespace, data: Data) -> None:
     """
     seen = seen_by(source, args, data)
     if seen is not None:
-        who = source if seen[0] == source else f'{source} began with {seen[0]}, which'
         if seen[1]:
             raise UserError(
-                f'{who} was trained with another holdout or on other data, perhaps on the very images that would '
-                'choose its τ; give one value, or train with this holdout')
-        _logger.warning(
-            f'{who} does not say what it was trained on: its τ is only fair if the holdout was no part of that')
+                f'{_told(source, seen)}, perhaps on the very images that would choose its τ; give one value, or train '
+                'with this holdout')
+        _logger.warning(f'{_told(source, seen)}: its τ is only fair if the holdout was no part of that')
     for teacher in listed(run_options(source).get('teacher_checkpoint')):
         warn_of_seen_holdout(teacher, args, data)
 
 
 def warn_of_seen_holdout(source: str, args: Namespace, data: Data) -> None:
     """Say in the log that a checkpoint may have been trained on the images that are now held out."""
-    if seen_by(source, args, data) is not None:
+    seen = seen_by(source, args, data)
+    if seen is not None:
         _logger.warning(
-            f'{source} was not trained with this holdout, as far as one can tell: its figures may flatter what has '
-            'learnt from the same images')
+            f'{_told(source, seen)}: if the images that are held out here were among them, their figures flatter it '
+            'and what learns from it')
+
+
+def _told(source: str, seen: tuple[str, bool]) -> str:
+    """What `seen_by` found, in words."""
+    who = source if seen[0] == source else f'{source} began with {seen[0]}, which'
+    return f'{who} was trained with another holdout or on other data' if seen[1] else (
+        f'{who} does not say what it was trained on')

@@ -85,7 +85,8 @@ class EpochLoop:
                 with turn:
                     self._train_on(batch, epoch, i, sizes)
                 progress.advance()
-                if i % self.args.log_interval == 0 and (loss := self.watch.check(epoch + 1)) is not None:
+                looks = i % self.args.log_interval == 0 or progress.is_due()
+                if looks and (loss := self.watch.check(epoch + 1)) is not None:
                     images = sum(sizes[:i + 1]) * self.accelerator.num_processes
                     progress.tell(i + 1, images, loss, self.optimizer.param_groups[0]['lr'])
         means = self.watch.read(epoch + 1)

@@ -39,6 +39,10 @@ class Progress(AbstractContextManager):
         """A batch more is done."""
         self.bar.update()
 
+    def is_due(self) -> bool:
+        """Whether a line is."""
+        return self.bar.disable and self.silence.lasts()
+
     def tell(self, batches: int, images: int, loss: float, lr: float) -> None:
         """What is known after so many batches, of so many images."""
         rate = images / self.seconds

@@ -179,11 +179,10 @@ def load_initial(args: Namespace, network: nn.Module, data: Data, what: str) -> 
     path = Path(args.initial_checkpoint)
     new_head = args.new_head or getattr(args, 'stage', None) in ('head', 'crt')
     config = read_config_json(path, what) if path.is_dir() else config_of(path, network, what)
-    if config is not None:
-        if not new_head:
-            _check_label_names(path, config.get('label_names'), data, what)
-        if args.holdout:
-            warn_of_seen_holdout(args.initial_checkpoint, args, data)
+    if config is not None and not new_head:
+        _check_label_names(path, config.get('label_names'), data, what)
+    if args.holdout and not (config is None and args.new_head):  # which are for other classes, and so of other images
+        warn_of_seen_holdout(args.initial_checkpoint, args, data)
     if path.is_dir():
         path /= 'model.safetensors'
     load_weights(network, path, what, keep=_classifiers(network) if new_head else ())

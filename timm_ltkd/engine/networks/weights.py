@@ -54,6 +54,7 @@ def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence
     if kept:
         state = {key: value for key, value in state.items() if not key.startswith(kept)}
         state |= {key: value for key, value in own.items() if key.startswith(kept)}
+    name = network.pretrained_cfg['architecture']
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if wrong:
@@ -63,12 +64,12 @@ def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence
         if hint and what == '--initial-checkpoint':
             hint += '; --new-head trains another classifier on the rest'
         raise UserError(
-            f'{what}: {path} does not fit {type(network).__name__}: {key} is {list(state[key].shape)}, '
+            f'{what}: {path} does not fit {name}: {key} is {list(state[key].shape)}, '
             f'expected {list(own[key].shape)}{hint}')
     if missing or extra:
         names = ', '.join((missing + extra)[:2])
         raise UserError(
-            f'{what}: {path} is of another architecture: {len(missing)} weights missing, {len(extra)} unknown '
-            f'({names}, …)' + ('; as many of each: if it is the same network by other names, give them those of timm'
+            f'{what}: {path} is of another architecture than {name}: {len(missing)} weights missing, {len(extra)} '
+            f'unknown ({names}, …)' + ('; as many of each: if it is the same network by other names, give them those of timm'
                                if len(missing) == len(extra) else ''))
     network.load_state_dict(state)
