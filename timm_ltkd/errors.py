@@ -64,6 +64,11 @@ def last_line(error: BaseException) -> str:
     return next((line for line in lines if 'CUDA error:' in line), lines[-1]).strip()
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, in one line, for a message that names the file: without the system's number, and the file."""
+    return getattr(error, 'strerror', None) or last_line(error)
+
+
 def visible(text: str, most: int = 1000) -> str:
     """A text from anywhere, made safe for a terminal: what does not print is written as an escape, and its middle is
     left out where it is longer than anyone would read.

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .errors import UserError, last_line
+from .errors import UserError, last_line, reason
 
 
 class _Loader(yaml.SafeLoader):
@@ -87,7 +87,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         text = Path(path).read_text(encoding='utf-8')
     except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
-        raise UserError(f'cannot read the config file {path}: {e}') from None
+        raise UserError(f'cannot read the config file {path}: {reason(e)}') from None
     return load_yaml(text, str(path))
 
 

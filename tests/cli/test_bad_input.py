@@ -238,7 +238,8 @@ def test_a_yaml_that_cannot_be_read(refuse, tmp_path, option):
 
 def test_a_teacher_config_for_another_network(refuse, tmp_path):
     (tmp_path / 't.yaml').write_text('model: resnet56')
-    assert "t.yaml trains 'resnet56' but --teacher is 'resnet20'" in refuse('--teacher-config', tmp_path / 't.yaml')
+    said = refuse('--teacher-config', tmp_path / 't.yaml')
+    assert said == "--teacher-config trains 'resnet56' but --teacher is 'resnet20'; make them agree"
 
 
 def test_a_mistake_of_the_student_is_told_before_its_teacher_is_trained(refuse, tmp_path):

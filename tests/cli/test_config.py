@@ -399,6 +399,19 @@ class TestTeacherArgs:
                 distill('--teacher', 'resnet20', 'resnet56', '--teacher-config', config('model: resnet20')),
                 train_parser())
 
+    def test_a_config_file_may_hold_its_recipe_in_place_of_a_file(self, config):
+        args = distill('-c', config('teacher_config: {lr: 1e-2, mixup: 0.2, import: null}'))
+        own = teacher_args(args, train_parser())
+        assert (own.lr, own.mixup, args.mixup) == (0.01, 0.2, 0)
+        for wrong, message in (('{epoch: 1}', "teacher_config: unknown key 'epoch'; did you mean 'epochs'"),
+                               ('{epochs: a}', "teacher_config: epochs: invalid int value: 'a'")):
+            with pytest.raises(UserError, match=message):
+                teacher_args(distill('-c', config(f'teacher_config: {wrong}')), train_parser())
+        with pytest.raises(UserError, match='teacher_config: expected a single value, got'):
+            distill('-c', config('teacher_config: [a.yaml, b.yaml]'))
+        with pytest.raises(UserError, match='cannot read the config file a.yaml: No such file or directory$'):
+            teacher_args(distill('-c', config('teacher_config: a.yaml')), train_parser())
+
     def test_a_file_for_another_network_or_with_a_bad_key(self, config):
         with pytest.raises(UserError, match="trains 'resnet44' but --teacher is 'resnet56'; make them agree"):
             args = distill('--teacher', 'resnet56', '--teacher-config', config('model: resnet44'))

@@ -153,10 +153,7 @@ def test_one_that_fails_does_not_stop_the_others(script, options, tmp_path, monk
 
 @pytest.mark.parametrize('argv, message', [
     (['--seeds', '1', '2', '1'], '--seeds: 1 is named twice'),
-    (['--seeds', '1', '2', '--torchcompile'], '--seeds does not go with --torchcompile'),
     (['--seeds', '1', '2', '--resume', 'x'], '--seeds does not go with --resume FOLDER'),
-    (['--seeds', '1', '2', '--loader', 'timm', '--workers', '2'],
-     '--seeds does not go with --loader timm and its workers'),
     (['--cuda-graph'], '--cuda-graph needs a CUDA GPU, and this runs on cpu'),
 ])
 def test_what_does_not_go_together(script, options, capsys, argv, message):

@@ -14,7 +14,7 @@ from ..options import DATA, DEPENDENT, MANNER, VIEW, listed
 from ..plain_yaml import read_yaml
 from ..report.text import flag
 from .defaults import fill_defaults
-from .kinds import KeyValues, OneOrMore, Parser, hint
+from .kinds import FileOfOptions, KeyValues, OneOrMore, Parser, hint
 from .own_modules import import_modules
 from .recipes import find_recipe
 
@@ -163,6 +163,13 @@ def read_config(parser: Parser, path: str | Path, only: Collection[str] | None =
         return {}
     if not isinstance(content, dict):
         raise UserError(f'{path}: a config file holds "option: value" lines')
+    return _check_options(parser, content, path, only)
+
+
+def _check_options(
+        parser: Parser, content: dict[Any, Any], path: str | Path, only: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """What `read_config` gives, of the content of the file."""
     actions = {  # what --help and its like do instead of a run, they do on the command line alone
         action.dest: action for action in parser._actions
         if action.dest != 'config' and action.default is not argparse.SUPPRESS}
@@ -203,6 +210,8 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError(f'expected a mapping, got {value!r}')
         return value
+    if isinstance(action, FileOfOptions) and isinstance(value, dict):
+        return value  # checked with the options of what they are for
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f'expected true or false, got {value!r}')
@@ -245,6 +254,22 @@ same one a network of the same kind would start from the same weights, and see t
 choice."""
 
 
+def teacher_config(args: Namespace, parser: Parser) -> dict[str, Any]:
+    """What the file of `--teacher-config` says, or a config file in its place; empty without any.
+
+    Args:
+        args: Options of distill.py.
+        parser: `train_parser()`.
+
+    Raises:
+        UserError: As `read_config`.
+    """
+    given = args.teacher_config
+    if isinstance(given, dict):
+        return _check_options(parser, given, 'teacher_config')
+    return read_config(parser, given) if given else {}
+
+
 def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     """Options of the teacher's own training: the student's recipe with plain cross-entropy, or its own file.
 
@@ -267,20 +292,18 @@ def teacher_args(args: Namespace, parser: Parser) -> Namespace:
     own.img_size = args.teacher_img_size or args.img_size
     own.mean, own.std = args.teacher_mean or args.mean, args.teacher_std or args.std
     own.seed, own.loader = TEACHER_SEED, 'auto'
-    recipe = {}
-    if args.teacher_config:
-        recipe = read_config(parser, args.teacher_config)
-        import_modules(recipe.get('import'))
-        if recipe.get('model', args.teacher) != args.teacher:
-            raise UserError(
-                f"{args.teacher_config} trains '{recipe['model']}' but --teacher is '{args.teacher}'; make them agree")
-        if recipe.get('img_size') not in (None, own.img_size):
-            raise UserError(
-                f"{args.teacher_config}: img_size does not count there, since the images are the student's; give "
-                f"--teacher-img-size {recipe['img_size']}")
-        vars(own).update({key: value for key, value in recipe.items() if key not in _shared(parser)})
-        if own.opt != args.opt and 'opt_kwargs' not in recipe:
-            own.opt_kwargs = {}  # the student's are of its own
+    recipe = teacher_config(args, parser)
+    import_modules(recipe.get('import'))
+    if recipe.get('model', args.teacher) != args.teacher:
+        raise UserError(
+            f"--teacher-config trains '{recipe['model']}' but --teacher is '{args.teacher}'; make them agree")
+    if recipe.get('img_size') not in (None, own.img_size):
+        raise UserError(
+            "--teacher-config: img_size does not count there, since the images are the student's; give "
+            f"--teacher-img-size {recipe['img_size']}")
+    vars(own).update({key: value for key, value in recipe.items() if key not in _shared(parser)})
+    if own.opt != args.opt and 'opt_kwargs' not in recipe:
+        own.opt_kwargs = {}  # the student's are of its own
     if args.teacher_seed is not None:
         own.seed = args.teacher_seed
     if args.teacher_pretrained is not None:
@@ -300,7 +323,7 @@ def passed_over(args: Namespace, teachers: Sequence[Namespace], parser: Parser) 
         teachers: Of `all_teacher_args`.
         parser: `train_parser()`.
     """
-    recipe = read_config(parser, args.teacher_config) if args.teacher_config else {}
+    recipe = teacher_config(args, parser)
     looked_at = (_group_options(parser, 'data') | _group_options(parser, 'input')) - MANNER
     return sorted(
         key for key in recipe.keys() & looked_at

@@ -13,6 +13,7 @@ from .kinds import (
     SEED,
     SHARE,
     AddressedKeyValues,
+    FileOfOptions,
     KeyValues,
     OneOrMore,
     Parser,
@@ -186,7 +187,8 @@ def add_optimisation(parser: Parser) -> None:
     add('--seed', metavar='N', type=SEED, default=42,
         help='initial weights, order, augmentation (default: %(default)s)')
     add('--seeds', metavar='N', type=SEED, nargs='+',
-        help='train a network for each of these seeds, several at once, each in a folder of its own and as by --seed')
+        help='train a network for each of these seeds, several at once where that is possible, each in a folder of its '
+             'own and as by --seed')
 
 
 def add_augmentation(parser: Parser) -> None:
@@ -248,7 +250,8 @@ def add_distillation(parser: Parser) -> None:
         help='a run\'s folder, hf-hub:NAME or a file of weights, for each teacher; without it the teacher is trained '
              'first, on the same data, and kept in teachers/ under the output folder for the next run')
     add('--teacher-seed', metavar='N', type=SEED, help='of its own training (default: 1042, whatever the --seed)')
-    add('--teacher-config', metavar='FILE', help='YAML: how to train the teacher, where that differs from the student')
+    add('--teacher-config', metavar='FILE', action=FileOfOptions,
+        help='YAML: how to train the teacher, where that differs from the student')
     add_flag(group, '--teacher-pretrained', 'start the teacher from pretrained weights (default: if to be had)', None)
     add('--teacher-tune', choices=('all', 'head', 'none'),
         help='train all of the teacher on this data first, or only a new head on frozen weights that are there, or '

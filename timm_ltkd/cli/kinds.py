@@ -134,6 +134,13 @@ class AddressedKeyValues(KeyValues):
         return key.isidentifier() and bool(name) == bool(dot)
 
 
+class FileOfOptions(argparse.Action):
+    """The name of a YAML; a config file may hold its content in place of a name."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values)
+
+
 class OneOrMore(argparse.Action):
     """One value as itself, several as a list."""
 

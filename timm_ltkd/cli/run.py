@@ -13,6 +13,7 @@ from .config import (
     parse,
     passed_over,
     read_config,
+    teacher_config,
     use_data_of_run,
     use_run_of_stage,
 )
@@ -37,6 +38,7 @@ def distill(argv: Sequence[str] | None = None) -> None:
     """distill.py"""
     with one_line_errors('distill.py', _GO_ON):
         args, of_teachers = parse(distill_parser(), argv), train_parser()
+        args.teacher_config = teacher_config(args, of_teachers) or None  # so that args.yaml has it, and no file's name
         teachers = all_teacher_args(args, of_teachers)
         idle = tell_idle(args, distill_parser(), teachers, passed_over(args, teachers, of_teachers))
         from ..engine import jobs

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from .selection import called, int_vector
 
 
@@ -45,7 +45,7 @@ def read_class_counts(path: str | os.PathLike) -> np.ndarray:
         with open(path, encoding='utf-8-sig') as f:
             text = f.read()
     except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
-        raise UserError(f"cannot read class counts from '{path}': {getattr(e, 'strerror', None) or e}") from e
+        raise UserError(f"cannot read class counts from '{path}': {reason(e)}") from e
 
     if text.lstrip().startswith('['):
         try:

@@ -8,7 +8,7 @@ from pickle import Unpickler, UnpicklingError
 
 from timm.data.readers.class_map import load_class_map as timm_class_map
 
-from ..errors import UserError, last_line, nearest
+from ..errors import UserError, nearest, reason
 
 _DIGITS = 9  # of an index
 
@@ -28,7 +28,7 @@ def load_class_map(class_map, root) -> dict | None:
         loaded = timm_class_map(given, str(root or ''))
     except (AssertionError, OSError, ValueError) as e:
         raise UserError(
-            f"cannot read the class map '{class_map}': {last_line(e)} (a .txt file with one class name a line, or a "
+            f"cannot read the class map '{class_map}': {reason(e)} (a .txt file with one class name a line, or a "
             '.pkl file of a dict)') from e
     if isinstance(given, str):  # a name a line
         loaded = {name.removeprefix('\ufeff'): index for name, index in loaded.items()}
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, int] | list[int]:
     try:
         text = path.read_text(encoding='utf-8-sig')
     except (OSError, ValueError) as e:  # ValueError: no UTF-8, or a path that cannot be one
-        raise UserError(f'cannot read the class map {path}: {e}') from None
+        raise UserError(f'cannot read the class map {path}: {reason(e)}') from None
     if text.lstrip()[:1] in ('{', '['):
         return _from_json(text, path)
     return _from_lines(text, path)

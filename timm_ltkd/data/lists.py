@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from timm.data.readers.reader import Reader
 
-from ..errors import UserError, visible
+from ..errors import UserError, reason, visible
 
 _LONGEST_LABEL = 7  # digits; ten million classes are a mistake
 _MOST_EMPTY = 100_000  # classes that are named one by one, if only to say that they are empty
@@ -113,7 +113,7 @@ def read_list(path: str | os.PathLike, class_names: Sequence[str] | None = None)
     except (OSError, ValueError) as e:  # ValueError: a path that cannot be one
         if isinstance(e, UserError):
             raise
-        raise UserError(f"cannot read the list '{path}': {getattr(e, 'strerror', None) or e}") from e
+        raise UserError(f"cannot read the list '{path}': {reason(e)}") from e
     if not paths:
         raise UserError(f"the list '{path}' names no image")
     targets = np.array(targets, np.int64)

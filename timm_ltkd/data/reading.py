@@ -125,12 +125,14 @@ def _broken_image(dataset: Dataset, index: int, error: Exception) -> UserError:
         hint = ' (between folders it wants slashes, and has backslashes)' if '\\' in name and os.sep == '/' else ''
         return UserError(f"there is no image '{name}'{hint}; put it there, or check the data folder and what lists it")
     what = f"image '{name}'" if name else f'image {index} of {called(dataset)}'
-    return UserError(f"cannot read {what}: {_why(error)}; repair or remove it")
+    return UserError(f"cannot read {what}: {_why(error, named=bool(name))}; repair or remove it")
 
 
-def _why(error: Exception) -> str:
-    """On one line, and without Pillow's name for a stream."""
-    return 'it is no image' if isinstance(error, UnidentifiedImageError) else ' '.join(str(error).split())
+def _why(error: Exception, named: bool = True) -> str:
+    """On one line, without Pillow's name for a stream, nor that of the file, if it is `named` beside."""
+    if isinstance(error, UnidentifiedImageError):
+        return 'it is no image'
+    return ' '.join(str(getattr(error, 'strerror', None) or error if named else error).split())
 
 
 def sample_name(dataset: Dataset, index: int, basename: bool = False, absolute: bool = False) -> str | None:

@@ -10,7 +10,7 @@ from timm.utils import natural_key
 from torch.utils.data import Dataset
 from torchvision.datasets import MNIST
 
-from ..errors import UserError, last_line, nearest
+from ..errors import UserError, last_line, nearest, reason
 from .class_map import load_class_map
 from .coloured import Coloured
 from .digits import DigitsDataset
@@ -187,7 +187,7 @@ def _create_folder(root, split: str, training: bool, class_map: dict | None, kwa
         raise UserError(
             f"no images ({' '.join(get_img_extensions())}) in the classes of '{path}'{of_map} ({last_line(e)})") from e
     except (OSError, EOFError, TarError) as e:
-        raise UserError(f"cannot read '{path}': {last_line(e)}") from e
+        raise UserError(f"cannot read '{path}': {reason(e)}") from e
     if tar:
         check_members(base, path)
     else:

@@ -2,6 +2,7 @@
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -26,17 +27,18 @@ from .combinations import check_cuda_graph, check_method, check_names, check_tea
 from .doubts import told_once, warn_of_deferral, warn_of_zero_classifier
 from .epoch.optimizer import run_epochs
 from .fit import Result, Run, fit
+from .in_turn import fit_in_turn, why_in_turn
 from .networks.create import check_model_name
 from .networks.described import architecture
 from .processes.launch import create_accelerator, job, on_main
 from .recipe import recipe_key
 from .run_data import Data, open_data
 from .run_folder.folder import RunFolder, check_key, find_folder, short_name
-from .seeds import check_loader_of_seeds, check_seeds, each_seed, seed_name, warn_of_one_seed
+from .seeds import SomeFailed, check_seeds, each_seed, seed_name, warn_of_one_seed
 from .shared import Shared
 from .sharing.share import check_sharing, share_runs
 from .teachers import create_teacher, plan_teachers, teacher_corrections, train_teachers
-from .together import SomeFailed, Together
+from .together import Together
 
 Plan = tuple[Namespace, nn.Module, RunFolder]
 _METHOD_DRAWS = -3  # no image's index, so that these draws are nobody else's
@@ -56,14 +58,13 @@ def train(args: Namespace, idle: str = '') -> list[Result]:
         check_model_name(args.model, '--model')
         loss_class(args.loss)
         check_cuda_graph(args, accelerator)
-        check_seeds(args, accelerator)
+        check_seeds(args)
         data = open_data(args, accelerator)
         name, plans, each = f'{short_name(args.model)}-{args.stage or args.loss}', [], each_seed(args)
         for own in each:  # their mistakes are told before the first is trained
             with told_once(first=not plans):
                 network = trainable_network(own, own.model, data, accelerator, '--model')
             plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
-        check_loader_of_seeds(args, plans[0][0].loader)
         check_sharing([own for own, _, _ in plans], accelerator)
         plans, results, failed = _fit_all(plans, accelerator, data)
         _tell(accelerator, {}, args.model, plans, results, several=len(each) > 1)
@@ -92,14 +93,13 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], idle: str = '') 
             for own in teacher_args:
                 check_model_name(own.model, '--teacher')
         check_cuda_graph(args, accelerator)
-        check_seeds(args, accelerator)
+        check_seeds(args)
         data = open_data(args, accelerator)
         each, students = each_seed(args), []
         warn_of_one_seed(args, each)
         for own in each:
             with told_once(first=not students):
                 students.append((own, trainable_network(own, own.student, data, accelerator, '--student')))
-        check_loader_of_seeds(args, students[0][0].loader)
         teachers = plan_teachers(args, teacher_args, accelerator, data, students[0][1])
         keys, networks = [teacher.key for teacher in teachers], [teacher.network for teacher in teachers]
         methods = []
@@ -130,7 +130,7 @@ def _fit_all(
         teacher: Teacher | TeacherEnsemble | None = None,
         methods: Sequence[DistillMethod] = (),
 ) -> tuple[Sequence[Plan], list[Result], SomeFailed | None]:
-    """Train the one run that is planned, or several at once.
+    """Train the one run that is planned, or several, at once where that is possible.
 
     Args:
         plans: Options, network and folder of each.
@@ -145,21 +145,39 @@ def _fit_all(
         return plans, [fit(own, accelerator, data, network, folder, teacher=teacher, method=method)], None
     if teacher is not None:
         teacher.to(accelerator.device)  # before it is shared
-    shared, together, failed = Shared(), Together(), None
+    shared, failed = Shared(), None
     try:
-        with ExitStack() as stack:
-            for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
-                run = Run(
-                    own, create_accelerator(own.log_with), data, network, folder,
-                    teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what others share
-                    method=method, shared=shared)
-                stack.enter_context(run.guarded())
-                together.add(seed_name(own), run)
-            results = together.fit()
+        if reason := why_in_turn(plans[0][0], accelerator):
+            results = fit_in_turn({
+                seed_name(own): partial(
+                    fit, own, accelerator, data, network, folder, teacher=teacher, method=method, shared=shared)
+                for (own, network, folder), method in zip_longest(plans, methods)}, accelerator, reason)
+        else:
+            results = _fit_at_once(plans, data, teacher, methods, shared)
     except SomeFailed as e:
         results, failed = e.results, e
     ended = [plan for plan in plans if seed_name(plan[0]) in results]
     return ended, [results[seed_name(own)] for own, _, _ in ended], failed
+
+
+def _fit_at_once(
+        plans: Sequence[Plan],
+        data: Data,
+        teacher: Teacher | TeacherEnsemble | None,
+        methods: Sequence[DistillMethod],
+        shared: Shared,
+) -> dict[str, Result]:
+    """Train several runs in threads; their results by name."""
+    together = Together()
+    with ExitStack() as stack:
+        for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
+            run = Run(
+                own, create_accelerator(own.log_with), data, network, folder,
+                teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what others share
+                method=method, shared=shared)
+            stack.enter_context(run.guarded())
+            together.add(seed_name(own), run)
+        return together.fit()
 
 
 def _end(plans: Sequence[Plan], failed: SomeFailed | None, accelerator: Accelerator) -> None:

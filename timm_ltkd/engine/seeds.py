@@ -1,9 +1,8 @@
 """--seeds: the runs that it asks for, and what it goes with."""
 import logging
 from argparse import Namespace
-from collections.abc import Sequence
-
-from accelerate import Accelerator
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import UserError
 from ..options import listed
@@ -12,6 +11,14 @@ from .sharing.hub import AUTO
 
 MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two
 _logger = logging.getLogger(__name__)
+
+
+class SomeFailed(UserError):
+    """What was wrong with runs that failed, beside the results of the others; both by name."""
+
+    def __init__(self, results: Mapping[str, Any], failures: Mapping[str, UserError]):
+        super().__init__('; '.join(f'{name}: {failure}' for name, failure in failures.items()))
+        self.results = results
 
 
 def each_seed(args: Namespace) -> list[Namespace]:
@@ -43,37 +50,18 @@ def warn_of_one_seed(args: Namespace, runs: Sequence[Namespace]) -> None:
                 'another --seed keeps them apart')
 
 
-def check_seeds(args: Namespace, accelerator: Accelerator) -> None:
+def check_seeds(args: Namespace) -> None:
     """Whether --seeds goes with the other options.
 
     Raises:
-        UserError: A seed twice; several processes; or what does not work in threads.
+        UserError: A seed twice, more than a GPU has streams for, or the folder of one run to go on with.
     """
     if args.seeds is None:
         return
     if twice := [seed for seed in args.seeds if args.seeds.count(seed) > 1]:
         raise UserError(f'--seeds: {twice[0]} is named twice')
-    if accelerator.num_processes > 1:
-        raise UserError(
-            f'--seeds trains all students in one process, and there are {accelerator.num_processes}; launch one, or '
-            'one run for each --seed')
     if args.cuda_graph and len(args.seeds) > MOST_AT_ONCE:
         raise UserError(
             f'--seeds: at most {MOST_AT_ONCE} go with --cuda-graph, for which a GPU has streams, got {len(args.seeds)}')
-    hindrances = {
-        '--torchcompile': args.torchcompile is not None,
-        '--grad-checkpointing, which sets the generators of all': args.grad_checkpointing,
-        '--resume FOLDER (only with --resume auto)': args.resume not in (None, 'auto'),
-        f'--log-with {" ".join(args.log_with)} (only with tensorboard)': bool({*args.log_with} - {'tensorboard'}),
-    }
-    for option, on in hindrances.items():
-        if on:
-            raise UserError(f'--seeds does not go with {option}; launch a run for each --seed instead')
-
-
-def check_loader_of_seeds(args: Namespace, chosen: str) -> None:
-    """Raise a UserError for --seeds with a loader, now that it is chosen, whose workers would be forked off threads."""
-    if len(args.seeds or ()) > 1 and chosen == 'timm' and args.workers:
-        raise UserError(
-            '--seeds does not go with --loader timm and its workers; keep the images in memory (--loader resident says '
-            'why not), load them with --workers 0, or launch a run for each --seed instead')
+    if args.resume not in (None, 'auto'):
+        raise UserError('--seeds does not go with --resume FOLDER, which is one run; --resume auto finds those of all')

@@ -13,7 +13,7 @@ from .fit import Result, Run
 from .plan import log_plan
 from .processes.launch import no_autocast_cache
 from .run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
-from .seeds import MOST_AT_ONCE
+from .seeds import MOST_AT_ONCE, SomeFailed
 
 _logger = logging.getLogger(__name__)
 
@@ -60,14 +60,6 @@ class Turn:
                 GENERATORS.release()
 
 
-class SomeFailed(UserError):
-    """What was wrong with runs that failed, beside the results of the others by name."""
-
-    def __init__(self, results: dict[str, Result], message: str):
-        super().__init__(message)
-        self.results = results
-
-
 class Together:
     """Several runs, each of which ends as it would alone on as many CPU threads as it gets here.
 
@@ -105,7 +97,7 @@ class Together:
         failures = in_threads({name: run.train for name, run in self._runs.items()}, device, self._stop)
         results = {name: run.finish() for name, run in self._runs.items() if name not in failures}
         if failures:
-            raise SomeFailed(results, '; '.join(f'{name}: {failure}' for name, failure in failures.items()))
+            raise SomeFailed(results, failures)
         return results
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..files import replace_file
 
 _FORMULA = ('=', '+', '-', '@', '\t', '\r')
@@ -34,7 +34,7 @@ def read_summary(path: str | os.PathLike) -> list[dict[str, Any]]:
         with open(path, newline='', encoding='utf-8') as f:
             header, *lines = [line for line in csv.reader(f, strict=True) if line] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the summary '{path}': {error}; give the summary.csv of a run") from error
+        raise UserError(f"cannot read the summary '{path}': {reason(error)}; give the summary.csv of a run") from error
     for number, line in enumerate(lines, start=1):
         if len(line) != len(header):
             raise UserError(f"row {number} of '{path}' has {len(line)} values for {len(header)} columns; "

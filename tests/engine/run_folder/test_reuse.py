@@ -78,7 +78,25 @@ def test_a_student_does_not_continue_under_another_teacher(script, options, tmp_
     recipe.write_text('lr: 0.02')
     with pytest.raises(SystemExit):
         script('distill', [*argv, '--resume', 'auto'])
-    assert 'was started with other settings or data' in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert 'was started with other settings or data' in err
+    assert '--teacher-config was lr=0.01 and is lr=0.02' in err
+
+
+def test_a_run_repeats_with_the_teachers_recipe_that_it_had(script, options, tmp_path, log):
+    recipe, run = tmp_path / 'recipe.yaml', tmp_path / 'run'
+    recipe.write_text('lr: 0.01\nloss: focal\nloss_kwargs: {gamma: 1}\n')
+    script('distill', [*options, '--teacher', 'resnet20', '--student', 'resnet20', '--kd', 'kd', '--epochs', '1',
+                       '--experiment', 'run', '--teacher-config', str(recipe)])
+    recipe.write_text('lr: 0.02')
+    log.clear()
+    script('distill', ['-c', str(run / 'args.yaml'), '--output', str(tmp_path), '--experiment', 'again'])
+    assert any('trained before' in line for line in log)
+    assert (run / 'model.safetensors').read_bytes() == (tmp_path / 'again/model.safetensors').read_bytes()
+    for name, left_out in (('run', 'lr: 0.01'), ('again', 'lr: 0.02')):
+        assert left_out not in (tmp_path / name / 'README.md').read_text()
+    assert json.loads((run / 'report.json').read_text())['run']['args']['teacher_config'] == {
+        'lr': 0.01, 'loss': 'focal', 'loss_kwargs': {'gamma': 1}}
 
 
 def test_an_empty_value_in_a_teachers_recipe_is_the_default(script, options, tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import UserError, last_line
+from ...errors import UserError, reason
 from ...models import ELSEWHERE, network_name
 from ...plain_yaml import read_yaml
 
@@ -30,7 +30,7 @@ def read_config_json(folder: Path, what: str) -> dict[str, Any]:
             raise ValueError('an entry is of the wrong kind')
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(
-            f'{what}: {folder} is no finished run or timm model folder (config.json: {last_line(e)})') from None
+            f'{what}: {folder} is no finished run or timm model folder (config.json: {reason(e)})') from None
     return config
 
 

@@ -70,6 +70,7 @@ def load_weights(network: nn.Module, path: str | Path, what: str, keep: Sequence
         names = ', '.join((missing + extra)[:2])
         raise UserError(
             f'{what}: {path} is of another architecture than {name}: {len(missing)} weights missing, {len(extra)} '
-            f'unknown ({names}, …)' + ('; as many of each: if it is the same network by other names, give them those of timm'
-                               if len(missing) == len(extra) else ''))
+            f'unknown ({names}, …)' + (
+                '; as many of each: if it is the same network by other names, give them those of timm'
+                if len(missing) == len(extra) else ''))
     network.load_state_dict(state)

@@ -54,7 +54,7 @@ def public_name(name: str | None) -> str | None:
 
 
 def _is_public(key: str, value: Any) -> bool:
-    if key in PRIVATE:
+    if key in PRIVATE and not isinstance(value, Mapping):
         texts = list(_texts(value))
         return bool(texts) and all(text.startswith(HUB) for text in texts)
     return not any(_LOOKS_LIKE_A_PATH.match(text) or os.path.isabs(text) for text in _texts(value))

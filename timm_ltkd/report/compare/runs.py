@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import UserError, last_line
+from ...errors import UserError, last_line, reason
 from ...prior import ClassPrior
 from ..profile import group_classes
 from ..table import COLUMNS
@@ -73,7 +73,7 @@ def read_run(folder: str | os.PathLike) -> FinishedRun:
     except NotADirectoryError:
         raise UserError(f"'{path}' is a file; {_WANTED}") from None
     except (OSError, ValueError, RecursionError) as e:
-        raise UserError(f"'{path / 'report.json'}' cannot be read: {e}") from e
+        raise UserError(f"'{path / 'report.json'}' cannot be read: {reason(e)}") from e
     try:
         return _parse(str(folder), document)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
