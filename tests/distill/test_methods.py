@@ -302,6 +302,9 @@ def test_ltkd_as_the_paper_writes_it():
         for g, group in enumerate(groups):
             expected += 2. / 3 * kl([q[i][c] / mass_q[i][g] for c in group], [p[i][c] / mass_p[i][g] for c in group])
     assert float(ltkd_loss(student, teacher, GROUPS, 0.6, 2., 4.)) == pytest.approx(16. * expected / 8, rel=1e-12)
+    masks = [torch.zeros(student.shape[1], dtype=bool).index_fill(0, group, True) for group in GROUPS]
+    with pytest.raises(UserError, match='groups are indices of classes, and these are masks'):
+        ltkd_loss(student, teacher, masks)
 
 
 def test_ltkd_corrects_nothing_in_a_balanced_teacher():

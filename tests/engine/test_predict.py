@@ -226,7 +226,7 @@ def test_options_of_the_pixels_win(trained, pictures, predict):
     (['{trained}', '--predict', '{pictures}', '--predictions-file', '{pictures}/nothing/p.csv'], 'no such folder'),
     (['{trained}', '--predict', '{pictures}', '--predictions-file', '{pictures}/empty'], 'name a file in it'),
     (['{trained}', '--predict', '{pictures}', '--results-file', 'r.csv'], '--results-file is about figures'),
-    (['{trained}', '--predict', '{pictures}', '--tau-norm', '1'], '--tau-norm is about figures'),
+    (['{trained}', '--predict', '{pictures}', '--tau-norm', 'sweep'], '--predict takes a network as it is: build --t'),
     (['{trained}', '--predict', '{pictures}', '--dataset', 'lt/digits'], 'leave out --dataset'),
     (['{trained}', '--predict', '{pictures}', '--data-dir', 'x'], 'leave out --data-dir'),
     (['{trained}', '--predict', '{pictures}', '-c', '{pictures}/data.yaml'], 'leave out --data-dir'),

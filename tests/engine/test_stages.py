@@ -31,8 +31,9 @@ def stage(script, options, first):
     ['--opt', 'adamw', '--clip-grad', '1', '--layer-decay', '0.9'],
 ], ids=['plain', 'ema', 'decay', 'adamw'])
 @pytest.mark.parametrize('kind', ['crt', 'lws'])
-def test_all_but_the_classifier_stays(stage, first, tmp_path, kind, more):
+def test_all_but_the_classifier_stays(stage, first, tmp_path, log, kind, more):
     stage('--stage', kind, *more)
+    assert any('M parameters, 0.00 M of them trained, the others stay as they are, images of' in line for line in log)
     before, after = load_file(first / 'model.safetensors'), load_file(tmp_path / 'run/model.safetensors')
     assert before.keys() == after.keys()
     for key in before:

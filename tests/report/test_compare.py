@@ -108,6 +108,8 @@ def test_a_teacher_that_was_measured_twice_is_one(write_run, edit_report, tmp_pa
     assert list(compare(*folders).rows) == ['teacher resnet32', 'a (2 seeds)', 'b']
     edit_report(folders[2], lambda document: document['teacher']['per_class'].__setitem__(0, 0.125))
     assert list(compare(*folders).rows)[:2] == ['teacher resnet32 of a (2 seeds)', 'teacher resnet32 of b']
+    folders.append(write_run(tmp_path / 'c', COUNTS, kd='bkd', lr=2))
+    assert list(compare(*folders[1:]).rows)[:2] == ['teacher resnet32 of a-seed1, c', 'teacher resnet32 of b']
 
 
 def test_names(write_run, tmp_path):

@@ -61,9 +61,11 @@ def grouped_kl(
         Two scalars, batch means without T²: across, and within.
 
     Raises:
-        UserError: Logits of different shapes, or groups of more or fewer classes than they have.
+        UserError: Logits of different shapes, or groups of more or fewer classes than they have, or that are masks.
     """
     check_pair(student_logits, teacher_logits)
+    if any(group.dtype == torch.bool for group in groups):
+        raise UserError('groups are indices of classes, and these are masks: give mask.nonzero().flatten() of each')
     check_class_count(sum(len(group) for group in groups), student_logits)
     log_p, log_q = soft_log_probs(student_logits, temperature), soft_log_probs(teacher_logits.detach(), temperature)
     parts_p, parts_q = ([x[:, group] for group in groups] for x in (log_p, log_q))

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from timm.utils import unwrap_model
 
 from ..data import class_shares, epoch_plan
 from ..distill import loss_class, method_class, share_options
 from ..distill.register import CONTEXT
 from ..options import listed, teacher_names, trained_network
 from ..report.text import words
-from .epoch.loop import eval_network
 from .loaders import describe_loading
 from .recipe import global_batch
 from .run_data import Data
@@ -25,10 +25,13 @@ _logger = logging.getLogger(__name__)
 def log_plan(training: Training) -> None:
     """Tell how long, how large and how fast a run is going to be."""
     args, accelerator, loader = training.args, training.accelerator, training.train_loader
-    parameters = sum(p.numel() for p in eval_network(training.task).parameters())
+    network = unwrap_model(training.task.get_eval_model())
+    all_of_it = sum(p.numel() for p in network.parameters())
+    learns = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    stays = '' if learns == all_of_it else f', {learns / 1e6:.2f} M of them trained, the others stay as they are'
     name, (_, height, width) = trained_network(args), training.input_config['input_size']
     _logger.info(
-        f'{name}, {parameters / 1e6:.2f} M parameters, images of {width}×{height}; '
+        f'{name}, {all_of_it / 1e6:.2f} M parameters{stays}, images of {width}×{height}; '
         f'{training.epochs} epoch{"s" if training.epochs > 1 else ""} of {len(loader)} batches; global batch '
         f'{global_batch(args, accelerator)} = {accelerator.num_processes} processes × {args.batch_size}'
         f'{f" × {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""}; learning rate {args.lr:g}; '

@@ -116,10 +116,13 @@ def _checked_source(args: Namespace) -> str:
     source, *more = named_networks(args)
     if more:
         raise UserError(f'--predict is about one network, and these are {1 + len(more)}; name one checkpoint')
-    figures = {'--results-file': args.results_file, '--tau-norm': args.tau_norm, '--logit-adjust': args.logit_adjust}
-    for option, value in figures.items():
+    if args.results_file:
+        raise UserError('--results-file is about figures, and --predict gives none; leave one of them out')
+    for option, value in {'--tau-norm': args.tau_norm, '--logit-adjust': args.logit_adjust}.items():
         if value:
-            raise UserError(f'{option} is about figures, and --predict gives none; leave one of them out')
+            raise UserError(
+                f'--predict takes a network as it is: build {option} into one first (python -m timm_ltkd.export '
+                f'{source} {option} TAU --export-dir FOLDER), and predict by that')
     if args.predictions_file:
         file = Path(args.predictions_file).resolve()
         if not file.parent.is_dir() or file.is_dir():

@@ -209,7 +209,8 @@ def _training(
         if args.get(key):
             lines.append(f'{flag(key)} {words(args[key])}')
     lines.append('options: ' + ', '.join(
-        f'{flag(key)} {words(args[key])}' for key in _OPTIONS if _says_something(key, args.get(key))))
+        flag(key) if args[key] is True else f'{flag(key)} {words(args[key])}'
+        for key in _OPTIONS if _says_something(key, args.get(key))))
     lines.append(f"precision {run.get('precision')}, {run.get('processes')} processes, {run.get('hardware')}")
     lines.append('versions: ' + ', '.join(f'{name} {version}' for name, version in (run.get('versions') or {}).items()))
     if 'args.yaml' not in files:

@@ -3,6 +3,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ...errors import first_few
 from ...prior import ClassPrior
 from ..content import unmeasured
 from ..table import COLUMNS, Grid, figures_grid, mean_per_class, spread
@@ -70,18 +71,20 @@ def compare_runs(runs: Sequence[FinishedRun], notes: Sequence[str] = ()) -> Comp
 
 def _teachers(recipes: Sequence[Recipe]) -> dict[str, list[Mapping[str, Any]]]:
     """Reports of the teachers by row name: of all recipes that share theirs, one row."""
-    rows: list[tuple[str, str, list[Mapping[str, Any]]]] = []
+    rows: list[tuple[str, list[str], list[Mapping[str, Any]]]] = []
     for recipe in recipes:
         reports, name = [], ''
         for run in recipe.runs:
             if run.teacher is not None and not any(_alike(run.teacher, other) for other in reports):
                 reports.append(run.teacher)
                 name = run.names['teacher']
-        if reports and not any(_all_alike(reports, others) for _, _, others in rows):
-            rows.append((f'teacher {name}', recipe.name, reports))
+        if same := [taught for _, taught, others in rows if reports and _all_alike(reports, others)]:
+            same[0].append(recipe.name)
+        elif reports:
+            rows.append((f'teacher {name}', [recipe.name], reports))
     names = [name for name, _, _ in rows]
     return {
-        f'{name} of {recipe}' if names.count(name) > 1 else name: reports for name, recipe, reports in rows}
+        f'{name} of {first_few(taught)}' if names.count(name) > 1 else name: reports for name, taught, reports in rows}
 
 
 def _all_alike(reports: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
