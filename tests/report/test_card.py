@@ -85,7 +85,7 @@ def test_a_zero_is_told_where_it_is_not_off():
     args = {'epochs': 3, 'seed': 0, 'weight_decay': 0., 'momentum': 0.9, 'mixup': 0., 'model_ema': False, 'aa': '',
             'no_aug': True}
     text = model_card(CONFIG, make_report(args=args), origin=ORIGIN).replace('\\', '')
-    assert 'options: --epochs 3, --lr 0.1, --weight-decay 0.0, --momentum 0.9, --seed 0, --no-aug\n' in text
+    assert 'options: --epochs 3, --lr 0.1, --weight-decay 0.0, --momentum 0.9, --no-aug, --seed 0\n' in text
 
 
 def test_a_balanced_set_is_not_called_long_tailed():
