@@ -21,7 +21,8 @@ from wrong_input import Case, make_case, make_world  # noqa: E402
 
 from timm_ltkd.cli import run  # noqa: E402
 from timm_ltkd.cli.kinds import NATURAL  # noqa: E402
-from timm_ltkd.engine import fit, jobs, predict, together, validate  # noqa: E402, F401
+from timm_ltkd.engine import fit, jobs, predict, validate  # noqa: E402, F401
+from timm_ltkd.engine.seeds import together  # noqa: E402
 
 REACHED = 77  # exit code of a child
 MEMORY, SECONDS = 6 * 2 ** 30, 60  # more than the process has; for a case

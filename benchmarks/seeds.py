@@ -15,8 +15,8 @@ from measure import create_parser, machine, parse, refuse_if_busy, synchronize
 from ours import create_data, create_training, start
 from plain import random_pixels
 
+from timm_ltkd.engine.seeds.together import Turn, at_once, in_threads
 from timm_ltkd.engine.shared import Shared
-from timm_ltkd.engine.together import Turn, at_once, in_threads
 from timm_ltkd.engine.training import Training
 from timm_ltkd.report.table import Grid, markdown_grid
 

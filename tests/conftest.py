@@ -39,7 +39,7 @@ def no_plots():
     Tests of figures override this.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('timm_ltkd.engine.fit.plot_class_profile', lambda path, prior: path.touch())
+        patch.setattr('timm_ltkd.engine.fit.plot_class_profile', lambda path, *args: path.touch())
         patch.setattr('timm_ltkd.report.write.plot_pictures', lambda *args: None)
         yield
 

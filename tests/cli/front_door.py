@@ -10,7 +10,7 @@ import timm_ltkd  # noqa: F401
 from timm_ltkd.cli import run
 from timm_ltkd.cli.arguments import distill_parser, train_parser, validate_parser
 from timm_ltkd.cli.config import parse
-from timm_ltkd.engine import fit, jobs, run_data, teachers, validate
+from timm_ltkd.engine import fit, run_data, teachers, validate
 
 PARSERS = {'train': train_parser, 'distill': distill_parser, 'validate': validate_parser}
 COVERED = {script: {'help'} for script in PARSERS}
@@ -69,7 +69,7 @@ def reach(script: str, argv: list[str]) -> Seen:
 
     load = run_data.load_data
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, 'fit', stop)
+        patch.setattr('timm_ltkd.engine.seeds.fit.fit', stop)
         patch.setattr(teachers, 'fit', stop)
         if script == 'validate':
             patch.setattr(validate, 'evaluate', stop_evaluation)

@@ -37,7 +37,7 @@ from timm_ltkd.cli.config import all_teacher_args, parse
 from timm_ltkd.distill import describe_losses, describe_methods
 from timm_ltkd.engine import build, jobs
 from timm_ltkd.engine.epoch.watch import LossWatch
-from timm_ltkd.engine.seeds import each_seed
+from timm_ltkd.engine.seeds.asked import each_seed
 from timm_ltkd.engine.sharing import share
 from timm_ltkd.errors import UserError
 from timm_ltkd.options import dump_config
@@ -228,7 +228,7 @@ def test_cuda_graph(script, base, monkeypatch):
 @covers('train distill', '--seeds')
 @pytest.mark.parametrize('script', ['train', 'distill'])
 def test_seeds(script, base, monkeypatch):
-    """What becomes of several is in tests/engine/test_together.py; one is a run as any other."""
+    """What becomes of several is in tests/engine/seeds/; one is a run as any other."""
     seen = reach(script, [*base[script], '--seeds', '7', '--experiment', 'name'])
     assert (seen.args.seed, seen.args.seeds, seen.folder.path.name) == (7, None, 'name-seed7')
     alone = reach(script, [*base[script], '--seed', '7'])

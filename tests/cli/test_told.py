@@ -21,7 +21,7 @@ from timm_ltkd.engine.epoch import progress
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.processes import launch
 from timm_ltkd.engine.run_folder.folder import find_folder
-from timm_ltkd.engine.seeds import each_seed, warn_of_one_seed
+from timm_ltkd.engine.seeds.asked import each_seed, warn_of_one_seed
 from timm_ltkd.errors import UserError
 from timm_ltkd.options import listed
 from timm_ltkd.prior import ClassPrior

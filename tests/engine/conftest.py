@@ -141,6 +141,20 @@ def interrupt(monkeypatch):
     return stop_after
 
 
+@pytest.fixture
+def ruin(monkeypatch):
+    """`ruin(seed)`: the network of this seed is NaN before its first step."""
+    def of_seed(seed):
+        train_epoch = EpochLoop.run
+
+        def train_and_ruin(*args):
+            if args[0].args.seed == seed:
+                next(args[0].task.parameters()).data.fill_(torch.nan)
+            return train_epoch(*args)
+        monkeypatch.setattr(EpochLoop, 'run', train_and_ruin)
+    return of_seed
+
+
 @pytest.fixture(scope='session')
 def environment():
     """Of processes that tests start: one thread, no hub, this checkout's package."""

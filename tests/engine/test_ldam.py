@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from timm_ltkd.distill import CosineLinear
-from timm_ltkd.engine import jobs
 from timm_ltkd.engine.run_folder import finished
 from timm_ltkd.engine.run_folder.checkpoint import checkpoint_files
 
@@ -63,7 +62,7 @@ def test_distill(script, options, teacher, tmp_path, trained, kd):
 
 
 def test_a_network_without_linear_classifier_is_told_before_the_teacher(script, options, capsys, monkeypatch):
-    monkeypatch.setattr(jobs, 'fit', None)
+    monkeypatch.setattr('timm_ltkd.engine.seeds.fit.fit', None)
     with pytest.raises(SystemExit) as stopped:
         script('distill', [
             *options, *LDAM, '--student', 'deit_tiny_distilled_patch16_224',

@@ -7,7 +7,7 @@ import yaml
 from safetensors.torch import load_file
 
 from timm_ltkd.data import LongTailedDataset
-from timm_ltkd.engine import jobs, loaders
+from timm_ltkd.engine import loaders
 
 PLAIN = ['--color-jitter', '0']
 TINY_VIT = '--model vit_tiny_patch16_224 --model-kwargs patch_size=4 embed_dim=16 depth=1 num_heads=2'.split()
@@ -80,7 +80,7 @@ def test_no_image_is_decoded_for_the_choice_but_the_first(options, script, monke
     def stop(*args, **kwargs):
         raise Reached
     monkeypatch.setattr(LongTailedDataset, '__getitem__', get)
-    monkeypatch.setattr(jobs, 'fit', stop)
+    monkeypatch.setattr('timm_ltkd.engine.seeds.fit.fit', stop)
     seen = {}
     for loader in ('timm', 'auto'):
         opened.clear()
@@ -110,7 +110,7 @@ def test_more_images_than_memory_are_told_before_anything_is_trained(script, opt
 
     def stop(*args, **kwargs):
         raise Reached
-    monkeypatch.setattr(jobs, 'fit', stop)
+    monkeypatch.setattr('timm_ltkd.engine.seeds.fit.fit', stop)
     for memory, expected in ((needed, Reached), (needed - 1, SystemExit)):
         monkeypatch.setattr(loaders, 'machine_memory', lambda memory=memory: memory)
         with pytest.raises(expected):

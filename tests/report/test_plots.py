@@ -221,3 +221,29 @@ def test_more_rows_than_colours_are_told_apart(tmp_path, saved):
     plot_accuracy_by_frequency(tmp_path / 'a.png', rows, PRIOR)
     lines = saved[0].axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
+
+
+@pytest.mark.parametrize('names, expected, slanted', [
+    (['ant', 'bee', 'cat', '$dog$'], ['bee', '\\$dog\\$', 'cat', 'ant'], False),
+    (['a' * 40, 'b' * 25, 'c' * 24, '_d'], ['b' * 23 + '…', ' _d', 'c' * 24, 'a' * 23 + '…'], True),
+    (['蟻', 'bee', 'cat', 'dog'], ['1', '2', '3', '4'], False),  # matplotlib's own font has no such letter
+    (None, ['1', '2', '3', '4'], False),
+])
+def test_few_classes_are_named(tmp_path, saved, recwarn, names, expected, slanted):
+    prior = ClassPrior([10, 500, 30, 120])
+    rows = {'a': {'per_class': [1., 2., 3., 4.]}, 'b': {'per_class': [4., 2., 3., 1.]}}
+    plot_class_profile(tmp_path / 'p.png', prior, names)
+    plot_accuracy_by_frequency(tmp_path / 'a.png', rows, prior, names)
+    plot_difference(tmp_path / 'd.png', rows, prior, names)
+    for picture in saved:
+        axes = picture.axes[-1]
+        left, right = axes.get_xlim()
+        told = [label for label in axes.get_xticklabels() if left <= label.get_position()[0] <= right]
+        assert [label.get_text() for label in told] == expected
+        assert all(bool(label.get_rotation()) == slanted for label in told)
+    assert not recwarn.list
+
+
+def test_many_classes_are_not_named(tmp_path, saved):
+    plot_class_profile(tmp_path / 'p.png', ClassPrior(range(1, 22)), [f'class {i}' for i in range(21)])
+    assert not any('class' in label.get_text() for label in saved[0].axes[0].get_xticklabels())

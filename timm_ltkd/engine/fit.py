@@ -103,7 +103,8 @@ class Run:
         training = self.training
         start_trackers(self.accelerator, training.args.log_with, str(self.folder.path), vars(training.args))
         if self.accelerator.is_main_process:
-            plot_class_profile(self.folder.path / 'class_profile.png', self.data.prior)
+            plot_class_profile(
+                self.folder.path / 'class_profile.png', self.data.prior, self.data.splits.class_names)
         self.teacher_report = training.evaluate_teacher()
 
     def train(self) -> None:

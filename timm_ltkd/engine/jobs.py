@@ -1,24 +1,14 @@
 """What train.py and distill.py do: train a network; train the teachers it lacks and distil a student."""
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
-from itertools import zip_longest
+from contextlib import suppress
 from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 
 from ..data import seeded_generators
-from ..distill import (
-    DistillMethod,
-    Teacher,
-    TeacherEnsemble,
-    create_methods,
-    feature_dim,
-    loss_class,
-    share_teacher,
-)
+from ..distill import DistillMethod, create_methods, feature_dim, loss_class
 from ..errors import UserError
 from ..options import listed
 from ..report import format_table, spread
@@ -26,21 +16,18 @@ from .build import refuse_given, trainable_network
 from .combinations import check_cuda_graph, check_method, check_names, check_teachers, warn_of_corrected_teachers
 from .doubts import told_once, warn_of_deferral, warn_of_zero_classifier
 from .epoch.optimizer import run_epochs
-from .fit import Result, Run, fit
-from .in_turn import fit_in_turn, why_in_turn
+from .fit import Result
 from .networks.create import check_model_name
 from .networks.described import architecture
-from .processes.launch import create_accelerator, job, on_main
+from .processes.launch import job, on_main
 from .recipe import recipe_key
 from .run_data import Data, open_data
 from .run_folder.folder import RunFolder, check_key, find_folder, short_name
-from .seeds import SomeFailed, check_seeds, each_seed, seed_name, warn_of_one_seed
-from .shared import Shared
+from .seeds.asked import SomeFailed, check_seeds, each_seed, seed_name, warn_of_one_seed
+from .seeds.fit import Plan, fit_all
 from .sharing.share import check_sharing, share_runs
 from .teachers import create_teacher, plan_teachers, teacher_corrections, train_teachers
-from .together import Together
 
-Plan = tuple[Namespace, nn.Module, RunFolder]
 _METHOD_DRAWS = -3  # no image's index, so that these draws are nobody else's
 
 
@@ -66,7 +53,7 @@ def train(args: Namespace, idle: str = '') -> list[Result]:
                 network = trainable_network(own, own.model, data, accelerator, '--model')
             plans.append((own, network, _open_folder(own, data, accelerator, name, several=args.seeds is not None)))
         check_sharing([own for own, _, _ in plans], accelerator)
-        plans, results, failed = _fit_all(plans, accelerator, data)
+        plans, results, failed = fit_all(plans, accelerator, data)
         _tell(accelerator, {}, args.model, plans, results, several=len(each) > 1)
     _end(plans, failed, accelerator)
     return results
@@ -115,69 +102,12 @@ def distill(args: Namespace, teacher_args: Sequence[Namespace], idle: str = '') 
             train_teachers(teachers, accelerator, data)
         plans = [(own, student, _open_folder(own, data, accelerator, name, keys, several)) for own, student in students]
         teacher = create_teacher(args, teachers, students[0][1])
-        plans, results, failed = _fit_all(plans, accelerator, data, teacher, methods)
+        plans, results, failed = fit_all(plans, accelerator, data, teacher, methods)
         names = ' + '.join(short_name(own.model) for own in teacher_args)
         rows = {f'teacher {names}': result.teacher for result in results[:1]}
         _tell(accelerator, rows, f'student {short_name(args.student)}', plans, results, several=len(each) > 1)
     _end(plans, failed, accelerator)
     return results
-
-
-def _fit_all(
-        plans: Sequence[Plan],
-        accelerator: Accelerator,
-        data: Data,
-        teacher: Teacher | TeacherEnsemble | None = None,
-        methods: Sequence[DistillMethod] = (),
-) -> tuple[Sequence[Plan], list[Result], SomeFailed | None]:
-    """Train the one run that is planned, or several, at once where that is possible.
-
-    Args:
-        plans: Options, network and folder of each.
-        teacher: What all learn from.
-        methods: How each learns.
-
-    Returns:
-        The plans of the runs that came to their end, their results, and what was wrong with the others of several.
-    """
-    if len(plans) == 1:
-        (own, network, folder), method = plans[0], next(iter(methods), None)
-        return plans, [fit(own, accelerator, data, network, folder, teacher=teacher, method=method)], None
-    if teacher is not None:
-        teacher.to(accelerator.device)  # before it is shared
-    shared, failed = Shared(), None
-    try:
-        if reason := why_in_turn(plans[0][0], accelerator):
-            results = fit_in_turn({
-                seed_name(own): partial(
-                    fit, own, accelerator, data, network, folder, teacher=teacher, method=method, shared=shared)
-                for (own, network, folder), method in zip_longest(plans, methods)}, accelerator, reason)
-        else:
-            results = _fit_at_once(plans, data, teacher, methods, shared)
-    except SomeFailed as e:
-        results, failed = e.results, e
-    ended = [plan for plan in plans if seed_name(plan[0]) in results]
-    return ended, [results[seed_name(own)] for own, _, _ in ended], failed
-
-
-def _fit_at_once(
-        plans: Sequence[Plan],
-        data: Data,
-        teacher: Teacher | TeacherEnsemble | None,
-        methods: Sequence[DistillMethod],
-        shared: Shared,
-) -> dict[str, Result]:
-    """Train several runs in threads; their results by name."""
-    together = Together()
-    with ExitStack() as stack:
-        for i, ((own, network, folder), method) in enumerate(zip_longest(plans, methods)):
-            run = Run(
-                own, create_accelerator(own.log_with), data, network, folder,
-                teacher=share_teacher(teacher) if teacher and i else teacher,  # the first makes what others share
-                method=method, shared=shared)
-            stack.enter_context(run.guarded())
-            together.add(seed_name(own), run)
-        return together.fit()
 
 
 def _end(plans: Sequence[Plan], failed: SomeFailed | None, accelerator: Accelerator) -> None:

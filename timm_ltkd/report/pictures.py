@@ -36,17 +36,22 @@ class Picture(NamedTuple):
 
 
 def run_pictures(
-        rows: Rows, prior: ClassPrior, history: Sequence[Mapping[str, Any]], on_holdout: bool = False,
+        rows: Rows,
+        prior: ClassPrior,
+        class_names: Sequence[str],
+        history: Sequence[Mapping[str, Any]],
+        on_holdout: bool = False,
 ) -> dict[str, Picture]:
     """The figures of one run by file name, in the order to look at them.
 
     Args:
         rows: Reports by row name: of the student, or of teacher and student.
         prior: Counts of the training set, and the boundaries of the shot groups.
+        class_names: Names by class index, `[C]`.
         history: Rows of the summary, one an epoch.
         on_holdout: The accuracies of `history` are of held-out training images.
     """
-    pictures = {'accuracy_by_frequency.png': by_frequency(rows, prior)}
+    pictures = {'accuracy_by_frequency.png': by_frequency(rows, prior, class_names)}
     if len(rows) == 2:
         pictures['teacher_student.png'] = _teacher_student(rows, prior)
     confused = {name: row for name, row in rows.items() if row.get('group_confusion')}
@@ -56,7 +61,7 @@ def run_pictures(
         pictures['calibration.png'] = _calibration(calibrated)
     if history:
         pictures['curves.png'] = _curves(history, on_holdout)
-    pictures['class_profile.png'] = _class_profile(prior)
+    pictures['class_profile.png'] = _class_profile(prior, class_names)
     return pictures
 
 
@@ -66,7 +71,7 @@ def plot_pictures(folder: Path, pictures: Mapping[str, Picture]) -> None:
         picture.draw(folder / name)
 
 
-def by_frequency(rows: Rows, prior: ClassPrior) -> Picture:
+def by_frequency(rows: Rows, prior: ClassPrior, class_names: Sequence[str] | None) -> Picture:
     """Accuracy of each class of any number of reports, classes by training images."""
     return Picture(
         'accuracy of each class against its training images',
@@ -74,7 +79,7 @@ def by_frequency(rows: Rows, prior: ClassPrior) -> Picture:
         'is the bias of long-tailed training. Of more than 20 classes with test images the line is a running mean, and '
         'a faint mark is one class.',
         f'Accuracy by shot group. {told_groups(rows)}',
-        partial(plot_accuracy_by_frequency, rows=rows, prior=prior))
+        partial(plot_accuracy_by_frequency, rows=rows, prior=prior, names=class_names))
 
 
 def told_groups(rows: Rows) -> str:
@@ -134,10 +139,10 @@ def _curves(history: Sequence[Mapping[str, Any]], on_holdout: bool) -> Picture:
         partial(plot_curves, history=history))
 
 
-def _class_profile(prior: ClassPrior) -> Picture:
+def _class_profile(prior: ClassPrior, class_names: Sequence[str]) -> Picture:
     sizes = ', '.join(f'{len(classes):,} {name}-shot' for name, classes in group_classes(prior).items())
     return Picture(
         'training images of each class, most first',
         'The shape of the long tail, on a log axis, by shot group.',
         f'{in_short(prior)}; {sizes}.',
-        partial(plot_class_profile, prior=prior))
+        partial(plot_class_profile, prior=prior, names=class_names))

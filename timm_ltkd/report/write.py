@@ -61,7 +61,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     rows = {row_name(role, run): report for role, report in reports.items()}
     holdout_rows = {row_name(role, run): holdout[role] for role in reports if role in (holdout or {})}
-    pictures = run_pictures(rows, prior, history, on_holdout=bool(holdout))
+    pictures = run_pictures(rows, prior, class_names, history, on_holdout=bool(holdout))
     files = FILES | {name: picture.holds for name, picture in pictures.items()}
 
     plot_pictures(folder, pictures)

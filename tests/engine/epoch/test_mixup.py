@@ -116,7 +116,7 @@ def test_two_corrections_of_the_class_frequencies_are_warned_of(
 
     def stop(*args, **kwargs):
         raise Reached
-    monkeypatch.setattr('timm_ltkd.engine.jobs.fit', stop)
+    monkeypatch.setattr('timm_ltkd.engine.seeds.fit.fit', stop)
     argv = [*options, '--student', 'resnet20', '--teacher', 'resnet20', '--kd', 'kd', *more]
     for sampling in ('instance', 'sqrt'):
         log.clear()

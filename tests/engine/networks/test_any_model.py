@@ -9,7 +9,6 @@ import torch
 from timm.models import _registry
 from torch import nn
 
-from timm_ltkd.engine import jobs
 from timm_ltkd.engine.networks.create import create_network
 
 
@@ -138,8 +137,9 @@ def test_dropout_and_transformers_on_both_sides(script, options, tmp_path):
 def test_dropout_is_off_unless_asked_for(script, options, tmp_path, monkeypatch):
     """Also of the few networks that have it by default."""
     rates = []
-    monkeypatch.setattr(jobs, 'fit', lambda args, accelerator, data, network, *more, **options: rates.append(
-        network.drop_rate))
+    monkeypatch.setattr(
+        'timm_ltkd.engine.seeds.fit.fit',
+        lambda args, accelerator, data, network, *more, **options: rates.append(network.drop_rate))
     argv = [*options, '--model', 'ghostnet_050', '--img-size', '32']
     for more in ([], ['--drop', '0.3'], ['--model-kwargs', 'drop_rate=0.1']):
         with suppress(AttributeError):  # of what comes after the training

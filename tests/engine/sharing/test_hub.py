@@ -19,7 +19,6 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
 from timm_ltkd.cli import run
-from timm_ltkd.engine import jobs
 from timm_ltkd.engine.sharing import hub as hub_module
 from timm_ltkd.engine.sharing.hub import open_repository, upload
 from timm_ltkd.engine.sharing.share import check_sharing
@@ -178,7 +177,7 @@ def refused(capsys, function, argv):
 def no_training(monkeypatch):
     def fit(*args, **kwargs):
         raise AssertionError('the training began')
-    monkeypatch.setattr(jobs, 'fit', fit)
+    monkeypatch.setattr('timm_ltkd.engine.seeds.fit.fit', fit)
 
 
 # ---- a repository ----------------------------------------------------------------------------------------------------

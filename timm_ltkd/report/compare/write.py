@@ -64,7 +64,8 @@ def _pictures(comparison: Comparison) -> dict[str, Picture]:
             'lowest class.',
             told_groups(comparison.rows),
             partial(plot_groups, rows=comparison.rows, deviations=comparison.deviations)),
-        'compare_accuracy_by_frequency.png': by_frequency(comparison.rows, comparison.prior),
+        'compare_accuracy_by_frequency.png': by_frequency(
+            comparison.rows, comparison.prior, comparison.class_names),
     }
     if len(students) > 1:
         first, *others = students
@@ -75,7 +76,7 @@ def _pictures(comparison: Comparison) -> dict[str, Picture]:
             'Above 0 the class is known better than by the first run. Of more than 100 classes the line is a running '
             f'mean.{left_out}',
             told_groups(shown),
-            partial(plot_difference, rows=shown, prior=comparison.prior))
+            partial(plot_difference, rows=shown, prior=comparison.prior, names=comparison.class_names))
     return pictures
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from ...files import replace_file
 from ...prior import ClassPrior
-from ..profile import check_report, group_classes
+from ..profile import by_images, check_report, group_classes
+from ..text import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # 
 GROUP_COLOURS = dict(zip(('many', 'medium', 'few'), COLOURS, strict=False))
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
 DASHES = ('-', '--', '-.', ':')
+_LONGEST_NAME, _BESIDE_EACH_OTHER = 24, 60  # letters: of a class, and of all where they stand upright
 SMOOTH_ABOVE = 20  # with more classes than this single accuracies are too noisy to join, a running mean is drawn
 
 
@@ -76,11 +78,27 @@ def class_edges(prior: ClassPrior) -> np.ndarray:
     return np.arange(prior.num_classes + 1) + 0.5
 
 
-def label_classes(axes: 'Axes', prior: ClassPrior) -> None:
-    """Classes by rank to the right, told in whole numbers."""
+def label_classes(axes: 'Axes', prior: ClassPrior, names: Sequence[str] | None = None) -> None:
+    """Classes by rank to the right, a few by their names, others told in whole numbers."""
     edges = class_edges(prior)
     axes.set(xlabel='class, by training images (most first)', xlim=(edges[0], edges[-1]))
-    whole_ticks(axes)
+    shown = [] if names is None or len(names) > SMOOTH_ABOVE else [figure_text(names[i]) for i in by_images(prior)]
+    if not shown or not _in_font(shown):
+        whole_ticks(axes)
+        return
+    shown = [name if len(name) <= _LONGEST_NAME else f'{name[:_LONGEST_NAME - 1]}…' for name in shown]
+    slant = {}
+    if len(''.join(shown)) > _BESIDE_EACH_OTHER:
+        slant = dict(rotation=40, ha='right', rotation_mode='anchor')
+        axes.figure.set_figheight(axes.figure.get_figheight() + 0.05 * max(map(len, shown)))  # what they take of it
+    axes.set_xticks(edges[:-1] + 0.5, shown, fontsize='small', **slant)
+
+
+def _in_font(texts: Sequence[str]) -> bool:
+    """Whether matplotlib's font has all their letters; in the place of others it draws boxes, and warns of each."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    font = get_font(findfont(FontProperties()))
+    return all(font.get_char_index(ord(char)) for text in texts for char in text)
 
 
 def label_images(axes: 'Axes', prior: ClassPrior) -> None:

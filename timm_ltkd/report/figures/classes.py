@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_class_profile(path: str | os.PathLike, prior: ClassPrior) -> None:
+def plot_class_profile(path: str | os.PathLike, prior: ClassPrior, names: Sequence[str] | None = None) -> None:
     """Draw the training images of every class on a log axis, most first, in the colour of its shot group.
 
     Args:
         path: The PNG file to replace.
         prior: Counts of the training set, and the boundaries of the shot groups.
+        names: Of the classes, for the axis where they are no more than 20.
     """
     order = by_images(prior)
     counts, edges, floor = prior.counts.numpy()[order], class_edges(prior), 0.7  # a class of one image shows too
@@ -42,7 +43,7 @@ def plot_class_profile(path: str | os.PathLike, prior: ClassPrior) -> None:
         axes.stairs(
             counts[span], edges[span.start:span.stop + 1], baseline=floor, fill=True, color=GROUP_COLOURS[name],
             label=f'{name}: {len(counts[span]):,} classes, {int(counts[span].sum()):,} images')
-    label_classes(axes, prior)
+    label_classes(axes, prior, names)
     label_images(axes, prior)
     axes.set_ylim(floor, 1.3 * counts[0])
     axes.set_title(in_short(prior), fontsize='medium')
@@ -54,6 +55,7 @@ def plot_accuracy_by_frequency(
         path: str | os.PathLike,
         rows: Mapping[str, Mapping[str, Any]],
         prior: ClassPrior,
+        names: Sequence[str] | None = None,
 ) -> None:
     """Draw each report's per-class accuracy over the classes sorted by training images, most first.
 
@@ -63,6 +65,7 @@ def plot_accuracy_by_frequency(
         path: The PNG file to replace.
         rows: Reports of `timm_ltkd.metrics.long_tail_report` by the name to show.
         prior: Counts of the training set, and the boundaries of the shot groups.
+        names: Of the classes, for the axis where they are no more than 20.
 
     Raises:
         UserError: A report of another number of classes than the prior.
@@ -84,7 +87,7 @@ def plot_accuracy_by_frequency(
     for threshold in (prior.many, prior.few):
         if prior.counts.min() <= threshold <= prior.counts.max():
             lower.axhline(threshold, color='0.5', linestyle=':', linewidth=1)
-    label_classes(lower, prior)
+    label_classes(lower, prior, names)
     label_images(lower, prior)
     save(picture, path)
 
@@ -138,6 +141,7 @@ def plot_difference(
         path: str | os.PathLike,
         rows: Mapping[str, Mapping[str, Any]],
         prior: ClassPrior,
+        names: Sequence[str] | None = None,
 ) -> None:
     """Draw how much each other report's per-class accuracy is above the first's, classes by training images.
 
@@ -145,6 +149,7 @@ def plot_difference(
         path: The PNG file to replace.
         rows: Two reports at least, by the name to show.
         prior: Counts of the training set, and the boundaries of the shot groups.
+        names: Of the classes, for the axis where they are no more than 20.
 
     Raises:
         UserError: A report of another number of classes than the prior.
@@ -161,7 +166,7 @@ def plot_difference(
     picture.suptitle(f'class accuracy minus that of {figure_text(first)}', fontsize='medium', wrap=True)
     low, high = all_axes[0].get_ylim()
     all_axes[0].set_ylim(low, high + 0.14 * (high - low))  # room for the groups' names
-    label_classes(all_axes[-1], prior)
+    label_classes(all_axes[-1], prior, names)
     save(picture, path)
 
 

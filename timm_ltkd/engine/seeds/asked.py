@@ -4,10 +4,10 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UserError
-from ..options import listed
-from .networks.described import architecture, run_options
-from .sharing.hub import AUTO
+from ...errors import UserError
+from ...options import listed
+from ..networks.described import architecture, run_options
+from ..sharing.hub import AUTO
 
 MOST_AT_ONCE = 16  # on a GPU; torch has 32 streams and then begins anew, and a run with a CUDA graph takes two
 _logger = logging.getLogger(__name__)

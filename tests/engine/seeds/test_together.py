@@ -7,11 +7,11 @@ from accelerate.utils import KwargsHandler
 
 from timm_ltkd.data import GENERATORS
 from timm_ltkd.distill import TeacherBank
-from timm_ltkd.engine import build, jobs, together, training
+from timm_ltkd.engine import build, jobs, training
 from timm_ltkd.engine.epoch import graph
 from timm_ltkd.engine.epoch.loop import EpochLoop
 from timm_ltkd.engine.run_folder.folder import RunFolder
-from timm_ltkd.engine.together import Stopped, Turn
+from timm_ltkd.engine.seeds.together import Stopped, Turn, at_once
 from timm_ltkd.errors import UserError
 from timm_ltkd.report.summary import read_summary
 
@@ -128,14 +128,8 @@ def test_interrupted_and_resumed(script, options, tmp_path, monkeypatch, more):
         assert_as_alone(tmp_path / f'resumed-seed{seed}', tmp_path / f'whole-seed{seed}')
 
 
-def test_one_that_fails_does_not_stop_the_others(script, options, tmp_path, monkeypatch, capsys):
-    train_epoch = EpochLoop.run
-
-    def train_and_ruin(*args):
-        if args[0].args.seed == 1:
-            next(args[0].task.parameters()).data.fill_(torch.nan)
-        return train_epoch(*args)
-    monkeypatch.setattr(EpochLoop, 'run', train_and_ruin)
+def test_one_that_fails_does_not_stop_the_others(script, options, tmp_path, ruin, capsys):
+    ruin(1)
     with pytest.raises(SystemExit) as stopped:
         script('train', [*options, '--model', 'resnet20', '--experiment', 'x', '--seeds', '0', '1', '2'])
     assert stopped.value.code == 2
@@ -203,8 +197,8 @@ def _held(turn):
 
 def test_so_many_at_a_time(monkeypatch):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 3)
-    assert [together.at_once(count, torch.device('cpu')) for count in (2, 5)] == [2, 3]
-    assert [together.at_once(count, torch.device('cuda')) for count in (5, 40)] == [5, 16]
+    assert [at_once(count, torch.device('cpu')) for count in (2, 5)] == [2, 3]
+    assert [at_once(count, torch.device('cuda')) for count in (5, 40)] == [5, 16]
 
 
 def test_nothing_that_may_wait_is_done_beside_a_recording(script, options, tmp_path, monkeypatch):

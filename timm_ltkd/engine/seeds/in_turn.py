@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from accelerate import Accelerator
 
-from ..errors import UserError
-from .fit import Result
-from .processes.launch import finish_trackers
-from .seeds import SomeFailed
+from ...errors import UserError
+from ..fit import Result
+from ..processes.launch import finish_trackers
+from .asked import SomeFailed
 
 _logger = logging.getLogger(__name__)
 

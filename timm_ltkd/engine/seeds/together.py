@@ -7,13 +7,13 @@ from contextlib import nullcontext
 
 import torch
 
-from ..data import GENERATORS
-from ..errors import UserError
-from .fit import Result, Run
-from .plan import log_plan
-from .processes.launch import no_autocast_cache
-from .run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
-from .seeds import MOST_AT_ONCE, SomeFailed
+from ...data import GENERATORS
+from ...errors import UserError
+from ..fit import Result, Run
+from ..plan import log_plan
+from ..processes.launch import no_autocast_cache
+from ..run_folder.checkpoint import equal_rng_states, rng_state, set_rng_state
+from .asked import MOST_AT_ONCE, SomeFailed
 
 _logger = logging.getLogger(__name__)
 

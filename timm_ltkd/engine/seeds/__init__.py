@@ -1,0 +1,1 @@
+"""Several runs that differ in their seed: at once, or one after another."""
