@@ -1,7 +1,7 @@
 """Training and validation data under one class map."""
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -107,10 +107,13 @@ def create_splits(
 
 def in_both(splits: Splits) -> list[str]:
     """Images by their paths that a list has in common with another, or with a folder."""
-    trained_on, measured = (
-        [os.path.abspath(part.filename(i, absolute=True)) for i in range(len(part))]
-        for part in (splits.train, splits.val))
-    return sorted({*trained_on}.intersection(measured))
+    def files(part: LongTailedDataset) -> Iterator[str]:
+        return (part.filename(i, absolute=True) for i in range(len(part)))
+
+    measured = {os.path.abspath(file) for file in files(splits.val)}
+    names = {os.path.basename(file) for file in measured}  # looked at first, since few of a million have one of these
+    alike = {os.path.abspath(file) for file in files(splits.train) if os.path.basename(file) in names}
+    return sorted(alike & measured)
 
 
 def create_val_split(
