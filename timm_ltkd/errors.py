@@ -1,9 +1,12 @@
 """What a user can get wrong, or a machine, told in one line."""
 import difflib
 import errno
+import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 _OF_A_DISK = {
     getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'ESTALE')
@@ -40,6 +43,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
 OF_ONES_OWN = ' (what is in a module of your own, --import makes known)'
 
 
+def not_there(path: str | os.PathLike, what: str = 'file or folder') -> str:
+    """That there is nothing of this name; and the folders of its seeds (`NAME-seed0`), where these are there."""
+    path = Path(path)
+    beside = []
+    with suppress(OSError):
+        beside = sorted(str(folder) for folder in path.parent.glob(f'{glob.escape(path.name)}-seed*'))
+    return f'there is no {what} {path}' + (f'; there are {first_few(beside)}' if beside else '')
+
+
 def unknown_keyword(error: BaseException) -> str | None:
     """The keyword that a call did not take, where that is what an error says."""
     said = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
@@ -66,6 +78,8 @@ def last_line(error: BaseException) -> str:
 
 def reason(error: BaseException) -> str:
     """What an error says, in one line, for a message that names the file: without the system's number, and the file."""
+    if isinstance(error, UnicodeDecodeError):
+        return 'it is no text (UTF-8)'
     return getattr(error, 'strerror', None) or last_line(error)
 
 

@@ -550,6 +550,11 @@ def test_validate_refuses_too(refuse, data, finished, tmp_path):
     assert 'there is no such folder' in said('--results-file', tmp_path / 'none' / 'figures.json')
     assert '--mean: give 3 numbers' in said('--mean', '0.1', '0.2')
     assert 'there is no file or folder' in said(checkpoint=tmp_path / 'none')
+    gone = tmp_path / 'ru[n'
+    for seed in '01':
+        Path(f'{gone}-seed{seed}').mkdir()
+    assert said(checkpoint=gone) == (
+        f'checkpoint: there is no file or folder {gone}; there are {gone}-seed0, {gone}-seed1')
     assert 'say of which network with --model' in said(checkpoint=save_resnet20(tmp_path / 'w') / 'weights.pth')
     assert "unknown model 'resnet21'" in said('--model=resnet21', checkpoint=tmp_path / 'w' / 'weights.pth')
     assert "unexpected argument 'again'" in said('again')

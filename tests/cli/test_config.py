@@ -209,12 +209,12 @@ class TestRefusals:
         ('config: other.yaml', "unknown key 'config'"),
         ('amp_dtype: bfloat16', "unknown key 'amp_dtype'; precision is Accelerate's"),
         ('help: true', "unknown key 'help'"),
-        ('student: resnet20', "unknown key 'student'; that is an option of distill.py"),
-        ('teacher_dtype: float16', "unknown key 'teacher_dtype'; that is an option of distill.py"),
+        ('student: resnet20', "unknown key 'student'; distill.py has that"),
+        ('teacher_dtype: float16', "unknown key 'teacher_dtype'; distill.py has that"),
         ('lr_base: 0.1', "unknown key 'lr_base'; --lr is the rate as it is"),
         ('epoch: 3\namp: true', "unknown keys epoch (did you mean 'epochs'?), amp (precision is Accelerate's"),
         ('kd: bkd\nteacher: resnet32\nteacher_tune: all\nbank_views: 3',
-         "unknown keys kd, teacher, teacher_tune, bank_views; that is an option of distill.py"),
+         "unknown keys kd, teacher, teacher_tune, bank_views; distill.py has that"),
         ('epoch: 3\namp: true\nmodel: resnet20\ntta: 0\nlog_wandb: false',
          "4 unknown keys; leave these lines out, docs/from_timm.md has what stands here for timm's: epoch, amp, tta, "),
         ('epochs: many', "epochs: invalid int value: 'many'"),
@@ -256,9 +256,10 @@ class TestRefusals:
         (['--epoch', '3'], "unknown option '--epoch'; did you mean '--epochs'"),
         (['--amp'], "unknown option '--amp'; precision is Accelerate's: accelerate launch --mixed_precision bf16"),
         (['--mixed_precision', 'bf16'],
-         "unknown option '--mixed_precision'; that is an option of accelerate launch, and stands before the script"),
-        (['--num-processes=2'], "unknown option '--num-processes=2'; that is an option of accelerate launch"),
+         "unknown option '--mixed_precision'; accelerate launch has that, before the script"),
+        (['--num-processes=2'], "unknown option '--num-processes=2'; accelerate launch has that"),
         (['--sync-bn'], "unknown option '--sync-bn'; each process normalises its own batch"),
+        (['--seeds', '0,1'], "argument --seeds: '0,1' is no number (blanks part several, a point decimals)"),
         (['--tta', '2'], "unknown option '--tta'; each image is evaluated once"),
         (['--recovery-interval', '5'],
          "unknown option '--recovery-interval'; a checkpoint is written every --checkpoint-interval epochs"),
@@ -407,7 +408,7 @@ class TestTeacherArgs:
                                ('{epochs: a}', "teacher_config: epochs: invalid int value: 'a'")):
             with pytest.raises(UserError, match=message):
                 teacher_args(distill('-c', config(f'teacher_config: {wrong}')), train_parser())
-        with pytest.raises(UserError, match='teacher_config: expected a single value, got'):
+        with pytest.raises(UserError, match='teacher_config: expected the name of a file, or options, got'):
             distill('-c', config('teacher_config: [a.yaml, b.yaml]'))
         with pytest.raises(UserError, match='cannot read the config file a.yaml: No such file or directory$'):
             teacher_args(distill('-c', config('teacher_config: a.yaml')), train_parser())

@@ -362,7 +362,7 @@ def test_resume_overwrite_and_trackers(script, base, tmp_path, capsys, log):
     for words in (['--resume', 'auto'], ['--resume', str(folder)]):
         log.clear()
         getattr(run, script)([*argv, *words])
-        assert f'resuming {folder} after epoch 1 of 1' in log
+        assert f'resuming {folder}, which is trained to the end, and measured again' in log
     checkpoint = Path('last/checkpoint-000001.pt')
     assert tree(folder)[checkpoint] == before[checkpoint]
 

@@ -78,10 +78,10 @@ def test_what_does_not_count_in_the_recipe_of_a_teacher(tmp_path):
     (tmp_path / 'recipe.yaml').write_text('epochs: 3\nmean: [0.5]\nstd: [0.25]\nholdout: 0.2\noutput: there\n'
                                            'img_size: null\nseeds: [1]\nworkers: 3\neval_metric: few')
     recipe = f'--teacher-config {tmp_path}/recipe.yaml'
-    where = "in --teacher-config (the student's hold for its teacher too)"
-    assert told(recipe, 'distill') == f'holdout, std {where}'  # the mean is that of digits
-    assert told(f'{recipe} --mean 0.4 --holdout 0.2', 'distill') == f'mean, std {where}'
-    assert told(f'{recipe} --teacher-mean 0.5 --teacher-std 0.25 --holdout 0.2', 'distill') == ''
+    where = "in --teacher-config (a teacher has its student's data and input, and one seed)"
+    assert told(recipe, 'distill') == f'holdout, seeds, std {where}'  # the mean is that of digits
+    assert told(f'{recipe} --mean 0.4 --holdout 0.2', 'distill') == f'mean, seeds, std {where}'
+    assert told(f'{recipe} --teacher-mean 0.5 --teacher-std 0.25 --holdout 0.2', 'distill') == f'seeds {where}'
 
 
 def test_what_acts_in_the_training_of_a_teacher_is_not_idle(tmp_path):

@@ -30,6 +30,15 @@ def test_a_file_of_that_name_here_comes_first(tmp_path):
     assert parse(distill_parser(), ['-c', NAME]).epochs == 7
 
 
+def test_the_options_of_a_run_by_its_folder(tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/args.yaml').write_text('epochs: 7\n')
+    assert parse(distill_parser(), ['-c', 'run']).epochs == 7
+    (tmp_path / 'run/args.yaml').unlink()
+    with pytest.raises(UserError, match='cannot read the config file run: Is a directory'):
+        parse(distill_parser(), ['-c', 'run'])
+
+
 @pytest.mark.parametrize('name', ['hparams/none.yaml', Path(NAME).name, f'other/{NAME}'])
 def test_no_other_name_is_looked_up(name):
     assert find_recipe(name) == Path(name)

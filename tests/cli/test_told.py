@@ -18,6 +18,7 @@ from timm_ltkd.distill import create_methods
 from timm_ltkd.engine import run_data
 from timm_ltkd.engine.doubts import warn_of_recipe, warn_of_zero_classifier
 from timm_ltkd.engine.epoch import progress
+from timm_ltkd.engine.epoch.optimizer import create_schedule
 from timm_ltkd.engine.epoch.watch import LossWatch
 from timm_ltkd.engine.processes import launch
 from timm_ltkd.engine.run_folder.folder import find_folder
@@ -156,6 +157,21 @@ def test_an_average_that_is_mostly_the_beginning_is_warned_of(log, words, messag
     assert ('moving average' in line) == (message is not None)
     if message:
         assert int(re.match(message, line)[1]) == round(100 * 0.99 ** 30)
+
+
+@pytest.mark.parametrize('words, falls_in', [
+    ('--sched multistep', 90), ('--sched multistep --decay-milestones 10 20', None),
+    ('--sched multistep --decay-milestones 11', 11), ('--sched step --decay-epochs 9', None),
+    ('--sched step --decay-epochs 10', 11), ('--sched cosine', None),
+    ('--sched multistep --decay-milestones 9 --warmup-epochs 2 --warmup-prefix', 11),
+    ('--sched multistep --decay-milestones 8 --warmup-epochs 2 --warmup-prefix', None)])
+def test_a_rate_that_never_falls_is_warned_of(log, words, falls_in):
+    line = told(log, *words.split())
+    expected = f'the learning rate never falls: --sched {words.split()[1]} lowers it in epoch {falls_in}, and the run'
+    assert line.startswith(expected) if falls_in else not line
+    args = parse(PARSERS['train'](), ['--epochs', '10', *words.split()])
+    schedule, _ = create_schedule(args, torch.optim.SGD([torch.zeros(1)], args.lr), updates_per_epoch=3)
+    assert (schedule._get_lr(9)[0] == args.lr) == (falls_in is not None), "as timm's schedule has it"
 
 
 def test_updates_are_those_of_whole_windows(log):

@@ -212,6 +212,8 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
         return value
     if isinstance(action, FileOfOptions) and isinstance(value, dict):
         return value  # checked with the options of what they are for
+    if isinstance(action, FileOfOptions) and not isinstance(value, str):
+        raise ValueError(f'expected the name of a file, or options, got {value!r}')
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f'expected true or false, got {value!r}')
@@ -324,7 +326,7 @@ def passed_over(args: Namespace, teachers: Sequence[Namespace], parser: Parser) 
         parser: `train_parser()`.
     """
     recipe = teacher_config(args, parser)
-    looked_at = (_group_options(parser, 'data') | _group_options(parser, 'input')) - MANNER
+    looked_at = (_group_options(parser, 'data') | _group_options(parser, 'input') | {'seeds'}) - MANNER
     return sorted(
         key for key in recipe.keys() & looked_at
         if recipe[key] is not None and any(_other(recipe[key], getattr(own, key)) for own in teachers))

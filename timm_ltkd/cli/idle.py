@@ -50,7 +50,8 @@ def tell_idle(
         idle.pop('teacher_config', None)  # which says how the network of weights is made
     told = [f'{flag(key if getattr(args, key) is not False else f"no_{key}")} ({why})' for key, why in idle.items()]
     if passed_over and 'teacher_config' not in idle:
-        told.append(f"{', '.join(passed_over)} in --teacher-config (the student's hold for its teacher too)")
+        told.append(
+            f"{', '.join(passed_over)} in --teacher-config (a teacher has its student's data and input, and one seed)")
     return ', '.join(told)
 
 

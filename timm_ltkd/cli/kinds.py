@@ -35,14 +35,14 @@ _ELSEWHERE = {  # options of timm's scripts that these lack, or have in another 
 }
 _ELSEWHERE |= {
     'model': '--student and --teacher name the networks of distill.py',
-    'stage': 'that is an option of train.py',
+    'stage': 'train.py has that',
 }
 _ELSEWHERE |= dict.fromkeys(
     ('student', 'teacher', 'kd', 'kd_kwargs', 'list_kd', 'teacher_checkpoint', 'teacher_config', 'teacher_img_size',
      'teacher_mean', 'teacher_std', 'teacher_tune', 'teacher_bank', 'bank_views', 'bank_top_k', 'bank_dtype',
      'bank_features', 'teacher_pretrained', 'teacher_dtype', 'teacher_resize', 'teacher_seed', 'teacher_class_map',
      'teacher_small_image_stem'),
-    'that is an option of distill.py')
+    'distill.py has that')
 _ELSEWHERE |= dict.fromkeys(
     ('aug_repeats', 'aug_splits', 'jsd_loss', 'color_jitter_prob', 'grayscale_prob', 'gaussian_blur_prob',
      'head_init_scale', 'head_init_bias', 'layer_decay_min_scale', 'lr_cycle_mul', 'lr_cycle_decay', 'lr_cycle_limit',
@@ -51,7 +51,7 @@ _ELSEWHERE |= dict.fromkeys(
 _ELSEWHERE |= dict.fromkeys(
     ('mixed_precision', 'num_processes', 'num_machines', 'machine_rank', 'main_process_ip', 'main_process_port',
      'num_cpu_threads_per_process', 'enable_cpu_affinity', 'multi_gpu', 'gpu_ids', 'cpu', 'config_file'),
-    'that is an option of accelerate launch, and stands before the script')
+    'accelerate launch has that, before the script')
 _ELSEWHERE |= dict.fromkeys(('amp_dtype', 'amp_impl', 'model_dtype', 'apex_amp', 'native_amp'), _ELSEWHERE['amp'])
 
 
@@ -176,6 +176,8 @@ _LARGEST = 2 ** 31 - 1  # whole number; what counts images, pixels or epochs is 
 def number(kind: type, least=None, above=None, most=None):
     """An argparse type: an int or float within bounds."""
     def convert(text: str):
+        if ',' in text:
+            raise argparse.ArgumentTypeError(f"'{text}' is no number (blanks part several, a point decimals)")
         value = kind(text)
         if kind is int and abs(value) > _LARGEST:
             raise argparse.ArgumentTypeError(f'must be at most {_LARGEST}, got {text}')

@@ -1,11 +1,15 @@
 """The recipes of `hparams/` from any folder, as an installation has them without the checkout."""
+import os
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 
 def find_recipe(path: str | Path) -> Path:
-    """A config file, or where there is none and it is named `hparams/NAME`, the recipe that comes with the package."""
+    """A config file, of the folder of a run its options; or where there is none and it is named `hparams/NAME`, the
+    recipe that comes with the package."""
     path = Path(path)
+    if os.path.isfile(path / 'args.yaml'):  # False for what can be no path, which is told where it is read
+        return path / 'args.yaml'
     if path.parent != Path('hparams') or path.exists():
         return path
     of_checkout = Path(__file__).parents[2] / path

@@ -20,7 +20,7 @@ from ..distill import (
     method_options,
     share_options,
 )
-from ..errors import OF_ONES_OWN, UserError, nearest
+from ..errors import OF_ONES_OWN, UserError, nearest, not_there
 from ..models import ELSEWHERE
 from ..options import listed
 from ..prior import ClassPrior
@@ -109,7 +109,7 @@ def check_names(args: Namespace) -> None:
                 f"method '{name}' has no option '{min(unknown)}'{nearest(min(unknown), method_options(name))}")
     for source in listed(args.teacher_checkpoint):
         if not source.startswith(ELSEWHERE) and not os.path.exists(source):
-            raise UserError(f'--teacher-checkpoint: there is no file or folder {source}')
+            raise UserError(f'--teacher-checkpoint: {not_there(source)}')
 
 
 def _check_tuning(args: Namespace, sources: list[str]) -> None:

@@ -37,9 +37,9 @@ def told_once(first: bool) -> Iterator[None]:
 
 
 def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: int) -> None:
-    """Warn of small images that nobody asked for, of pixels in no patch of a network, of a learning rate, a warm-up, an
-    accumulation or a moving average that does not go with the rest, and of a schedule that looks at the images the
-    figures are of.
+    """Warn of small images that nobody asked for, of pixels in no patch of a network, of a learning rate, a schedule, a
+    warm-up, an accumulation or a moving average that does not go with the rest, and of a schedule that looks at the
+    images the figures are of.
 
     Args:
         network: That knows how its images come.
@@ -61,6 +61,13 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
     if args.warmup_epochs >= epochs:
         rising = f'all {epochs} epochs' if epochs > 1 else 'the only epoch'
         _logger.warning(f'the learning rate is still rising after {rising}: lower --warmup-epochs')
+    falls_in = {'multistep': min(args.decay_milestones, default=0), 'step': args.decay_epochs + 1}.get(args.sched, 0)
+    falls_in += args.warmup_epochs * args.warmup_prefix
+    if args.sched in ('multistep', 'step') and falls_in > epochs:
+        option = '--decay-milestones' if args.sched == 'multistep' else '--decay-epochs'
+        _logger.warning(
+            f'the learning rate never falls: --sched {args.sched} lowers it in epoch {falls_in:g}, and the run ends '
+            f'after {epochs}; give {option}')
     if args.grad_accum_steps > batches:
         _logger.warning(
             f'--grad-accum-steps {args.grad_accum_steps}: an epoch has {batches} batches, and is one update')

@@ -71,7 +71,9 @@ class Run:
                 args, accelerator, data, network, teacher, method, resumed=state is not None, shared=shared)
             if state is not None:
                 self.training.restore(state, folder)
-                _logger.info(f'resuming {folder.path} after epoch {self.training.epoch} of {self.training.epochs}')
+                done, epochs = self.training.epoch, self.training.epochs
+                _logger.info(f'resuming {folder.path} after epoch {done} of {epochs}' if done < epochs else
+                             f'resuming {folder.path}, which is trained to the end, and measured again')
                 if changed := tell_changed(args, folder.path / 'args.yaml', _MEASURING):
                     _logger.warning(f'figures of the epochs before were measured otherwise: {changed}')
             folder.made, path = on_main(accelerator, lambda: folder.claim(dump_config(args)))

@@ -28,10 +28,10 @@ def log_plan(training: Training) -> None:
     network = unwrap_model(training.task.get_eval_model())
     all_of_it = sum(p.numel() for p in network.parameters())
     learns = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    stays = '' if learns == all_of_it else f', {learns / 1e6:.2f} M of them trained, the others stay as they are'
+    stays = '' if learns == all_of_it else f', {_many(learns)} of them trained, the others stay as they are'
     name, (_, height, width) = trained_network(args), training.input_config['input_size']
     _logger.info(
-        f'{name}, {all_of_it / 1e6:.2f} M parameters{stays}, images of {width}×{height}; '
+        f'{name}, {_many(all_of_it)} parameters{stays}, images of {width}×{height}; '
         f'{training.epochs} epoch{"s" if training.epochs > 1 else ""} of {len(loader)} batches; global batch '
         f'{global_batch(args, accelerator)} = {accelerator.num_processes} processes × {args.batch_size}'
         f'{f" × {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""}; learning rate {args.lr:g}; '
@@ -44,6 +44,10 @@ def log_plan(training: Training) -> None:
     elif repeats := epoch_plan(loader).repeats:
         _logger.info(f'{repeats} images are seen twice an epoch, to fill the last batch')
     _log_machine(accelerator)
+
+
+def _many(parameters: int) -> str:
+    return f'{parameters / 1e6:.2f} M' if parameters >= 1e5 else f'{parameters:,}'
 
 
 def _log_learning(args: Namespace) -> None:

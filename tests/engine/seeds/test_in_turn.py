@@ -28,13 +28,14 @@ def test_each_ends_as_alone(script, options, tmp_path, log, more, why):
 
 
 @pytest.mark.parametrize('kd', ['bkd', 'krdistill'])
-def test_students_have_one_teacher_and_bank(script, options, tmp_path, capsys, kd):
+def test_students_have_one_teacher_and_bank(script, options, tmp_path, capsys, log, kd):
     argv = [*options, '--epochs', '2', '--student', 'resnet20', '--teacher', 'resnet20', '--kd', kd,
             '--color-jitter', '0', '--torchcompile', 'eager', '--holdout', '0.3', '--teacher-bank']
     script('distill', [*argv, str(tmp_path / 'bank'), '--experiment', 'run', '--seeds', '0', '1'])
     table = capsys.readouterr().out
     assert all(row in table for row in ('teacher', 'resnet20, seed 0', 'resnet20, seed 1', 'standard deviation'))
     assert len(list((tmp_path / 'teachers').iterdir())) == 1
+    assert [line.partition(' of ')[2].split()[0] for line in log if 'showings' in line] == ['32', '32'], 'of each seed'
     for seed in '01':
         script('distill', [*argv, str(tmp_path / f'own{seed}'), '--experiment', 'alone', '--overwrite', '--seed', seed])
         assert same(tmp_path / f'run-seed{seed}', tmp_path / 'alone'), seed

@@ -42,7 +42,7 @@ class TeacherBank:
         name: What messages call it.
 
     Attributes:
-        shown: Images asked about.
+        shown: Images asked about, by all who share it.
         answered: Of those how many were answered without the teacher.
     """
 
@@ -92,8 +92,14 @@ class TeacherBank:
             ask_teacher: Callable[[torch.Tensor, Sequence[bool]], Said],
             input: Images | Callable[[], Images],
             views: torch.Tensor,
+            count: Callable[[int, int], None] = lambda shown, answered: None,
     ) -> torch.Tensor:
-        """The same as the bank keeps it, int32 [B, W] on the device: one tensor, for a CUDA graph that unpacks it."""
+        """The same as the bank keeps it, int32 [B, W] on the device: one tensor, for a CUDA graph that unpacks it.
+
+        Args:
+            ask_teacher, input, views: As `ask`.
+            count: Told how many images these were, and how many were answered without the teacher.
+        """
         def say(which: np.ndarray | None = None) -> torch.Tensor:
             images = input() if callable(input) else input
             images = images[1] if isinstance(images, tuple) else images
@@ -107,10 +113,10 @@ class TeacherBank:
 
         numbers = views.numpy()
         if len(numbers) % self.at_once:
-            self._count(len(numbers), 0)
+            self._count(len(numbers), 0, count)
             return say()
         known, rows = self._known(numbers)
-        self._count(len(numbers), int(known.sum()))
+        self._count(len(numbers), int(known.sum()), count)
         return rows if known.all() else self._completed(rows, known, numbers, say)
 
     def unpack(self, rows: torch.Tensor) -> Said:
@@ -168,7 +174,8 @@ class TeacherBank:
             self._writable = False
             _logger.warning(f'{self.name} cannot be written ({e.strerror}): what is new to it is not kept')
 
-    def _count(self, shown: int, answered: int) -> None:
+    def _count(self, shown: int, answered: int, count: Callable[[int, int], None]) -> None:
+        count(shown, answered)
         with self._lock:
             self.shown += shown
             self.answered += answered

@@ -70,6 +70,7 @@ class BankedTeacher:
         self.bank, self.task, self.accelerator, self.loader, self.apart = bank, task, accelerator, loader, apart
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.views: tuple[torch.Tensor, ...] = ()
+        self.shown = self.answered = 0  # images of this run, whoever shares the bank
 
     def start(self) -> None:
         """Find out what the loader shows in the epoch that it is set to."""
@@ -86,7 +87,7 @@ class BankedTeacher:
             return (input() if callable(input) else input).contiguous(memory_format=self.layout)
 
         with self.apart, self.accelerator.autocast():
-            return self.bank.rows(self.task.ask_teacher, images, self.views[step])
+            return self.bank.rows(self.task.ask_teacher, images, self.views[step], self._count)
 
     def flush(self) -> None:
         """Keep what was new in the epoch."""
@@ -96,9 +97,13 @@ class BankedTeacher:
         """What `rows` gave, for the task."""
         return self.bank.unpack(rows)
 
+    def _count(self, shown: int, answered: int) -> None:
+        self.shown += shown
+        self.answered += answered
+
     def tell(self) -> None:
         """Say in the log how much the bank was of use."""
-        counts = torch.tensor([self.bank.shown, self.bank.answered], device=self.accelerator.device)
+        counts = torch.tensor([self.shown, self.answered], device=self.accelerator.device)
         shown, answered = self.accelerator.reduce(counts, 'sum').tolist()
         _logger.info(
             f'{self.bank.name} answered {answered} of {shown} showings; it knows '

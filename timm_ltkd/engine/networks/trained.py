@@ -9,7 +9,7 @@ from timm.models import is_model
 from torch import nn
 
 from ...distill import classifier_names
-from ...errors import UserError
+from ...errors import UserError, not_there
 from ...models import ELSEWHERE, HUB
 from ...options import listed
 from ..holdout import warn_of_seen_holdout
@@ -35,7 +35,7 @@ def named_networks(args: Namespace) -> list[str]:
         raise UserError(f'--pretrained is for the weights that timm knows, and {sources[0]} is another; leave one out')
     for source in sources:  # before any data are read
         if not source.startswith(ELSEWHERE) and not Path(source).exists():
-            raise UserError(f'checkpoint: there is no file or folder {source}')
+            raise UserError(f'checkpoint: {not_there(source)}')
     folders = [source for source in sources if Path(source).is_dir()]
     if args.model_kwargs and sources and folders == sources:
         raise UserError(f'{folders[0]} says how its network is made; leave --model-kwargs out')
@@ -91,7 +91,7 @@ def load_network(
         config = read_config_json(path, what)
         network = _network_of_folder(path, config, what)
     elif not path.exists():
-        raise UserError(f'{what}: there is no file or folder {source}')
+        raise UserError(f'{what}: {not_there(source)}')
     elif name is None:
         raise UserError(f'{what}: {source} holds weights alone; say of which network with --model')
     else:

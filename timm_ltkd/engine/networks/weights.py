@@ -6,7 +6,7 @@ import torch
 from timm.models import load_state_dict
 from torch import nn
 
-from ...errors import UserError, first_few, last_line
+from ...errors import UserError, first_few, last_line, not_there
 
 
 def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:
@@ -20,7 +20,7 @@ def read_weights(path: str | Path, what: str) -> dict[str, torch.Tensor]:
             raise UserError(f"{what}: {path} is text and no checkpoint ('{text}…'): fetch the file itself")
         state = load_state_dict(str(path), weights_only=True)
     except FileNotFoundError:
-        raise UserError(f'{what}: there is no file {path}') from None
+        raise UserError(f'{what}: {not_there(path)}') from None
     except UserError:
         raise
     except AttributeError:  # something that was saved by torch, but no dict

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import UserError, last_line, reason
+from ...errors import UserError, last_line, not_there, reason
 from ...prior import ClassPrior
 from ..profile import group_classes
 from ..table import COLUMNS
@@ -112,7 +112,7 @@ def check_alike(runs: Sequence[FinishedRun]) -> list[str]:
 
 def _nothing_there(path: Path) -> str:
     if not path.is_dir():
-        return f"there is no folder '{path}'; {_WANTED}"
+        return f'{not_there(path, "folder")}; {_WANTED}'
     if (path / 'last').is_dir() or (path / 'args.yaml').is_file():
         return f"the run in '{path}' is not finished: it has no report.json yet; --resume {path} continues it"
     inside = sorted(str(report.parent) for report in path.glob('*/report.json'))
