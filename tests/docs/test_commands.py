@@ -42,6 +42,7 @@ KINDS_NOT_RUN = {
 STOPS = {'--push-to-hub': 'not logged in to the hub'}  # what ends a command with this option, and nothing before
 FILLED = {  # what a page leaves open, or names without what it always needs
     'accelerate launch': 'accelerate launch train.py',
+    'accelerate launch $(command -v ltkd-distill) …': 'accelerate launch distill.py',
     'accelerate launch --mixed_precision bf16': 'accelerate launch --mixed_precision bf16 train.py',
     'python distill.py … --teacher-checkpoint output/RUN --teacher-bank BANK --bank-views 10':
         'distill.py --teacher-checkpoint output/RUN --teacher-bank VIEWS --bank-views 10',
