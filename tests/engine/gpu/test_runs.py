@@ -122,8 +122,12 @@ def test_bank(both, kd):
     assert both('distill', *bank, '--overwrite')[-1] == AT_THE_END
 
 
-def test_several_seeds(both):
-    assert both('distill', '--seeds', '0', '1', '--loader', 'resident', '--color-jitter', '0')[-1] == AT_THE_END
+@pytest.mark.parametrize('argv', [
+    ['--loader', 'resident', '--color-jitter', '0'],
+    ['--loader', 'timm', '--workers', '1', '--kd', 'krdistill'],  # one after another
+], ids=' '.join)
+def test_several_seeds(both, argv):
+    assert both('distill', '--seeds', '0', '1', *argv)[-1] == AT_THE_END
 
 
 def test_second_stages(both, teacher):
