@@ -83,6 +83,13 @@ def test_what_cannot_be_imported(own_module, name, code, said):
     assert said in str(e.value) and '\n' not in str(e.value)
 
 
+def test_a_module_that_is_nearly_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tinynet.py').touch()
+    with pytest.raises(UserError, match="nor installed; did you mean 'tinynet'?"):
+        import_modules(['tinynett'])
+
+
 def test_only_code_that_a_run_uses_is_in_its_key(own_module):
     own_module('mine', METHOD)
     own_module('my_losses', LOSS)

@@ -3,8 +3,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..errors import UserError, last_line
+from ..errors import UserError, last_line, nearest
 
 
 def import_modules(names: Sequence[str] | None) -> None:
@@ -28,8 +29,10 @@ def import_modules(names: Sequence[str] | None) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as e:
             if e.name and f'{name}.'.startswith(f'{e.name}.'):
+                here = [file.stem for file in Path().glob('*.py')]
                 raise UserError(
-                    f"--import: there is no module '{name}', neither in {os.getcwd()} nor installed") from None
+                    f"--import: there is no module '{name}', neither in {os.getcwd()} nor installed"
+                    f'{nearest(name, here) if here else ""}') from None
             raise _failed(name, e) from e
         except Exception as e:  # whatever a stranger's module may raise
             raise _failed(name, e) from e
