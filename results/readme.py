@@ -178,10 +178,11 @@ def _origins(runs: dict[Row, list[Run]]) -> list[str]:
 
 def plot(table: Table, runs: dict[Row, list[Run]]) -> None:
     """Means over seeds: the rows that matter most against training images, and students against their teacher."""
-    prior = ClassPrior(next(iter(runs.values()))[0].report['data']['class_counts'])
+    data = next(iter(runs.values()))[0].report['data']
+    prior = ClassPrior(data['class_counts'])
     means = {row: {'per_class': mean_per_class([run.report['student'] for run in each])} for row, each in runs.items()}
     if shown := {row.name: mean for key in PLOTTED for row, mean in means.items() if row.key == key}:
-        plot_accuracy_by_frequency(RESULTS / f'{table.key}.png', shown, prior)
+        plot_accuracy_by_frequency(RESULTS / f'{table.key}.png', shown, prior, data.get('class_names'))
     for row in _facing(runs):
         teacher = runs[row][0].report['teacher']
         plot_teacher_student(

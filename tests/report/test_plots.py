@@ -216,6 +216,17 @@ def test_long_names_take_nothing_from_the_axes(tmp_path, saved, count):
     assert upper.get_window_extent().height > 250 and lower.get_window_extent().height > 80  # of 690 for one row
 
 
+@pytest.mark.parametrize('names', [
+    ['teacher', 'cross-entropy', 'KD', 'BKD', 'KRDistill', 'balanced softmax + KD'],
+    ['WWWWWWWW' * 3] * 4, ['teacher resnet50', 'student resnet18'], [f'run {i}' for i in range(12)], ['a' * 60, 'b']])
+def test_the_legend_is_not_cut_off(tmp_path, saved, names):
+    rows = {f'{name}{" " * i}': {'per_class': [float(i)] * 4} for i, name in enumerate(names)}
+    plot_accuracy_by_frequency(tmp_path / 'a.png', rows, PRIOR)
+    picture, box = saved[0], saved[0].legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= picture.bbox.width
+    assert box.y0 >= picture.axes[0].get_window_extent().y1 and box.y1 <= picture.bbox.height
+
+
 def test_more_rows_than_colours_are_told_apart(tmp_path, saved):
     rows = {str(i): {'per_class': [float(i)] * 4} for i in range(9)}
     plot_accuracy_by_frequency(tmp_path / 'a.png', rows, PRIOR)

@@ -47,13 +47,15 @@ def style(index: int) -> dict[str, str]:
 
 
 def legend(picture: 'Figure', axes: 'Axes') -> None:
-    """The names of what is drawn in these axes above all; long ones go below each other, for which the figure grows."""
+    """The names of what is drawn in these axes above all, in as many columns as find room; for more than one line of
+    them the figure grows."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = max(len(labels), 1)
-    if len(''.join(labels)) > 70:
-        picture.set_figheight(picture.get_figheight() + 0.21 * (columns - 1))
-        columns = 1
-    picture.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False)
+    for columns in range(max(len(labels), 1), 0, -1):
+        key = picture.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False)
+        if columns == 1 or key.get_window_extent().width <= picture.bbox.width:
+            break
+        key.remove()
+    picture.set_figheight(picture.get_figheight() + 0.21 * (-(-len(labels) // columns) - 1))
 
 
 def accuracies(row: Mapping, prior: ClassPrior, name: str) -> np.ndarray:
