@@ -210,10 +210,10 @@ def _convert(parser: Parser, action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError(f'expected a mapping, got {value!r}')
         return value
-    if isinstance(action, FileOfOptions) and isinstance(value, dict):
+    if isinstance(action, FileOfOptions):
+        if not isinstance(value, str | dict):
+            raise ValueError(f'expected the name of a file, or options, got {value!r}')
         return value  # checked with the options of what they are for
-    if isinstance(action, FileOfOptions) and not isinstance(value, str):
-        raise ValueError(f'expected the name of a file, or options, got {value!r}')
     if isinstance(action, argparse.BooleanOptionalAction) or action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f'expected true or false, got {value!r}')

@@ -61,13 +61,16 @@ def warn_of_recipe(args: Namespace, network: nn.Module, epochs: int, batches: in
     if args.warmup_epochs >= epochs:
         rising = f'all {epochs} epochs' if epochs > 1 else 'the only epoch'
         _logger.warning(f'the learning rate is still rising after {rising}: lower --warmup-epochs')
-    falls_in = {'multistep': min(args.decay_milestones, default=0), 'step': args.decay_epochs + 1}.get(args.sched, 0)
-    falls_in += args.warmup_epochs * args.warmup_prefix
-    if args.sched in ('multistep', 'step') and falls_in > epochs:
-        option = '--decay-milestones' if args.sched == 'multistep' else '--decay-epochs'
-        _logger.warning(
-            f'the learning rate never falls: --sched {args.sched} lowers it in epoch {falls_in:g}, and the run ends '
-            f'after {epochs}; give {option}')
+    in_steps = {  # the epoch, from 1, in which timm's schedule falls first
+        'multistep': ('--decay-milestones', args.decay_milestones[0]),
+        'step': ('--decay-epochs', args.decay_epochs + 1)}
+    if args.sched in in_steps:
+        option, first = in_steps[args.sched]
+        first += args.warmup_epochs * args.warmup_prefix
+        if first > epochs:
+            _logger.warning(
+                f'the learning rate never falls: --sched {args.sched} lowers it in epoch {first:g}, and the run ends '
+                f'after {epochs}; give {option}')
     if args.grad_accum_steps > batches:
         _logger.warning(
             f'--grad-accum-steps {args.grad_accum_steps}: an epoch has {batches} batches, and is one update')

@@ -54,7 +54,7 @@ def fit_in_turn(
                 raise
             finish_trackers(accelerator)
             _logger.error(f'{name}: {e}')
-            failures[name] = e
+            failures[name] = UserError(str(e))  # e holds the frames of the run, and so all that it had on the device
         accelerator.free_memory()
         gc.collect()  # as after a teacher
     if failures:
